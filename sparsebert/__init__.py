@@ -1,0 +1,3 @@
+"""Which attention connections does an encoder need? Patterns, plans, fine-tuning and the chapters that use them."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""Where things are kept: the cache, the runs, a person's data, and the project a command is called from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_dir
+
+from sparsebert.errors import InputError
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again (downloads, prepared data): SPARSEBERT_CACHE_DIR, or the user's cache."""
+    return Path(os.environ.get("SPARSEBERT_CACHE_DIR") or user_cache_dir("sparsebert"))
+
+
+def data_dir(given: str | Path | None = None) -> Path | None:
+    """Folder with data sets in the GLUE layout: the argument, or SPARSEBERT_DATA_DIR, or None.
+
+    Raises `InputError` if the folder that was named does not exist.
+    """
+    named = given or os.environ.get("SPARSEBERT_DATA_DIR")
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if not path.is_dir():
+        origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
+        raise InputError(f"{origin} names '{path}', which is not a folder; give the folder that holds SST-2, MRPC, ...")
+    return path
+
+
+def project_root() -> Path | None:
+    """The clone of this project: the nearest parent of the working folder that is one, else the package's own; or None."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return None
+
+
+def runs_dir(given: str | Path | None = None) -> Path:
+    """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project (else in the working folder)."""
+    named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
+    return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"

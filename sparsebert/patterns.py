@@ -1,0 +1,442 @@
+"""Who may attend to whom.
+
+A pattern is a relation between the real tokens of a sequence. It is written as text, the same text that is printed
+back: `neighbour(2) | random(3, seed=1) | global(cls)`. `|` joins patterns and `-` takes one away; as in Python, `-`
+binds tighter. Whatever the pattern, every real token attends to itself and nothing attends to padding.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sparsebert.batches import Batch
+from sparsebert.errors import InputError, unknown_name
+
+Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
+
+
+class Pattern(ABC):
+    """A relation between tokens; `str(pattern)` is its text and `parse_pattern` reads it back."""
+
+    needs: frozenset[str] = frozenset()  # fields of `Batch` beyond `real` that it reads
+
+    @abstractmethod
+    def related(self, batch: Batch) -> Relation:
+        """The bare relation, before self-loops are added and padding is taken out."""
+
+    def allowed(self, batch: Batch) -> Relation:
+        """True where the query may attend to the key, shape [batch, 1 or heads, length, length].
+
+        Every real query attends to itself and to no padding. Rows of padding queries are all False. Raises
+        `InputError` if the batch lacks a column that the pattern reads.
+        """
+        missing = sorted(column for column in self.needs if getattr(batch, column) is None)
+        if missing:
+            raise InputError(
+                f"the pattern '{self}' reads {' and '.join(missing)}, which this batch lacks; "
+                "prepare the data with parses (sparsebert.prepare) or choose a pattern by position"
+            )
+        itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
+        return (self.related(batch) | itself) & batch.pairs
+
+    def __or__(self, other: Pattern) -> Pattern:
+        return Union(_parts(self) + _parts(other))
+
+    def __sub__(self, other: Pattern) -> Pattern:
+        return Difference(self, other)
+
+
+@dataclass(frozen=True)
+class Dense(Pattern):
+    """Every token attends to every token: the encoder as it was trained."""
+
+    def related(self, batch: Batch) -> Relation:
+        return batch.pairs
+
+    def __str__(self) -> str:
+        return "dense"
+
+
+@dataclass(frozen=True)
+class Neighbour(Pattern):
+    """Tokens at most `w` positions away on either side: degree 2w in the middle of a sequence."""
+
+    w: int
+
+    def __post_init__(self) -> None:
+        _check_count("neighbour", "w", self.w)
+
+    def related(self, batch: Batch) -> Relation:
+        position = batch.positions
+        return ((position[:, :, None] - position[:, None, :]).abs() <= self.w)[:, None]
+
+    def __str__(self) -> str:
+        return f"neighbour({self.w})"
+
+
+@dataclass(frozen=True)
+class Global(Pattern):
+    """The first `tokens` tokens attend to all tokens and all attend to them; `"cls"` is the first one, [CLS]."""
+
+    tokens: int | str
+
+    def __post_init__(self) -> None:
+        if self.tokens != "cls":
+            _check_count("global", "tokens", self.tokens, also=" or cls")
+
+    def related(self, batch: Batch) -> Relation:
+        chosen = batch.positions < (1 if self.tokens == "cls" else self.tokens)
+        return (chosen[:, :, None] | chosen[:, None, :])[:, None]
+
+    def __str__(self) -> str:
+        return f"global({self.tokens})"
+
+
+@dataclass(frozen=True)
+class Random(Pattern):
+    """`k` other tokens per query, drawn without replacement; the same draw whenever the seed is the same.
+
+    Every query ranks all positions in an order fixed by the seed and takes the first that exist, so the graph does
+    not depend on the batch, the padding or the device. With `like` a query takes as many keys as that pattern gives
+    it, and with `besides` it draws only among pairs that pattern leaves out: `random(like=P, besides=Q) | Q` gives
+    every token exactly the degree that `P | Q` gives it.
+    """
+
+    k: int | None = None
+    seed: int = 0
+    like: Pattern | None = None
+    besides: Pattern | None = None
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.like is None):
+            raise InputError("random takes a number of keys or a pattern to match: random(3) or random(like=syntax)")
+        if self.k is not None:
+            _check_count("random", "k", self.k)
+        _check_count("random", "seed", self.seed)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return _needs(self.like, self.besides)
+
+    def related(self, batch: Batch) -> Relation:
+        itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
+        candidates = batch.pairs & ~itself
+        if self.besides is not None:
+            candidates = candidates & ~self.besides.related(batch)
+        if self.like is None:
+            degree = torch.tensor(self.k, device=batch.real.device)
+        else:
+            wanted = self.like.allowed(batch) & ~itself
+            if self.besides is not None:
+                wanted = wanted & ~self.besides.related(batch)
+            degree = wanted.sum(-1, keepdim=True)
+        return _lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
+
+    def __str__(self) -> str:
+        arguments = [str(self.k)] if self.like is None else [f"like={self.like}"]
+        if self.besides is not None:
+            arguments.append(f"besides={self.besides}")
+        if self.seed:
+            arguments.append(f"seed={self.seed}")
+        return f"random({', '.join(arguments)})"
+
+
+@dataclass(frozen=True)
+class Lexical(Pattern):
+    """The `k` tokens of the sequence whose input embeddings are most similar by cosine; ties go to the earlier one."""
+
+    k: int
+    needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+
+    def __post_init__(self) -> None:
+        _check_count("lexical", "k", self.k)
+
+    def related(self, batch: Batch) -> Relation:
+        with torch.autocast(batch.real.device.type, enabled=False):
+            unit = normalize(batch.embeddings.float(), dim=-1)
+            cosine = unit @ unit.transpose(1, 2)
+        # Equal words must tie exactly, whatever order a matrix product adds in; so cosines are compared to 4 digits.
+        dissimilarity = (-1e4 * cosine).round()[:, None]
+        itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
+        return _lowest(dissimilarity, torch.tensor(self.k, device=cosine.device), batch.pairs & ~itself)
+
+    def __str__(self) -> str:
+        return f"lexical({self.k})"
+
+
+@dataclass(frozen=True)
+class Syntax(Pattern):
+    """Pieces of one word, and words at most `hops` steps apart in the dependency parse.
+
+    One step leads from a word to its head or to a dependant. Steps lead over words of the sequence: a word that
+    truncation cut away connects nothing. Special tokens have no parse and attend to themselves alone.
+    """
+
+    hops: int = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"word_ids", "head_ids"})
+
+    def __post_init__(self) -> None:
+        _check_count("syntax", "hops", self.hops)
+
+    def related(self, batch: Batch) -> Relation:
+        word, head = batch.word_ids, batch.head_ids
+        has_word = (word[:, :, None] >= 0) & (word[:, None, :] >= 0)
+        same_word = (word[:, :, None] == word[:, None, :]) & has_word
+        to_head = (head[:, :, None] == word[:, None, :]) & has_word
+        step = same_word | to_head | to_head.transpose(1, 2)
+        reached = step if self.hops else same_word
+        for _ in range(self.hops - 1):
+            with torch.autocast(word.device.type, enabled=False):
+                reached = reached.float() @ step.float() > 0
+        return reached[:, None]
+
+    def __str__(self) -> str:
+        return "syntax" if self.hops == 1 else f"syntax(hops={self.hops})"
+
+
+@dataclass(frozen=True)
+class Union(Pattern):
+    """Pairs that any of the parts allows."""
+
+    parts: tuple[Pattern, ...]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return _needs(*self.parts)
+
+    def related(self, batch: Batch) -> Relation:
+        relation = self.parts[0].related(batch)
+        for part in self.parts[1:]:
+            relation = relation | part.related(batch)
+        return relation
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.parts))
+
+
+@dataclass(frozen=True)
+class Difference(Pattern):
+    """Pairs of `left` that `right` does not relate; self-loops stay."""
+
+    left: Pattern
+    right: Pattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return _needs(self.left, self.right)
+
+    def related(self, batch: Batch) -> Relation:
+        return self.left.related(batch) & ~self.right.related(batch)
+
+    def __str__(self) -> str:
+        left = f"({self.left})" if isinstance(self.left, Union) else str(self.left)
+        right = f"({self.right})" if isinstance(self.right, Union | Difference) else str(self.right)
+        return f"{left} - {right}"
+
+
+PATTERNS: dict[str, type[Pattern]] = {
+    "dense": Dense,
+    "neighbour": Neighbour,
+    "random": Random,
+    "global": Global,
+    "syntax": Syntax,
+    "lexical": Lexical,
+}
+
+
+def parse_pattern(text: str) -> Pattern:
+    """The pattern that a text stands for, so that `str(parse_pattern(text))` is its canonical form.
+
+    Raises `InputError` with the position and, for a misspelt name, the nearest known one.
+
+    >>> print(parse_pattern("neighbour( 2 )|random(3,seed=0)|global(cls)"))
+    neighbour(2) | random(3) | global(cls)
+    """
+    return _Parser(text).pattern()
+
+
+# ---- pieces shared by the patterns ------------------------------------------------------------------------------
+
+
+def _parts(pattern: Pattern) -> tuple[Pattern, ...]:
+    return pattern.parts if isinstance(pattern, Union) else (pattern,)
+
+
+def _needs(*patterns: Pattern | None) -> frozenset[str]:
+    return frozenset().union(*(pattern.needs for pattern in patterns if pattern is not None))
+
+
+def _check_count(pattern: str, name: str, value: object, also: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{pattern} takes {name} as a whole number from 0 up{also}, not '{value}'")
+
+
+def _lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
+    """For each query the `degree` candidate keys of lowest score; ties go to the earlier key."""
+    last = torch.iinfo(scores.dtype).max if not scores.is_floating_point() else torch.inf
+    order = scores.masked_fill(~candidates, last).argsort(dim=-1, stable=True)
+    taken = torch.arange(order.shape[-1], device=order.device) < degree
+    return torch.zeros_like(candidates).scatter(-1, order, taken.expand_as(order)) & candidates
+
+
+def _shuffled(positions: Int[Tensor, "batch length"], seed: int) -> Int[Tensor, "batch query key"]:
+    """A pseudo-random number for each pair of positions: a hash of (seed, query, key), equal on every device."""
+    query = _mix(positions + _mix(torch.tensor(seed + 1, device=positions.device)))
+    return _mix(query[:, :, None] + positions[:, None, :])
+
+
+def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014) in wrapping 64-bit arithmetic."""
+    x = x * -7046029254386353131  # the golden ratio 0x9E3779B97F4A7C15, as signed
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Right shift that fills with zeros; torch's own repeats the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+# ---- text -> pattern --------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-]))")
+
+
+class _Parser:
+    """Recursive descent over:  pattern = difference ("|" difference)*;  difference = atom ("-" atom)*;
+    atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];  argument = [name "="] (number | pattern).
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self.tokens = list(self._tokens())
+        self.next = 0
+
+    def _tokens(self) -> Iterator[tuple[str, str, int]]:
+        position, previous = 0, None
+        end = len(self.text.rstrip())
+        while position < end:
+            match = _TOKEN.match(self.text, position)
+            if not match:
+                position += len(self.text[position:]) - len(self.text[position:].lstrip())
+                raise self._error(f"unexpected '{self.text[position]}'", position)
+            kind = match.lastgroup
+            # "a -1" would otherwise read a minus as the sign of a number.
+            if kind == "number" and match["number"][0] == "-" and previous not in ("(", ",", "="):
+                start = match.start("number")
+                yield "sign", "-", start
+                position, previous = start + 1, "-"
+                continue
+            yield kind, match[kind], match.start(kind)
+            position, previous = match.end(), match[kind]
+
+    def pattern(self) -> Pattern:
+        result = self._union()
+        if self.next < len(self.tokens):
+            _, value, position = self.tokens[self.next]
+            raise self._error(f"unexpected '{value}'", position)
+        return result
+
+    def _union(self) -> Pattern:
+        result = self._difference()
+        while self._take("|"):
+            result = result | self._difference()
+        return result
+
+    def _difference(self) -> Pattern:
+        result = self._atom()
+        while self._take("-"):
+            result = result - self._atom()
+        return result
+
+    def _atom(self) -> Pattern:
+        if self._take("("):
+            inside = self._union()
+            self._expect(")")
+            return inside
+        kind, name, position = self._peek()
+        if kind != "name":
+            raise self._error(f"expected a pattern such as neighbour(2), found '{name}'", position)
+        self.next += 1
+        if name not in PATTERNS:
+            raise self._error(str(unknown_name("pattern", name, PATTERNS)), position)
+        return self._build(name, position, self._arguments(name) if self._take("(") else ([], {}))
+
+    def _arguments(self, pattern: str) -> tuple[list, dict]:
+        positional, named = [], {}
+        while not self._take(")"):
+            kind, value, position = self._peek()
+            if kind == "name" and self._peek(1)[1] == "=":
+                known = [field.name for field in fields(PATTERNS[pattern])]
+                if value not in known:
+                    raise self._error(str(unknown_name(f"argument of {pattern}", value, known)), position)
+                if value in named:
+                    raise self._error(f"{value} is given twice", position)
+                self.next += 2
+                named[value] = self._value()
+            elif named:
+                raise self._error("an argument without a name must come first", position)
+            else:
+                positional.append(self._value())
+            if self._peek()[1] != ")":
+                self._expect(",")
+        return positional, named
+
+    def _value(self) -> int | str | Pattern:
+        kind, value, _ = self._peek()
+        if kind == "number":
+            self.next += 1
+            return int(value)
+        if value == "cls":
+            self.next += 1
+            return "cls"
+        return self._union()
+
+    def _build(self, name: str, position: int, arguments: tuple[list, dict]) -> Pattern:
+        positional, named = arguments
+        allowed = fields(PATTERNS[name])
+        required = [field.name for field in allowed if field.default is MISSING]
+        given = {field.name for field, _ in zip(allowed, positional, strict=False)} | set(named)
+        if len(positional) > len(allowed):
+            raise self._error(f"{name} takes at most {len(allowed)} arguments", position)
+        if not set(required) <= given:
+            raise self._error(f"{name} needs {required[0]}: write {name}({_EXAMPLE[name]})", position)
+        for field in ("like", "besides"):
+            if field in named and not isinstance(named[field], Pattern):
+                raise self._error(f"{field} takes a pattern such as {field}=syntax", position)
+        try:
+            return PATTERNS[name](*positional, **named)
+        except TypeError:
+            raise self._error(f"an argument of {name} is given twice", position) from None
+        except InputError as error:
+            raise self._error(str(error), position) from None
+
+    def _peek(self, ahead: int = 0) -> tuple[str, str, int]:
+        index = self.next + ahead
+        return self.tokens[index] if index < len(self.tokens) else ("end", "the end", len(self.text))
+
+    def _take(self, sign: str) -> bool:
+        found = self._peek()[1] == sign
+        self.next += found
+        return found
+
+    def _expect(self, sign: str) -> None:
+        if not self._take(sign):
+            _, value, position = self._peek()
+            raise self._error(f"expected '{sign}', found '{value}'", position)
+
+    def _error(self, what: str, position: int) -> InputError:
+        return InputError(f"{what} (character {position + 1} of '{self.text}')")
+
+
+_EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5"}

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Bool
+from reference import Sentence, allowed
+from torch import Tensor
+
+from sparsebert.batches import Batch, Collator
+from sparsebert.errors import InputError
+from sparsebert.patterns import Dense, Global, Lexical, Neighbour, Pattern, Random, Syntax, parse_pattern
+
+_atoms = st.one_of(
+    st.just(Dense()),
+    st.builds(Neighbour, st.integers(0, 9)),
+    st.builds(Global, st.one_of(st.just("cls"), st.integers(0, 3))),
+    st.builds(Syntax, st.integers(0, 3)),
+    st.builds(Lexical, st.integers(0, 6)),
+    st.builds(Random, st.integers(0, 9), st.integers(0, 5)),
+)
+patterns = st.recursive(
+    _atoms,
+    lambda inner: st.one_of(
+        st.builds(Pattern.__or__, inner, inner),
+        st.builds(Pattern.__sub__, inner, inner),
+        st.builds(lambda like, besides, seed: Random(None, seed, like, besides), inner, st.none() | inner, st.integers(0, 5)),
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def batches(draw) -> Batch:
+    """Sequences of 1 to 9 real tokens with words of several pieces, random trees and repeated embeddings, padded on
+    either side."""
+    lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
+    size = max(lengths) + draw(st.integers(0, 2))
+    left = draw(st.booleans())
+    real = torch.zeros(len(lengths), size, dtype=torch.bool)
+    word_ids = torch.full((len(lengths), size), -1)
+    head_ids = torch.full((len(lengths), size), -1)
+    embeddings = torch.zeros(len(lengths), size, 3)
+    vocabulary = torch.randn(4, 3, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))))
+    for row, n in enumerate(lengths):
+        start = size - n if left else 0
+        words, word = [], 0
+        for _ in range(n):
+            word += draw(st.integers(0, 1))
+            words.append(draw(st.sampled_from([-1, word, word])))
+        heads = [draw(st.integers(0, word + 1)) for _ in range(word + 1)]  # a head may be cut away by truncation
+        for i in range(n):
+            real[row, start + i] = True
+            word_ids[row, start + i] = words[i]
+            head_ids[row, start + i] = heads[words[i]] if words[i] >= 0 else -1
+            embeddings[row, start + i] = vocabulary[draw(st.integers(0, 3))]
+    return Batch(real, word_ids, head_ids, embeddings)
+
+
+@settings(max_examples=300, deadline=None)
+@given(patterns, batches())
+def test_allowed_equals_the_double_loop(pattern, batch):
+    mask = pattern.allowed(batch)
+    assert isinstance(mask, Bool[Tensor, "batch head query key"])
+    for row in range(len(batch.real)):
+        keep = batch.real[row].nonzero()[:, 0]
+        assert mask[row, 0][keep][:, keep].tolist() == allowed(pattern, Sentence(batch, row))
+
+
+@settings(max_examples=100, deadline=None)
+@given(patterns, batches())
+def test_real_queries_see_themselves_and_padding_is_never_seen(pattern, batch):
+    mask = pattern.allowed(batch)[:, 0]
+    assert torch.equal(mask.diagonal(dim1=1, dim2=2), batch.real)
+    assert not mask[~batch.real].any()
+    assert not mask.transpose(1, 2)[~batch.real].any()
+
+
+@settings(max_examples=300, deadline=None)
+@given(patterns)
+def test_a_pattern_prints_the_text_that_parses_back(pattern):
+    assert parse_pattern(str(pattern)) == pattern
+
+
+@settings(max_examples=100, deadline=None)
+@given(patterns, patterns, st.integers(0, 5), batches())
+def test_the_degree_matched_control_gives_each_token_the_same_degree(pattern, kept, seed, batch):
+    control = Random(like=pattern, besides=kept, seed=seed) | kept
+    assert torch.equal(control.allowed(batch).sum(-1), (pattern | kept).allowed(batch).sum(-1))
+
+
+@given(st.integers(0, 6), st.integers(0, 3), st.lists(st.integers(1, 12), min_size=1, max_size=4))
+def test_random_draws_k_other_keys_and_the_same_ones_whatever_the_batch(k, seed, lengths):
+    together = Random(k, seed).allowed(Batch.of_lengths(lengths))
+    for row, n in enumerate(lengths):
+        alone = Random(k, seed).allowed(Batch.of_lengths([n]))[0, 0]
+        assert torch.equal(together[row, 0, :n, :n], alone)
+        assert (alone.sum(-1) - 1 == min(k, n - 1)).all()
+
+
+def test_random_draws_uniformly():
+    n, k, seeds = 20, 4, 400
+    counts = sum(Random(k, seed).allowed(Batch.of_lengths([n]))[0, 0].int() for seed in range(seeds))
+    counts.fill_diagonal_(0)
+    share = counts.sum(0) / (seeds * (n - 1))  # of the other queries that draw this key
+    assert (share - k / (n - 1)).abs().max() < 0.03  # six standard errors
+    assert counts.max() / seeds < 0.4
+
+
+def test_different_seeds_draw_different_graphs():
+    batch = Batch.of_lengths([30])
+    assert not torch.equal(Random(3, 0).allowed(batch), Random(3, 1).allowed(batch))
+
+
+def test_minus_binds_tighter_than_union_as_in_python():
+    a, b, c = Neighbour(3), Global("cls"), Neighbour(1)
+    assert parse_pattern("neighbour(3) | global(cls) - neighbour(1)") == a | b - c
+    assert parse_pattern("(neighbour(3) | global(cls)) - neighbour(1)") == (a | b) - c
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("neighbor(2)", "did you mean 'neighbour'"),
+        ("global(cls) | neigbour(2)", "character 15"),
+        ("neighbour", "write neighbour(2)"),
+        ("neighbour(-1)", "from 0 up"),
+        ("neighbour(2", "expected"),
+        ("neighbour(2) global(cls)", "unexpected 'global'"),
+        ("neighbour(2) & global(cls)", "unexpected '&'"),
+        ("random()", "random(3) or random(like=syntax)"),
+        ("random(3, like=syntax)", "random(3) or random(like=syntax)"),
+        ("random(3, sed=1)", "did you mean 'seed'"),
+        ("random(like=3)", "like=syntax"),
+        ("random(seed=1, 3)", "must come first"),
+        ("global(cls, 2)", "at most 1"),
+        ("lexical(k=2, k=3)", "twice"),
+        ("global(first)", "unknown pattern 'first'"),
+        ("", "the end"),
+    ],
+)
+def test_a_wrong_pattern_says_what_is_wrong_and_where(text, said):
+    with pytest.raises(InputError) as error:
+        parse_pattern(text)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(InputError, match="head_ids and word_ids"):
+        parse_pattern("syntax | global(cls)").allowed(Batch.of_lengths([3]))
+
+
+def test_the_collator_pads_each_column_with_its_own_value():
+    rows = [
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "word_ids": [-1, 0, 0], "head_ids": [-1, 0, 0], "label": 1},
+        {"input_ids": [8], "attention_mask": [1], "word_ids": [-1], "head_ids": [-1], "label": 0},
+    ]
+    batch = Collator(pad_token_id=9)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["word_ids"].tolist() == [[-1, 0, 0], [-1, -1, -1]]
+    assert batch["labels"].tolist() == [1, 0]
