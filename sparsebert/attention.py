@@ -1,0 +1,212 @@
+"""The plug into transformers: `sparsify(model, plan)` and the density that is measured while it is in.
+
+One hook on the encoder reads each batch, builds every pattern of the plan once and hands the masks down as a keyword
+argument; one attention function, registered with transformers' AttentionInterface, applies them layer by layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from sparsebert.batches import Batch
+from sparsebert.errors import InputError
+from sparsebert.patterns import Dense, Relation
+from sparsebert.plans import Plan, parse_plan
+
+# Architectures that call the AttentionInterface, and the class of their self-attention.
+ARCHITECTURES = {
+    "albert": "AlbertAttention",
+    "bert": "BertSelfAttention",
+    "distilbert": "DistilBertSelfAttention",
+    "electra": "ElectraSelfAttention",
+    "modernbert": "ModernBertAttention",
+    "roberta": "RobertaSelfAttention",
+}
+
+
+class DensityMeter:
+    """Counts allowed pairs per layer over the batches that pass: over real tokens and over the padded square.
+
+    `padded_to` is the length that sequences are said to be padded to (None: the longest of their batch).
+    """
+
+    def __init__(self, layers: int, padded_to: int | None = None):
+        self.padded_to = padded_to
+        self._allowed = torch.zeros(layers, dtype=torch.float64)
+        self._real = self._padded = 0
+
+    def count_batch(self, batch: Batch) -> None:
+        """Count the pairs that there are: n² per sequence of n real tokens, and the square it is padded to."""
+        rows, length = batch.real.shape
+        self._real += batch.real.sum(-1).double().square().sum().item()
+        self._padded += rows * (self.padded_to or length) ** 2
+
+    def count_layer(self, layer: int, batch: Batch, mask: Bool[Tensor, "batch head query key"] | None) -> None:
+        """Count the pairs that one layer allows, averaged over its heads."""
+        pairs = batch.pairs if mask is None else mask & batch.pairs
+        self._allowed[layer] += pairs.sum().item() / pairs.shape[1]
+
+    @property
+    def over_real(self) -> list[float]:
+        """Density of each layer: allowed pairs / pairs of real tokens."""
+        return (self._allowed / self._real).tolist()
+
+    @property
+    def over_padded(self) -> list[float]:
+        """Allowed pairs / pairs of the padded square, as sparsity is often quoted."""
+        return (self._allowed / self._padded).tolist()
+
+
+class Sparsified:
+    """A model whose attention follows a plan, until `undo()` or the end of the `with` block."""
+
+    def __init__(self, model: PreTrainedModel, plan: Plan):
+        self.model, self.plan = model, plan
+        # ALBERT's layers share their modules, and may hold several attentions each.
+        count = model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
+        self.patterns = plan.layers(count)
+        self._meter: DensityMeter | None = None
+        self._signature = inspect.signature(model.base_model.forward)
+        self._attention = model.config._attn_implementation
+        modules = _attention_modules(model)
+        for layer, module in enumerate(modules):
+            module._sparsebert_layer = layer if len(modules) == count else None
+        self._hook = model.base_model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        model.set_attn_implementation("sparsebert")
+
+    def undo(self) -> None:
+        """Give the model its own attention back; calling it twice does nothing more."""
+        if self._hook is None:
+            return
+        self._hook.remove()
+        self._hook = None
+        for module in _attention_modules(self.model):
+            del module._sparsebert_layer
+        self.model.set_attn_implementation(self._attention)
+
+    def __enter__(self) -> Sparsified:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+    @contextmanager
+    def measure(self, padded_to: int | None = None) -> Iterator[DensityMeter]:
+        """Measure density over the batches that pass the model inside the block."""
+        self._meter = DensityMeter(len(self.patterns), padded_to)
+        try:
+            yield self._meter
+        finally:
+            self._meter = None
+
+    def _before_forward(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        word_ids, head_ids = kwargs.pop("word_ids", None), kwargs.pop("head_ids", None)
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        with torch.no_grad():
+            batch = Batch(_real_tokens(given), word_ids, head_ids, self._embeddings(given))
+            masks = {pattern: pattern.allowed(batch) for pattern in set(self.patterns) - {Dense()}}
+        if self._meter:
+            self._meter.count_batch(batch)
+        return args, kwargs | {"sparse": _Forward(batch, [masks.get(p) for p in self.patterns], self._meter)}
+
+    def _embeddings(self, given: dict[str, Any]) -> Float[Tensor, "batch length width"] | None:
+        if "embeddings" not in self.plan.needs:
+            return None
+        if given.get("inputs_embeds") is not None:
+            return given["inputs_embeds"]
+        return self.model.get_input_embeddings()(given["input_ids"])
+
+
+def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
+    """Make a model's attention follow a plan, in place; use as a context manager or call `undo()` on the result.
+
+    A layer's pattern is intersected with what the encoder itself allows there (padding; the local window of
+    ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword arguments of
+    the model's call. Attention weights are not returned. Raises `InputError` for an architecture that is not in
+    `ARCHITECTURES`, a plan for layers that the model lacks, and a model that is sparsified already.
+    """
+    kind = model.config.model_type
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"'{kind}' models cannot be sparsified, since their attention does not go through transformers' "
+            f"AttentionInterface or has not been tested; choose one of: {', '.join(ARCHITECTURES)}"
+        )
+    if model.config._attn_implementation == "sparsebert":
+        raise InputError("this model follows a plan already; undo() that one first")
+    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan)
+
+
+# ---- what happens inside a forward pass -------------------------------------------------------------------------
+
+
+class _Forward:
+    """What the layers of one forward pass share."""
+
+    def __init__(self, batch: Batch, masks: list[Relation | None], meter: DensityMeter | None):
+        self.batch, self.masks, self.meter = batch, masks, meter
+        self.calls = 0
+        # A padding query attends where the encoder lets it: its row must not be empty, and nobody reads the result.
+        self.padding_query = ~batch.real[:, None, :, None]
+
+    def mask(self, module: nn.Module, own: Bool[Tensor, "batch 1 query key"] | None) -> Relation | None:
+        """The mask of the layer that is calling: its pattern's pairs among those that the encoder allows."""
+        layer = module._sparsebert_layer
+        if layer is None:  # a module that several layers share: they are told apart by their order
+            layer, self.calls = self.calls, self.calls + 1
+        mask = self.masks[layer]
+        if mask is not None and own is not None:
+            mask = (mask | self.padding_query) & own
+        elif mask is None:
+            mask = own
+        if self.meter:
+            self.meter.count_layer(layer, self.batch, mask)
+        return mask
+
+
+def _attend(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query width"],
+    key: Float[Tensor, "batch head key width"],
+    value: Float[Tensor, "batch head key width"],
+    attention_mask: Bool[Tensor, "batch 1 query key"] | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sparse: _Forward | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "batch query head width"], None]:
+    mask = attention_mask if sparse is None else sparse.mask(module, attention_mask)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return output.transpose(1, 2).contiguous(), None
+
+
+# Both are needed: without the second, transformers makes no mask at all and padding is attended to.
+AttentionInterface.register("sparsebert", _attend)
+AttentionMaskInterface.register("sparsebert", sdpa_mask)
+
+
+def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    wanted = ARCHITECTURES[model.config.model_type]
+    return [module for module in model.modules() if type(module).__name__ == wanted]
+
+
+def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
+    mask = given.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        return mask.bool()
+    if mask is not None:
+        raise InputError(
+            f"a sparsified model takes an attention_mask of shape [batch, length] (1 for real tokens), not "
+            f"{list(mask.shape)}; say which pairs are allowed with a plan"
+        )
+    tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
