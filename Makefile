@@ -1,0 +1,64 @@
+# Two commands: `make book` renders the book, `make test` runs the tests. `make help` lists the rest.
+#
+# Variables, given behind the command (make book PROFILE=smoke):
+#   PYTHON       interpreter that the environment is made with, 3.11 or newer (default: python3)
+#   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
+#   PROFILE      smoke (seconds, learns nothing), quick (default) or full (wants a GPU and the GLUE data)
+#   PYTEST_ARGS  further arguments for pytest, such as -k patterns
+#   PORT         port that `make serve` listens on (default: 8000)
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PROFILE ?= quick
+PYTEST_ARGS ?=
+PORT ?= 8000
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INDEX := _build/html/index.html
+
+.DEFAULT_GOAL := help
+.PHONY: help book test serve clean distclean
+.NOTPARALLEL:
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1|/' | \
+		while IFS='|' read -r name meaning; do printf '  %-15s %s\n' "$$name" "$$meaning"; done
+	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(firstword $(MAKEFILE_LIST))
+
+book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
+	@$(BIN)/sparsebert book --profile $(PROFILE)
+
+test: $(INSTALLED)  ## everything that is needed, then the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
+	@test -f $(INDEX) || $(MAKE) --no-print-directory book
+	@echo "the book is on http://localhost:$(PORT) until you press Ctrl-C"
+	@$(BIN)/python -m http.server $(PORT) --bind localhost --directory $(dir $(INDEX)) 2>/dev/null || \
+		{ echo "port $(PORT) can't be used; try another: make serve PORT=8001"; exit 1; }
+
+clean:  ## remove the rendered book; finished runs in runs/ are kept
+	rm -rf _build
+
+distclean: clean  ## remove the environment and the tools' caches too; finished runs are kept
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# The stamp is written last, so an interrupted install is done again.
+$(INSTALLED): requirements.txt pyproject.toml $(if $(wildcard $(BIN)/python),,environment)
+	@echo "installing what requirements.txt pins (the first time this takes some minutes)"
+	@rm -f $@
+	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
+	@touch $@
+
+.PHONY: environment
+environment:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "there is no $(PYTHON); install Python 3.11 or newer, or name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$$($(PYTHON) --version) is too old; name Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) lacks the module venv; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)

@@ -1,0 +1,201 @@
+"""All chapters: those that changed are run, then the book is rendered."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from packaging.requirements import Requirement
+from papermill.exceptions import strip_color
+
+import sparsebert
+from sparsebert import paths
+from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
+from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.chapters.running import ChapterError, execute
+from sparsebert.chapters.tidying import without_solutions
+from sparsebert.errors import InputError
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def build_book(
+    root: str | Path | None = None,
+    profile: str = "quick",
+    *,
+    build: str | Path | None = None,
+    say: Callable[[str], None] = _to_stderr,
+) -> Path:
+    """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
+
+    Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
+    notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
+    jupyter-book said. `say` is called with a line per chapter. Raises `InputError` if a chapter is missing or
+    the profile is wrong, and `ChapterError` if a notebook or the rendering fails.
+    """
+    root = find_root(root)
+    build = Path(build).resolve() if build else root / "_build"
+    todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in _chapters_in_toc(root)]
+    executed = build / "notebooks" / profile
+    try:
+        for number, (notebook, parameters) in enumerate(todo, start=1):
+            out, key = executed / notebook.name, notebook_key(notebook, parameters, profile)
+            line = f"[{number}/{len(todo)}] {notebook.stem}"
+            if _key_of(out) == key:
+                say(f"{line}: unchanged")
+                continue
+            say(f"{line}: running (profile {profile})")
+            seconds = execute(notebook, parameters, profile, out, root, key)
+            say(f"{line}: done in {seconds:.0f} s")
+        say("rendering the book")
+        start = time.perf_counter()
+        _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
+        index = _render(root, build)
+        say(f"rendered in {time.perf_counter() - start:.0f} s")
+    except KeyboardInterrupt:
+        say("\nstopped; the same command continues where this one was: finished runs and chapters are kept")
+        raise
+    return index
+
+
+def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) -> str:
+    """A hash of everything that an executed notebook depends on; if it is unchanged, so is the result.
+
+    The notebook, its parameters, the package's source, the versions of Python and of what the package
+    requires, and the folders of runs and data in use.
+    """
+    package = Path(sparsebert.__file__).parent
+    facts = {
+        "notebook": _hash(notebook),
+        "parameters": dict(parameters),
+        "profile": profile,
+        "package": {str(file.relative_to(package)): _hash(file) for file in sorted(package.rglob("*.py"))},
+        "versions": versions(),
+        "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every distribution that sparsebert requires directly."""
+    required = [Requirement(text) for text in importlib.metadata.requires("sparsebert") or []]
+    names = sorted(requirement.name for requirement in required if "extra" not in str(requirement.marker))
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def _chapters_in_toc(root: Path) -> list[Path]:
+    """The notebooks that the table of contents lists, in its order."""
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    listed = [root / f"{page}.ipynb" for page in pages_in_toc(toc) if page.startswith("notebooks/")]
+    for notebook in listed:
+        if not notebook.is_file():
+            raise InputError(
+                f"book/_toc.yml lists notebooks/{notebook.stem}, but there is no {notebook}; "
+                "add the notebook or take the line out"
+            )
+    return listed
+
+
+def pages_in_toc(toc: Any) -> list[str]:
+    """Every page that a (part of a) table of contents names, in order."""
+    if isinstance(toc, list):
+        return [page for entry in toc for page in pages_in_toc(entry)]
+    if not isinstance(toc, Mapping):
+        return []
+    own = [toc[key] for key in ("root", "file") if key in toc]
+    return own + [page for value in toc.values() for page in pages_in_toc(value)]
+
+
+def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
+    """The folder that is rendered: the prose pages, the executed notebooks, and a page about this build."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    students = config["sphinx"]["config"].get("hide_solutions", False)
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".ipynb_checkpoints", ".*"))
+    (source / "notebooks").mkdir()
+    for notebook in executed:
+        chapter = read_notebook(notebook)
+        write_notebook(
+            source / "notebooks" / notebook.name, without_solutions(chapter) if students else chapter
+        )
+    (source / "this_build.md").write_text(_about_this_build(executed, profile), encoding="utf-8")
+
+
+def _about_this_build(executed: list[Path], profile: str) -> str:
+    from sparsebert.finetune import device_name  # late: it brings torch
+
+    records = [(notebook.stem, read_notebook(notebook).metadata["sparsebert"]) for notebook in executed]
+    rows = [f"| {{doc}}`notebooks/{stem}` | {record['seconds']:.0f} |" for stem, record in records]
+    total = sum(record["seconds"] for _, record in records)
+    installed = [f"| {name} | {version} |" for name, version in versions().items()]
+    return "\n".join(
+        [
+            "# This build",
+            "",
+            f"The chapters were run in the profile `{profile}` on {device_name()} under {platform.system()}. "
+            "A fine-tuning run that was finished before is found again, so a chapter's time can be shorter "
+            "than the work behind it; each run's own time is in its record.",
+            "",
+            "| chapter | seconds |",
+            "| --- | ---: |",
+            *rows,
+            f"| together | {total:.0f} |",
+            "",
+            "| installed | version |",
+            "| --- | --- |",
+            *installed,
+            "",
+        ]
+    )
+
+
+def _render(root: Path, build: Path) -> Path:
+    """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
+    work, log, html = build / "sphinx", build / "book.log", build / "html"
+    shutil.rmtree(work, ignore_errors=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", build / "source", "-W", "-n", "--keep-going", "--path-output", work]
+    command += ["--config", root / "_config.yml", "--toc", build / "source" / "_toc.yml"]
+    with log.open("w", encoding="utf-8") as stream:
+        rendered = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
+        )
+    if rendered.returncode:
+        lines = [strip_color(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        said = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)] or lines[-20:]
+        said = [line.replace(str(build / "source"), "book") for line in said]
+        raise ChapterError("\n    ".join([f"the book could not be rendered (all of it in {log}):", *said]))
+    shutil.rmtree(html, ignore_errors=True)
+    os.replace(work / "_build" / "html", html)
+    shutil.rmtree(work, ignore_errors=True)
+    return html / "index.html"
+
+
+def _key_of(executed: Path) -> str | None:
+    try:
+        return nbformat.read(executed, as_version=4).metadata["sparsebert"]["key"]
+    except Exception:  # absent, torn, or written by something else: it is run again
+        return None
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

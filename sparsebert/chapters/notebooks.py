@@ -1,0 +1,57 @@
+"""Where the notebooks are, and how they are read and written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+
+from sparsebert import paths
+from sparsebert.errors import InputError, unknown_name
+
+
+def chapters(root: str | Path | None = None) -> list[Path]:
+    """The notebooks `notebooks/NN_name.ipynb` of a project, in order."""
+    return sorted((find_root(root) / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def find_notebook(name: str | Path, root: str | Path | None = None) -> Path:
+    """The notebook of this name: `03_which_connections`, `which_connections`, `03`, or the path of a file.
+
+    Raises `InputError` with the nearest name if there is none.
+    """
+    path = Path(name).expanduser()
+    if path.suffix == ".ipynb" and path.is_file():
+        return path.resolve()
+    known = chapters(root)
+    wanted = path.name.removesuffix(".ipynb")
+    for notebook in known:
+        number, _, title = notebook.stem.partition("_")
+        if wanted in (notebook.stem, title, number, number.lstrip("0")):
+            return notebook
+    raise unknown_name("notebook", str(name), [notebook.stem for notebook in known])
+
+
+def find_root(root: str | Path | None) -> Path:
+    """The project's folder: the one given, or the one that `sparsebert.paths` finds; else `InputError`."""
+    found = Path(root) if root else paths.project_root()
+    if found is None:
+        raise InputError("the notebooks are not here; call this from a clone of the project")
+    return found.resolve()
+
+
+def read_notebook(notebook: Path) -> nbformat.NotebookNode:
+    """A notebook as nbformat 4; `InputError` if the file can't be read as one."""
+    try:
+        return nbformat.read(notebook, as_version=4)
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise InputError(f"'{notebook}' can't be read as a notebook: {error}") from None
+
+
+def write_notebook(path: Path, book: nbformat.NotebookNode) -> None:
+    """Writes a notebook whole: the name appears when the file is complete."""
+    nbformat.validate(book)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    nbformat.write(book, part)
+    os.replace(part, path)

@@ -1,0 +1,222 @@
+"""What a notebook can be asked: the parameters in its own cell, and the profiles that change several at once.
+
+A notebook's parameters stand in one cell tagged `parameters`, each a typed literal with a comment:
+
+    train_size: int = 800  # [16..1000000] training rows; time grows in proportion
+
+`[lo..hi]` or `[one|two]` at the head of the comment is what values are held to; in a list, each of its items.
+Values come from three places, the later winning: the cell, the profile (`notebooks/profiles.yaml`), the
+command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sparsebert.chapters.notebooks import read_notebook
+from sparsebert.errors import InputError, unknown_name
+
+PROFILES = ("smoke", "quick", "full")  # quick is what the notebooks' own cells say
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's `parameters` cell."""
+
+    name: str
+    type_name: str  # a key of TYPES
+    default: Any
+    help: str  # the comment, without the bracket at its head
+    allowed: str = ""  # that bracket: `16..1000000`, `0..`, `all|early|late`, or nothing
+
+    @property
+    def choices(self) -> list[str]:
+        return [choice.strip() for choice in self.allowed.split("|")] if "|" in self.allowed else []
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        low, _, high = self.allowed.partition("..") if ".." in self.allowed else ("", "", "")
+        return float(low or "-inf"), float(high or "inf")
+
+
+SCALARS = (bool, int, float, str)
+TYPES: dict[str, Any] = {
+    name + optional: (kind | None if optional else kind)
+    for scalar in SCALARS
+    for name, kind in ((scalar.__name__, scalar), (f"list[{scalar.__name__}]", list[scalar]))
+    for optional in ("", " | None")
+}
+
+
+def parameters_of(notebook: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook takes, in the order of its cell; empty if it has no such cell.
+
+    Raises `InputError` if the cell holds anything but typed literals with a comment each. It is not read with
+    `papermill.inspect_notebook`, which skips a line with two equals signs: `p: str = "random(3, seed=1)"`.
+    """
+    cells = [cell for cell in read_notebook(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        return {}
+    source = cells[0].source
+    where = f"the parameters cell of {notebook.stem}"
+    try:
+        statements = ast.parse(source).body
+        comments = {
+            token.start[0]: token.string.removeprefix("#").strip()
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise InputError(f"{where} is not Python: {error}") from None
+    parameters = {}
+    for statement in statements:
+        text = ast.get_source_segment(source, statement).splitlines()[0]
+        if not isinstance(statement, ast.AnnAssign) or statement.value is None:
+            raise InputError(f"{where} holds '{text}'; write each line as `name: type = literal  # meaning`")
+        name, type_name = ast.unparse(statement.target), ast.unparse(statement.annotation)
+        if type_name not in TYPES:
+            raise InputError(f"{where} gives {name} the type {type_name}; the types are {', '.join(TYPES)}")
+        try:
+            value = ast.literal_eval(statement.value)
+        except ValueError:
+            raise InputError(f"{where} gives {name} a value that is computed; write a literal") from None
+        own = range(statement.lineno, statement.end_lineno + 1)
+        comment = " ".join(comments[line] for line in own if line in comments)
+        parameters[name] = Parameter(name, type_name, value, **_read_comment(comment, where, name))
+    return parameters
+
+
+def _read_comment(comment: str, where: str, name: str) -> dict[str, str]:
+    allowed, text = re.fullmatch(r"(?:\[([^]]*(?:\.\.|\|)[^]]*)\])?\s*(.*)", comment).groups()
+    if not text:
+        raise InputError(f"{where} says nothing about {name}; add a comment: meaning, range and cost")
+    number = r"[-+.\de]*?"
+    if allowed and "|" not in allowed and not re.fullmatch(rf"{number}\.\.{number}", allowed):
+        raise InputError(f"{where} gives {name} the range [{allowed}]; write numbers: [low..high]")
+    return {"help": text, "allowed": allowed or ""}
+
+
+def parse_parameters(
+    notebook: Path, texts: Mapping[str, str] | None = None, profile: str = "quick"
+) -> dict[str, Any]:
+    """The value of every parameter of a notebook: its own, changed by the profile, changed by `texts`.
+
+    `texts` are values as a person types them, `{"train_size": "500"}`. They are read as YAML, but where a
+    parameter is a string the text stands for itself. Raises `InputError` for an unknown profile, a name that
+    the notebook doesn't take, and a value of the wrong type or out of range.
+    """
+    known, changes, texts = parameters_of(notebook), _profile(notebook, profile), texts or {}
+    for name in (*changes, *texts):
+        if not known:
+            raise InputError(f"{notebook.stem} takes no parameters, so not '{name}'")
+        if name not in known:
+            raise unknown_name(f"{notebook.stem} parameter", name, known)
+    values: dict[str, Any] = {}
+    for where, given in (
+        (f"the parameters cell of {notebook.stem}", {name: known[name].default for name in known}),
+        (f"profile {profile} of {notebook.stem}", changes),
+        (notebook.stem, {name: _from_text(known[name], text) for name, text in texts.items()}),
+    ):
+        for name, value in given.items():
+            _check(known[name], value, where)
+        values |= given
+    return values
+
+
+def _profile(notebook: Path, profile: str) -> dict[str, Any]:
+    """What a profile changes in a notebook, as `profiles.yaml` beside it says."""
+    if profile not in PROFILES:
+        raise unknown_name("profile", profile, PROFILES)
+    file = notebook.parent / "profiles.yaml"
+    profiles = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return ((profiles or {}).get(notebook.stem) or {}).get(profile) or {}
+
+
+def _from_text(parameter: Parameter, text: str) -> Any:
+    if parameter.type_name.endswith("| None") and text.strip().lower() in ("", "none", "null", "~"):
+        return None
+    # A plan is full of characters that mean something in YAML: a string without quotes is taken as it is.
+    plain = text.strip()[:1] not in ("'", '"')
+    if parameter.type_name.startswith("str") and plain:
+        return text.strip()
+    if parameter.type_name.startswith("list[str]") and plain and not text.lstrip().startswith("["):
+        return [text.strip()]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise _wrong(parameter, f"'{text}' can't be read") from None
+    if "float" in parameter.type_name:  # YAML 1.1 reads 1e-4 as a string
+        value = [_number(item) for item in value] if isinstance(value, list) else _number(value)
+    strings = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    if any(item.count("(") != item.count(")") for item in strings):
+        raise _wrong(parameter, "an item with a comma in it needs quotes")
+    return value
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _check(parameter: Parameter, value: Any, where: str) -> None:
+    """Type and range, then what the package itself knows about tasks, encoders, plans and patterns."""
+    try:
+        TypeAdapter(
+            TYPES[parameter.type_name], config=ConfigDict(strict=True, allow_inf_nan=False)
+        ).validate_python(value)
+    except ValidationError:
+        raise _wrong(parameter, f"{value!r} is not {parameter.type_name}", where) from None
+    for item in value if isinstance(value, list) else [value]:
+        if item is None:
+            continue
+        if parameter.choices and str(item) not in parameter.choices:
+            raise _wrong(parameter, f"{item!r} is none of {', '.join(parameter.choices)}", where)
+        low, high = parameter.bounds
+        if isinstance(item, int | float) and not low <= item <= high:
+            raise _wrong(parameter, f"{item} is not in {parameter.allowed}", where)
+        if isinstance(item, str) and not parameter.choices:
+            try:
+                _known_to_the_package(parameter.name, item)
+            except InputError as error:
+                raise InputError(f"{where}: parameter '{parameter.name}': {error}") from None
+
+
+def _known_to_the_package(name: str, value: str) -> None:
+    """Raises `InputError` for what is no task, encoder, plan or pattern. Imported late: they bring torch."""
+    if name in ("task", "tasks"):
+        from sparsebert.tasks import get_task
+
+        get_task(value)
+    elif name in ("encoder", "encoders"):
+        from sparsebert.encoders import check_encoder
+
+        check_encoder(value)
+    elif name in ("plan", "plans"):
+        from sparsebert.plans import parse_plan
+
+        parse_plan(value)
+    elif name in ("pattern", "patterns"):
+        from sparsebert.patterns import parse_pattern
+
+        parse_pattern(value)
+
+
+def _wrong(parameter: Parameter, what: str, where: str = "") -> InputError:
+    text = json.dumps(parameter.default) if isinstance(parameter.default, list) else str(parameter.default)
+    example = f"{parameter.name}={text}"
+    quoted = f"'{example}'" if re.search(r"[^\w=.,/-]", example) else example
+    prefix = f"{where}: " if where else ""
+    return InputError(f"{prefix}parameter '{parameter.name}': {what}; write for example {quoted}")

@@ -1,0 +1,165 @@
+"""One notebook: run through papermill and written whole, or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from papermill import PapermillExecutionError, execute_notebook
+from papermill.exceptions import strip_color
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from traitlets import default
+
+from sparsebert.chapters.notebooks import find_notebook, read_notebook, write_notebook
+from sparsebert.chapters.parameters import parameters_of, parse_parameters
+from sparsebert.chapters.tidying import named_folders, tidy
+from sparsebert.errors import InputError
+
+KERNEL = "python3"
+
+# Libraries keep quiet unless the environment says otherwise: the terminal shows the progress of runs.
+QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+class ChapterError(RuntimeError):
+    """A notebook or the book could not be made; the message says where it stopped and what is kept."""
+
+
+def run_notebook(
+    name: str | Path,
+    texts: Mapping[str, str] | None = None,
+    *,
+    profile: str = "quick",
+    out: str | Path | None = None,
+    root: str | Path | None = None,
+) -> Path:
+    """Runs a notebook and writes the executed, tidied copy, whole, to `out` (default NAME.executed.ipynb).
+
+    It runs in the caller's working folder, so that a relative `file:` path means what it means there; what it
+    writes to stderr is passed on while it runs. Raises `InputError` before anything runs if the notebook, the
+    profile, a parameter or `out` is wrong, and `ChapterError` if a cell fails.
+    """
+    notebook = find_notebook(name, root)
+    out = Path(out).expanduser() if out else Path(f"{notebook.stem}.executed.ipynb")
+    if out.suffix != ".ipynb":
+        raise InputError(f"'{out}' must end in .ipynb: an executed notebook is what is written")
+    if out.resolve() == notebook.resolve():
+        raise InputError(f"'{out}' is the notebook itself; write the executed one to another file")
+    parameters = parse_parameters(notebook, texts, profile)
+    execute(notebook, parameters, profile, out.resolve(), Path.cwd())
+    return out
+
+
+def execute(
+    notebook: Path, parameters: dict[str, Any], profile: str, out: Path, cwd: Path, key: str = ""
+) -> float:
+    """Runs `notebook` and writes it to `out`; returns the seconds it took."""
+    folders = named_folders()
+    failed = out.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"profile": profile, "parameters": parameters, "key": key}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, _quiet_papermill():
+        given, done = Path(folder, "given.ipynb"), Path(folder, "done.ipynb")
+        nbformat.write(_with_parameters(notebook, parameters, profile), given)
+        try:
+            execute_notebook(
+                str(given),
+                str(done),
+                kernel_name=KERNEL,
+                language="python",
+                cwd=str(cwd),
+                progress_bar=False,
+                stderr_file=_PlainStderr(),
+                kernel_manager_class=_RunningInterpreter,
+                extra_arguments=[f"--ipython-dir={folder}", "--log-level=CRITICAL"],  # nobody's own settings
+            )
+        except (
+            PapermillExecutionError,
+            RuntimeError,
+        ) as error:  # nbclient says RuntimeError if the kernel dies
+            write_notebook(failed, tidy(read_notebook(done), record, folders))
+            raise ChapterError(_what_failed(notebook, error, failed)) from None
+        record["seconds"] = round(time.perf_counter() - start, 1)
+        write_notebook(out, tidy(read_notebook(done), record, folders))
+    return record["seconds"]
+
+
+def _with_parameters(notebook: Path, parameters: dict[str, Any], profile: str) -> nbformat.NotebookNode:
+    """The notebook with a cell that sets every parameter, if any differs from the notebook's own value."""
+    defaults = {name: parameter.default for name, parameter in parameters_of(notebook).items()}
+    changed = {name for name, value in parameters.items() if value != defaults[name]}
+    book = load_notebook_node(str(notebook))
+    if not changed:
+        return book
+    comment = f"Parameters of this run (profile {profile}); what they mean is folded above."
+    book = parameterize_notebook(book, parameters, comment=comment, kernel_name=KERNEL, language="python")
+    cell = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.tags)
+    cell.id = "injected-parameters"
+    cell.source = "\n".join(
+        f"{line}  # default: {defaults[name]!r}" if (name := line.partition(" =")[0]) in changed else line
+        for line in cell.source.splitlines()
+    )
+    return book
+
+
+class _RunningInterpreter(AsyncKernelManager):
+    """Starts the kernel with the interpreter that runs us, not the one an installed kernelspec names."""
+
+    @default("kernel_spec_manager")
+    def _ignore_installed_specs(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+    async def start_kernel(self, **options: Any) -> None:
+        await super().start_kernel(env=QUIET | os.environ, **options)
+
+
+class _PlainStderr:
+    """What the notebook writes to stderr, passed on to the terminal without colours."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(strip_color(text))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def _quiet_papermill() -> Iterator[None]:
+    """papermill and nbclient log the failures that we report ourselves."""
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _what_failed(notebook: Path, error: Exception, failed: Path) -> str:
+    kept = f"what was executed is kept in {failed}"
+    if not isinstance(error, PapermillExecutionError):
+        return (
+            f"{notebook.stem} stopped: its Python process died, perhaps for want of memory ({error}); {kept}"
+        )
+    where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
+    if error.ename == "InputError":
+        return f"{where}: {strip_color(error.evalue)}\n{kept}"
+    traceback = strip_color("\n".join(error.traceback)).splitlines()
+    return "\n".join([f"{where} with {error.ename}; {kept}", *(f"    {line}" for line in traceback[-12:])])

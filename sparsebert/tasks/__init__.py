@@ -1,0 +1,49 @@
+"""Tasks: labelled texts in fixed splits, each with the metrics it is judged by.
+
+`packaged` tasks need a package index alone; `glue` tasks come from a local folder or the Hugging Face hub;
+`files` reads a person's own data. Whatever the origin, a `Task` loads to the same columns: text, text_pair
+(pairs only), label.
+
+>>> get_task("glue/sst2").metrics
+('accuracy',)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsebert import paths
+from sparsebert.errors import unknown_name
+from sparsebert.tasks.files import PREFIX, file_task
+from sparsebert.tasks.glue import GLUE, glue_task
+from sparsebert.tasks.packaged import PACKAGED
+from sparsebert.tasks.task import Task
+
+__all__ = ["Task", "get_task", "glue_folders", "task_names"]
+
+
+def task_names() -> tuple[str, ...]:
+    """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own."""
+    return (*PACKAGED, *GLUE, f"{PREFIX}PATH")
+
+
+def glue_folders() -> tuple[str, ...]:
+    """Names of the folders that a local data folder may hold: SST-2, MRPC, ..."""
+    return tuple(benchmark.folder for benchmark in GLUE.values())
+
+
+def get_task(name: str, data_dir: str | Path | None = None) -> Task:
+    """The task of that name. Data is read by `task.load()`, except that `file:` tasks read theirs here.
+
+    `data_dir` (or else SPARSEBERT_DATA_DIR) is a folder in the GLUE layout; a task that has no folder there
+    comes from the hub. Raises `InputError` for an unknown name, a folder that does not exist, or a file that
+    cannot be used.
+    """
+    if name in PACKAGED:
+        return PACKAGED[name]
+    if name in GLUE:
+        folder = paths.data_dir(data_dir)
+        return glue_task(name, folder.resolve() if folder else None)
+    if name.startswith(PREFIX):
+        return file_task(name)
+    raise unknown_name("task", name, task_names())

@@ -1,0 +1,262 @@
+"""The tasks of GLUE, and IMDB, from a local folder in the GLUE layout or else from the Hugging Face hub.
+
+Both ways give the same columns and the same integers for the labels: the order of the hub's class names.
+Rows without a gold label are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pandas as pd
+
+from sparsebert.errors import InputError
+from sparsebert.tasks.task import Splits, Task
+
+NO_GOLD_LABEL = ("-1", "-")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where one task lies in a GLUE folder and on the hub.
+
+    `columns`: the text columns and the label column in the local header; `hub_columns`: the text columns on
+    the hub, where the label is called label. `label_names`: in the hub's order, empty for scores. `header`:
+    the columns of files that have no header line. `torn_rows`: whether the official files have rows broken in
+    two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split).
+    """
+
+    summary: str
+    folder: str
+    columns: tuple[str, ...]
+    hub: tuple[str, ...]
+    hub_columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    licence: str
+    metrics: tuple[str, ...] = ("accuracy",)
+    max_length: int = 128
+    header: tuple[str, ...] | None = None
+    torn_rows: bool = False
+    splits: dict[str, tuple[str, str]] = field(
+        default_factory=lambda: {"train": ("train.tsv", "train"), "validation": ("dev.tsv", "validation")}
+    )
+
+
+GLUE = {
+    "glue/cola": Benchmark(
+        summary="sentence: is it acceptable English?",
+        folder="CoLA",
+        header=("source", "label", "judgement", "sentence"),
+        columns=("sentence", "label"),
+        hub=("nyu-mll/glue", "cola"),
+        hub_columns=("sentence",),
+        label_names=("unacceptable", "acceptable"),
+        metrics=("matthews", "accuracy"),
+        licence="examples from linguistics texts, fair use",
+    ),
+    "glue/mnli": Benchmark(
+        summary="sentence pair: does the premise entail the hypothesis, or contradict it?",
+        folder="MNLI",
+        columns=("sentence1", "sentence2", "gold_label"),
+        hub=("nyu-mll/glue", "mnli"),
+        hub_columns=("premise", "hypothesis"),
+        label_names=("entailment", "neutral", "contradiction"),
+        splits={
+            "train": ("train.tsv", "train"),
+            "validation": ("dev_matched.tsv", "validation_matched"),
+            "validation_mismatched": ("dev_mismatched.tsv", "validation_mismatched"),
+        },
+        licence="by genre: OANC, CC BY 3.0, CC BY-SA 3.0",
+    ),
+    "glue/mrpc": Benchmark(
+        summary="sentence pair: do the two mean the same?",
+        folder="MRPC",
+        columns=("#1 String", "#2 String", "Quality"),
+        hub=("nyu-mll/glue", "mrpc"),
+        hub_columns=("sentence1", "sentence2"),
+        label_names=("not_equivalent", "equivalent"),
+        metrics=("accuracy", "f1"),
+        licence="Microsoft Research, non-commercial",
+    ),
+    "glue/qnli": Benchmark(
+        summary="sentence pair: does the sentence answer the question?",
+        folder="QNLI",
+        columns=("question", "sentence", "label"),
+        hub=("nyu-mll/glue", "qnli"),
+        hub_columns=("question", "sentence"),
+        label_names=("entailment", "not_entailment"),
+        licence="CC BY-SA 4.0",
+    ),
+    "glue/qqp": Benchmark(
+        summary="sentence pair: do two questions ask the same?",
+        folder="QQP",
+        columns=("question1", "question2", "is_duplicate"),
+        hub=("nyu-mll/glue", "qqp"),
+        hub_columns=("question1", "question2"),
+        label_names=("not_duplicate", "duplicate"),
+        metrics=("accuracy", "f1"),
+        torn_rows=True,
+        licence="Quora's terms of service, non-commercial",
+    ),
+    "glue/rte": Benchmark(
+        summary="sentence pair: does the first entail the second?",
+        folder="RTE",
+        columns=("sentence1", "sentence2", "label"),
+        hub=("nyu-mll/glue", "rte"),
+        hub_columns=("sentence1", "sentence2"),
+        label_names=("entailment", "not_entailment"),
+        licence="none stated, for research",
+    ),
+    "glue/sst2": Benchmark(
+        summary="sentence sentiment: is this part of a movie review positive?",
+        folder="SST-2",
+        columns=("sentence", "label"),
+        hub=("nyu-mll/glue", "sst2"),
+        hub_columns=("sentence",),
+        label_names=("negative", "positive"),
+        licence="none stated, for research",
+    ),
+    "glue/stsb": Benchmark(
+        summary="sentence pair, regression: how similar are the two, from 0 to 5?",
+        folder="STS-B",
+        columns=("sentence1", "sentence2", "score"),
+        hub=("nyu-mll/glue", "stsb"),
+        hub_columns=("sentence1", "sentence2"),
+        label_names=(),
+        metrics=("pearson", "spearman"),
+        licence="by source, for research",
+    ),
+    "imdb": Benchmark(
+        summary="long documents: is this movie review positive?",
+        folder="IMDB",
+        columns=("sentence", "label"),
+        hub=("stanfordnlp/imdb",),
+        hub_columns=("text",),
+        label_names=("neg", "pos"),
+        max_length=512,
+        splits={"train": ("train.tsv", "train"), "validation": ("dev.tsv", "test")},
+        licence="none stated, for research",
+    ),
+}
+
+
+@cache
+def glue_task(name: str, data_dir: Path | None) -> Task:
+    """The task from `data_dir` if that has its folder, else from the hub."""
+    benchmark = GLUE[name]
+    if data_dir is not None and (data_dir / benchmark.folder).is_dir():
+        source = str(data_dir / benchmark.folder)
+        read = partial(_read_folder, benchmark, data_dir)
+    else:
+        source = f"Hugging Face hub, {'/'.join(benchmark.hub)}"
+        read = partial(_read_hub, benchmark, name, data_dir)
+    return Task(
+        name=name,
+        summary=benchmark.summary,
+        metrics=benchmark.metrics,
+        label_names=benchmark.label_names,
+        max_length=benchmark.max_length,
+        paired=len(benchmark.hub_columns) == 2,
+        source=source,
+        licence=benchmark.licence,
+        read=read,
+    )
+
+
+def _read_folder(benchmark: Benchmark, data_dir: Path) -> Splits:
+    folder = data_dir / benchmark.folder
+    return {split: _read_tsv(folder / file, benchmark) for split, (file, _) in benchmark.splits.items()}
+
+
+def _read_tsv(path: Path, benchmark: Benchmark) -> pd.DataFrame:
+    """Fields end at tabs and rows at newlines alone: quotation marks, U+0085 and CR belong to a text."""
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        files = ", ".join(file for file, _ in benchmark.splits.values())
+        raise InputError(f"{path} is missing; {benchmark.folder} in the GLUE layout has {files}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
+    lines = [line.removesuffix("\r") for line in content.rstrip("\r\n").split("\n")]
+    header = benchmark.header or tuple(lines.pop(0).split("\t"))
+    missing = [column for column in benchmark.columns if column not in header]
+    if missing:
+        raise InputError(
+            f"{path}, line 1: no column '{missing[0]}' among {', '.join(header)}; "
+            f"the header must name {', '.join(benchmark.columns)}, separated by tabs"
+        )
+    positions = [header.index(column) for column in benchmark.columns]
+    names = ["text", "text_pair", "label"] if len(positions) == 3 else ["text", "label"]
+    rows = []
+    for number, line in enumerate(lines, start=1 if benchmark.header else 2):
+        fields = line.split("\t")
+        if len(fields) < len(header) and benchmark.torn_rows:
+            continue
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {number}: {len(fields)} tab-separated fields instead of {len(header)}; "
+                f"write {', '.join(header)}, without quoting and without tabs or line breaks in a text"
+            )
+        *texts, label = (fields[position] for position in positions)
+        if label not in NO_GOLD_LABEL:
+            rows.append((*texts, _parsed_label(label, benchmark, path, number)))
+    if not rows:
+        raise InputError(f"{path} has no row with a label; give the labelled file of this split")
+    return pd.DataFrame(rows, columns=names)
+
+
+def _parsed_label(label: str, benchmark: Benchmark, path: Path, number: int) -> int | float:
+    names = benchmark.label_names
+    if not names:
+        score = pd.to_numeric(label, errors="coerce")
+        if not np.isfinite(score):
+            raise InputError(f"{path}, line {number}: score '{label}' is not a number; write one, like 3.8")
+        return float(score)
+    if label in names:
+        return names.index(label)
+    if label in map(str, range(len(names))):
+        return int(label)
+    known = ", ".join(f"{name} (or {index})" for index, name in enumerate(names))
+    raise InputError(f"{path}, line {number}: unknown label '{label}'; write {known}")
+
+
+def _read_hub(benchmark: Benchmark, name: str, data_dir: Path | None) -> Splits:
+    found = f"no folder {benchmark.folder} in {data_dir}" if data_dir else "no local data folder given"
+    advice = (
+        f"give --data-dir or SPARSEBERT_DATA_DIR a folder in the GLUE layout that holds {benchmark.folder}, "
+        "or set HF_HUB_OFFLINE=1 if the hub's copy is in the cache"
+    )
+    if not huggingface_hub.is_offline_mode() and not hub_reachable():
+        raise InputError(f"task '{name}': {found} and the Hugging Face hub cannot be reached; {advice}")
+    try:
+        loaded = datasets.load_dataset(*benchmark.hub)
+    except Exception as error:  # the hub's client lets through whatever its HTTP library raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"task '{name}': {found} and the hub failed ({reason}); {advice}") from error
+    return {split: _from_hub(loaded[theirs], benchmark) for split, (_, theirs) in benchmark.splits.items()}
+
+
+def _from_hub(rows: datasets.Dataset, benchmark: Benchmark) -> pd.DataFrame:
+    names = getattr(rows.features["label"], "names", [])
+    if tuple(names) != benchmark.label_names:
+        raise InputError(
+            f"the hub's {'/'.join(benchmark.hub)} has labels {names}, not {list(benchmark.label_names)}; "
+            "use a local folder in the GLUE layout instead"
+        )
+    ours = dict(zip(("text", "text_pair"), benchmark.hub_columns, strict=False)) | {"label": "label"}
+    frame = pd.DataFrame({column: rows[theirs] for column, theirs in ours.items()})
+    return frame[frame["label"] != -1].reset_index(drop=True)
+
+
+def hub_reachable(seconds: float = 5) -> bool:
+    """Whether the hub answers at once; asked first because its client retries for half a minute and more."""
+    try:
+        response = huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=seconds)
+    except Exception:  # as above
+        return False
+    return response.status_code < 500

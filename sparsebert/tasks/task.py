@@ -1,0 +1,108 @@
+"""What a task is, how its rows become data sets, and the split of data that comes without one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from sparsebert.tasks.metrics import score
+
+Splits = dict[str, pd.DataFrame]
+"""Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Labelled texts in fixed splits.
+
+    `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
+    where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
+    whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
+    a few words.
+    """
+
+    name: str
+    summary: str
+    metrics: tuple[str, ...]
+    label_names: tuple[str, ...]
+    max_length: int
+    paired: bool
+    source: str
+    licence: str
+    read: Callable[[], Splits] = field(repr=False, compare=False)
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs that a classifier needs; 1 means that a number is predicted (regression)."""
+        return len(self.label_names) or 1
+
+    def load(self) -> DatasetDict:
+        """The splits "train", "validation" (and "validation_mismatched" of MNLI); read once per process.
+
+        Raises `InputError` if the data cannot be had or is malformed.
+        """
+        return DatasetDict(self._datasets)
+
+    @cached_property
+    def _datasets(self) -> dict[str, Dataset]:
+        features = Features(
+            {
+                "text": Value("string"),
+                **({"text_pair": Value("string")} if self.paired else {}),
+                "label": ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32"),
+            }
+        )
+        return {
+            split: Dataset.from_pandas(rows[list(features)], features=features, preserve_index=False)
+            for split, rows in self.read().items()
+        }
+
+    @cached_property
+    def data_hash(self) -> str:
+        """sha256 over the splits' names and rows in their order: the same data have it wherever they lie."""
+        digest = hashlib.sha256()
+        for split, rows in self._datasets.items():
+            digest.update(f"{split}\n".encode())
+            pairs = rows["text_pair"] if self.paired else [None] * len(rows)
+            for text, pair, label in zip(rows["text"], pairs, rows["label"], strict=True):
+                # Six digits: a score has the same hash whether it was stored in 32 or 64 bits.
+                row = [text, pair, label if self.label_names else f"{label:.6g}"]
+                digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()
+
+    def score(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The task's metrics of `predictions`: [rows] (classes or numbers) or [rows, labels] (logits)."""
+        return score(self.metrics, predictions, labels)
+
+
+def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
+    """Splits rows into train and validation by the sha256 of their texts, so that no library can move a row.
+
+    In each class (or over all rows without `stratify`) the `share` of texts with the lowest digests is held
+    out, at least one if there are two. Rows of the same text stay together, and both splits are ordered by
+    digest, that is, shuffled.
+
+    >>> rows = pd.DataFrame({"text": ["a", "b", "b", "c", "d"], "label": [0, 0, 0, 1, 1]})
+    >>> {split: sorted(part["text"]) for split, part in hold_out(rows, 0.5).items()}
+    {'train': ['a', 'c'], 'validation': ['b', 'b', 'd']}
+    """
+    texts = rows[["text", "text_pair"] if "text_pair" in rows else ["text"]]
+    digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    digests = digests.sort_values(kind="stable")
+    rows = rows.loc[digests.index]
+    held: set[str] = set()
+    for _, of_class in digests.groupby(rows["label"] if stratify else np.zeros(len(rows))):
+        distinct = of_class.unique()
+        held.update(distinct[: max(round(share * len(distinct)), 1 if len(distinct) > 1 else 0)])
+    is_held = digests.isin(held)
+    return {
+        "train": rows[~is_held].reset_index(drop=True),
+        "validation": rows[is_held].reset_index(drop=True),
+    }

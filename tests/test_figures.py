@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import base64
+import io
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
+from matplotlib.patches import FancyArrowPatch
+
+from sparsebert import figures
+from sparsebert.batches import Batch
+from sparsebert.errors import InputError
+from sparsebert.patterns import parse_pattern
+
+TOKENS = ["[CLS]", "a", "cl", "##unk", "##y", "film", "[SEP]"]
+CONTROL = "random(like=syntax, besides=global(cls)) | global(cls)"
+PATTERNS = ["neighbour(2) | global(cls)", "syntax | global(cls)", CONTROL]
+
+
+def relation(text, length=7):
+    return parse_pattern(text).allowed(Batch.of_lengths([length]))[0, 0]
+
+
+def runs(patterns=tuple(PATTERNS), placements=("late", "all"), seeds=3, **columns):
+    """One row per run; accuracy and density differ by pattern, placement and seed."""
+    rows = []
+    for i, pattern in enumerate(patterns):
+        for j, placement in enumerate(placements):
+            for seed in range(seeds):
+                loss = 0.01 * (i + j + 1) + 0.002 * seed
+                row = {"pattern": pattern, "placement": placement, "seed": seed, "first_layer": j}
+                row |= {"accuracy": 0.8 - loss, "loss_vs_dense": loss, "sparsity": 0.5 + 0.1 * i + 0.03 * j}
+                rows.append(row | columns)
+    return pd.DataFrame(rows)
+
+
+def legend_of(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def shown(monkeypatch, *arguments):
+    calls = []
+    monkeypatch.setattr(figures, "display", lambda *given, **options: calls.append((*given, options)))
+    figures.show(*arguments)
+    return calls
+
+
+# ---- show ----
+
+
+def test_show_displays_one_png_with_name_caption_and_alt(monkeypatch):
+    figure = figures.grid({"dense": relation("dense")}, TOKENS)
+    [(data, options)] = shown(monkeypatch, figure, "fig-x", "A caption.", "What is seen.")
+    image = imread(io.BytesIO(base64.b64decode(data["image/png"])))
+    expected = {"name": "fig-x", "caption": "A caption.", "alt": "What is seen."}
+    assert options["raw"] and options["metadata"]["sparsebert"] == expected
+    assert "What is seen." in data["text/plain"]
+    # Twice as many pixels as it is shown wide, within the page's column and a margin.
+    assert image.shape[1] // 2 == options["metadata"]["image/png"]["width"] <= 750
+
+
+def test_show_paints_an_opaque_background_to_the_edge(monkeypatch):
+    figure, _ = plt.subplots()  # even where it was not drawn in our style
+    [(data, _)] = shown(monkeypatch, figure, "fig-x", "c", "a")
+    image = imread(io.BytesIO(base64.b64decode(data["image/png"])))
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    assert {to_hex(pixel, keep_alpha=True) for pixel in border} == {figures.BACKGROUND + "ff"}
+
+
+def test_show_closes_the_figure_so_that_a_notebook_does_not_show_it_again(monkeypatch):
+    figure, _ = plt.subplots()
+    shown(monkeypatch, figure, "fig-x", "c", "a")
+    assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize("empty", ["name", "caption", "alt"])
+def test_show_refuses_an_empty_name_caption_or_alt(empty):
+    texts = {"name": "fig-x", "caption": "c", "alt": "a"} | {empty: " "}
+    with pytest.raises(InputError, match=f"no {empty}"):
+        figures.show(figures.grid({"dense": relation("dense")}, TOKENS), **texts)
+
+
+def test_drawing_leaves_matplotlibs_settings_as_they_were():
+    before = dict(mpl.rcParams)
+    figures.grid({"dense": relation("dense")}, TOKENS)
+    figures.by_placement(runs())
+    assert dict(mpl.rcParams) == before
+
+
+# ---- who may attend to whom ----
+
+
+def test_a_grid_has_a_labelled_panel_per_relation_and_tells_self_loops_apart():
+    texts = ["dense", "neighbour(1)", "random(2)", "global(cls)"]
+    figure = figures.grid({text: relation(text) for text in texts}, TOKENS)
+    assert [axes.get_title() for axes in figure.axes] == texts
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == TOKENS
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == TOKENS
+    for axes, text in zip(figure.axes, texts, strict=True):
+        drawn = axes.collections[0].get_array().reshape(len(TOKENS), -1)
+        assert np.array_equal(drawn > 0, relation(text).numpy())
+        assert np.array_equal(drawn == 2, np.eye(len(TOKENS), dtype=bool))
+
+
+def test_a_grid_writes_degrees_at_the_ends_of_rows():
+    figure = figures.grid({"neighbour(1)": relation("neighbour(1)")}, TOKENS, degrees=True)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2", "2", "2", "2", "2", "1"]
+
+
+def test_influence_leaves_exact_zeros_blank_and_keeps_the_faintest_positive():
+    strength = torch.tensor([[1.0, 0.0], [1e-9, 0.5]])
+    panel, colours = figures.influence({"layer 0": strength}, ["a", "b"]).axes
+    assert panel.collections[0].get_array().mask.reshape(2, 2).tolist() == [[False, True], [False, False]]
+    assert "exactly zero" in colours.get_xlabel()
+
+
+def test_influence_can_name_its_rows():
+    panel, _ = figures.influence({"": torch.ones(1, 2)}, ["a", "b"], outputs=["syntax"]).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["syntax"]
+
+
+def arrows_of(figure):
+    return [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+
+
+def test_arcs_draw_an_arrow_for_each_word_but_the_root():
+    figure = figures.arcs(["a", "clunky", "film"], heads=[2, 2, 2])
+    assert len(arrows_of(figure)) == 2
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "clunky", "film", "root"]
+
+
+def test_arcs_draw_each_edge_once_and_no_self_loop():
+    one_way = torch.eye(3, dtype=torch.bool)
+    one_way[2, 0] = True
+    assert len(arrows_of(figures.arcs(["a", "b", "c"], one_way))) == 1
+    assert len(arrows_of(figures.arcs(["a", "b", "c"], one_way | one_way.T))) == 1
+
+
+def test_arcs_draw_words_above_their_pieces():
+    figure = figures.arcs(
+        TOKENS,
+        relation("neighbour(1)"),
+        words=["a", "clunky", "film"],
+        word_ids=[-1, 0, 1, 1, 1, 2, -1],
+        heads=torch.tensor([2, 2, 2]),
+    )
+    at = {(text.get_text(), text.get_weight()): text.get_position() for text in figure.axes[0].texts}
+    pieces = [at[piece, "normal"][0] for piece in ("cl", "##unk", "##y")]
+    assert pieces[0] < at["clunky", "bold"][0] < pieces[2]
+    assert len(arrows_of(figure)) == 2 + len(TOKENS) - 1
+
+
+def test_arcs_bring_out_the_edges_of_one_token():
+    figure = figures.arcs(TOKENS, relation("dense"), highlight=0)
+    strong = [arrow for arrow in arrows_of(figure) if to_hex(arrow.get_edgecolor()) == figures.BLUE.lower()]
+    assert len(strong) == len(TOKENS) - 1 < len(arrows_of(figure))
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: figures.grid({}, TOKENS), "no relations"),
+        (lambda: figures.grid({"dense": relation("dense", 3)}, TOKENS), r"'dense' has the shape \[3, 3\]"),
+        (lambda: figures.influence({}, TOKENS), "no strengths"),
+        (lambda: figures.influence({"x": torch.ones(2, 3)}, ["a", "b"]), r"want \[2, 2\]"),
+        (lambda: figures.influence({"x": -torch.ones(1, 1)}, ["a"]), "negative"),
+        (lambda: figures.arcs([], heads=[]), "no tokens"),
+        (lambda: figures.arcs(TOKENS), "heads or relation"),
+        (lambda: figures.arcs(TOKENS, heads=[0]), "1 heads and 7 words"),
+        (lambda: figures.arcs(TOKENS, relation("dense"), words=["a"]), "both words and word_ids"),
+    ],
+)
+def test_graphs_refuse_what_does_not_fit(draw, message):
+    with pytest.raises(InputError, match=message):
+        draw()
+
+
+# ---- how far, how dense ----
+
+
+def test_reach_averages_texts_and_draws_a_line_per_pattern_in_each_panel():
+    rows = [
+        {"pattern": pattern, "layers": layers, "share": share, "reader": reader}
+        for pattern in ("dense", "syntax")
+        for layers in (0, 1)
+        for share in (0.2, 0.4)
+        for reader in ("[CLS]", "average")
+    ]
+    figure = figures.reach(pd.DataFrame(rows), col="reader")
+    assert [axes.get_title() for axes in figure.axes] == ["[CLS]", "average"]
+    for axes in figure.axes:
+        assert [line.get_ydata().tolist() for line in axes.lines] == [pytest.approx([30, 30])] * 2
+    assert legend_of(figure) == ["dense", "syntax"]
+
+
+def test_densities_draw_both_counts_in_percent():
+    frame = pd.DataFrame({"pattern": ["dense", "syntax"], "over_real": [1, 0.2], "over_padded": [0.1, 0.02]})
+    figure = figures.densities(frame)
+    widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]
+    assert widths == [pytest.approx([100, 20]), pytest.approx([10, 2])]
+    assert len(legend_of(figure)) == 2
+
+
+def test_degrees_draw_a_histogram_per_pattern():
+    frame = pd.DataFrame({"pattern": ["syntax"] * 4 + ["neighbour(1)"] * 2, "degree": [0, 1, 1, 4, 2, 2]})
+    figure = figures.degrees(frame)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["syntax\nmean 1.5", "neighbour(1)\nmean 2.0"]
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in figure.axes[0].patches}
+    assert [heights.get(degree, 0) for degree in range(5)] == [25, 50, 0, 0, 25]
+
+
+# ---- intervals ----
+
+
+def test_the_interval_is_students():
+    # t(0.975, 2 degrees of freedom) = 4.30265, standard deviation 1, three values.
+    mean, low, high = figures.mean_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half))
+
+
+def test_one_run_has_no_interval():
+    mean, low, high = figures.mean_interval([0.8])
+    assert mean == 0.8 and math.isnan(low) and math.isnan(high)
+
+
+def test_equal_runs_have_an_interval_of_no_width():
+    assert figures.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_no_run_has_no_mean():
+    with pytest.raises(InputError, match="at least one"):
+        figures.mean_interval([])
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.floats(0.5, 0.9))
+def test_a_higher_level_gives_a_wider_interval_around_the_mean(values, level):
+    mean, low, high = figures.mean_interval(values, level)
+    _, lower, higher = figures.mean_interval(values, 0.95)
+    assert lower <= low <= mean <= high <= higher
+
+
+# ---- results ----
+
+
+def intervals_of(axes):
+    """Ends of every drawn interval, as a list of [[x, y], [x, y]]."""
+    return [segment for bars in axes.containers for lines in bars[2] for segment in lines.get_segments()]
+
+
+def means_of(axes):
+    return [tuple(map(float, (bars[0].get_xdata()[0], bars[0].get_ydata()[0]))) for bars in axes.containers]
+
+
+def test_accuracy_against_sparsity_draws_means_intervals_and_the_dense_line():
+    frame = runs()
+    figure = figures.accuracy_against_sparsity(frame, dense=[0.8, 0.81, 0.82])
+    [axes] = figure.axes
+    groups = frame.groupby(["pattern", "placement"], sort=False)
+    expected = [(100 * own["sparsity"].mean(), 100 * own["accuracy"].mean()) for _, own in groups]
+    assert means_of(axes) == [pytest.approx(point) for point in expected]
+    for segment, (_, own) in zip(intervals_of(axes), groups, strict=True):
+        ends = figures.mean_interval(100 * own["accuracy"])[1:]
+        assert segment[:, 1] == pytest.approx(ends)
+    [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert line.get_ydata() == pytest.approx([81, 81])
+    [band] = axes.patches
+    half = 4.302652729911275 / math.sqrt(3)  # points: the three dense runs have a standard deviation of 1
+    assert (band.get_y(), band.get_height()) == pytest.approx((81 - half, 2 * half))
+
+
+def test_each_panel_has_the_line_of_its_own_dense_runs():
+    frame = pd.concat([runs(task="reviews"), runs(task="topics")])
+    dense = {"topics": [0.9], "reviews": [0.8]}
+    figure = figures.accuracy_against_sparsity(frame, dense, col="task")
+    for axes in figure.axes:
+        [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert line.get_ydata() == pytest.approx([100 * dense[axes.get_title()][0]] * 2)
+    with pytest.raises(InputError, match="no runs for topics, only for reviews"):
+        figures.accuracy_against_sparsity(frame, {"reviews": [0.8]}, col="task")
+
+
+def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_patterns_colour():
+    figure = figures.accuracy_against_sparsity(runs(), dense=[0.8])
+    control = "its degree-matched random control"
+    assert legend_of(figure) == ["neighbour(2)", "syntax", control, "late", "all", "dense"]
+    marks = [bars[0] for bars in figure.axes[0].containers]
+    colours = [to_hex(mark.get_color()) for mark in marks]
+    hollow = [to_hex(mark.get_markerfacecolor()) == figures.BACKGROUND for mark in marks]
+    assert colours[0] != colours[2] == colours[4]
+    assert hollow == [False] * 4 + [True] * 2
+
+
+def test_labels_keep_global_tokens_that_differ():
+    frame = runs(["neighbour(2) | global(cls)", "neighbour(2)", "dense"], ["all"])
+    figure = figures.accuracy_against_sparsity(frame)
+    assert legend_of(figure) == ["neighbour(2) | global(cls)", "neighbour(2)", "dense", "all"]
+
+
+def test_levels_that_are_no_patterns_are_taken_as_they_are():
+    frame = runs(placements=["all"], cls=True).rename(columns={"pattern": "method"})
+    names = ["learned", "BigBird (2, 3)", "2"]
+    frame["method"] = frame["method"].replace(PATTERNS, names)
+    figure = figures.accuracy_against_sparsity(frame, hue="method", style=None)
+    assert legend_of(figure) == names
+
+
+def test_a_kind_of_pattern_has_its_colour_in_every_figure():
+    one = figures.accuracy_against_sparsity(runs(["syntax", "neighbour(2)"], ["all"]), style=None)
+    other = figures.from_layer(runs(["neighbour(4)", "lexical(2)", "syntax"]))
+
+    def colours(figure):
+        [legend] = figure.legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        return dict(zip(labels, [to_hex(line.get_color()) for line in legend.get_lines()], strict=True))
+
+    assert colours(one)["syntax"] == colours(other)["syntax"]
+    assert colours(one)["neighbour(2)"] == colours(other)["neighbour(4)"]
+
+
+def test_single_runs_are_drawn_without_intervals():
+    [axes] = figures.accuracy_against_sparsity(runs(seeds=1), dense=[0.8]).axes
+    assert len(means_of(axes)) == 6 and intervals_of(axes) == [] and len(axes.patches) == 0
+
+
+def test_by_placement_puts_each_control_in_the_row_of_its_pattern():
+    frame = runs()
+    late, _ = figures.by_placement(frame).axes
+    assert [axes.get_title() for axes in figures.by_placement(frame).axes] == ["late", "all"]
+    assert [label.get_text() for label in late.get_yticklabels()] == ["neighbour(2)", "syntax"]
+    rows = [round(y) for _, y in means_of(late)]
+    assert rows == [0, 1, 1]
+    own = frame[frame["placement"] == "late"].groupby("pattern", sort=False)["loss_vs_dense"].mean()
+    assert [x for x, _ in means_of(late)] == pytest.approx((-100 * own).tolist())
+
+
+def test_from_layer_draws_a_line_per_pattern_through_its_means():
+    frame = runs(PATTERNS[:2], ["0-", "1-", "2-"])
+    [axes] = figures.from_layer(frame, dense=[0.8, 0.82]).axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3 and line.get_marker() == "none"]
+    for line, (_, own) in zip(lines, frame.groupby("pattern", sort=False), strict=True):
+        means = 100 * own.groupby("first_layer")["accuracy"].mean()
+        assert line.get_ydata() == pytest.approx(means.tolist())
+        assert np.abs(line.get_xdata() - [0, 1, 2]).max() < 0.2
+    assert len(intervals_of(axes)) == 6
+
+
+RESULTS = [figures.accuracy_against_sparsity, figures.by_placement, figures.from_layer]
+
+
+@pytest.mark.parametrize("draw", [*RESULTS, figures.reach, figures.degrees, figures.densities])
+def test_frames_without_rows_or_columns_are_refused(draw):
+    measured = pd.DataFrame(columns=["layers", "share", "degree", "over_real", "over_padded"])
+    with pytest.raises(InputError, match="no rows"):
+        draw(pd.concat([runs(), measured], axis="columns").head(0))
+    with pytest.raises(InputError, match="lacks the column"):
+        draw(pd.DataFrame({"pattern": ["dense"]}))
+
+
+@pytest.mark.parametrize("column", ["task", "encoder", "train_size", "cls"])
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(column):
+    mixed = pd.concat([runs(**{column: 1}), runs(**{column: 2})])
+    for draw in RESULTS:
+        with pytest.raises(InputError, match=f"mixes {column}: 1, 2"):
+            draw(mixed)
+    assert len(figures.accuracy_against_sparsity(mixed, col=column).axes) == 2
