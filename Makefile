@@ -3,7 +3,7 @@
 # Variables, given behind the command (make book PROFILE=smoke):
 #   PYTHON       interpreter that the environment is made with, 3.11 or newer (default: python3)
 #   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
-#   PROFILE      smoke (seconds, learns nothing), quick (default) or full (wants a GPU and the GLUE data)
+#   PROFILE      smoke (seconds, learns nothing), quick (default) or full (wants a GPU)
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
 #   PORT         port that `make serve` listens on (default: 8000)
 

@@ -1,7 +1,8 @@
 """The plug into transformers: `sparsify(model, plan)` and the density that is measured while it is in.
 
-One hook on the encoder reads each batch, builds every pattern of the plan once and hands the masks down as a keyword
-argument; one attention function, registered with transformers' AttentionInterface, applies them layer by layer.
+One hook on the encoder reads each batch, builds every pattern of the plan once and hands the masks down as
+a keyword argument; one attention function, registered with transformers' AttentionInterface, applies them
+layer by layer.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ class DensityMeter:
         self._real = self._padded = 0
 
     def count_batch(self, batch: Batch) -> None:
-        """Count the pairs that there are: n² per sequence of n real tokens, and the square it is padded to."""
+        """Count the pairs there are: n² per sequence of n real tokens, and the square it is padded to."""
         rows, length = batch.real.shape
         self._real += batch.real.sum(-1).double().square().sum().item()
         self._padded += rows * (self.padded_to or length) ** 2
 
-    def count_layer(self, layer: int, batch: Batch, mask: Bool[Tensor, "batch head query key"] | None) -> None:
+    def count_layer(
+        self, layer: int, batch: Batch, mask: Bool[Tensor, "batch head query key"] | None
+    ) -> None:
         """Count the pairs that one layer allows, averaged over its heads."""
         pairs = batch.pairs if mask is None else mask & batch.pairs
         self._allowed[layer] += pairs.sum().item() / pairs.shape[1]
@@ -109,7 +112,9 @@ class Sparsified:
         finally:
             self._meter = None
 
-    def _before_forward(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _before_forward(
+        self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
         word_ids, head_ids = kwargs.pop("word_ids", None), kwargs.pop("head_ids", None)
         given = self._signature.bind_partial(*args, **kwargs).arguments
         with torch.no_grad():
@@ -128,12 +133,13 @@ class Sparsified:
 
 
 def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
-    """Make a model's attention follow a plan, in place; use as a context manager or call `undo()` on the result.
+    """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 
     A layer's pattern is intersected with what the encoder itself allows there (padding; the local window of
-    ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword arguments of
-    the model's call. Attention weights are not returned. Raises `InputError` for an architecture that is not in
-    `ARCHITECTURES`, a plan for layers that the model lacks, and a model that is sparsified already.
+    ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword
+    arguments of the model's call. Attention weights are not returned. Raises `InputError` for an
+    architecture that is not in `ARCHITECTURES`, a plan for layers that the model lacks, and a model that is
+    sparsified already.
     """
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
@@ -146,7 +152,7 @@ def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
     return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan)
 
 
-# ---- what happens inside a forward pass -------------------------------------------------------------------------
+# ---- what happens inside a forward pass -----------------------------------------------------------
 
 
 class _Forward:
@@ -155,7 +161,7 @@ class _Forward:
     def __init__(self, batch: Batch, masks: list[Relation | None], meter: DensityMeter | None):
         self.batch, self.masks, self.meter = batch, masks, meter
         self.calls = 0
-        # A padding query attends where the encoder lets it: its row must not be empty, and nobody reads the result.
+        # A padding query attends where the encoder lets it: its row must not be empty; no one reads it.
         self.padding_query = ~batch.real[:, None, :, None]
 
     def mask(self, module: nn.Module, own: Bool[Tensor, "batch 1 query key"] | None) -> Relation | None:

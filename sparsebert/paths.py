@@ -11,7 +11,7 @@ from sparsebert.errors import InputError
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again (downloads, prepared data): SPARSEBERT_CACHE_DIR, or the user's cache."""
+    """Folder of downloads and prepared data: SPARSEBERT_CACHE_DIR, or the user's cache."""
     return Path(os.environ.get("SPARSEBERT_CACHE_DIR") or user_cache_dir("sparsebert"))
 
 
@@ -26,12 +26,14 @@ def data_dir(given: str | Path | None = None) -> Path | None:
     path = Path(named).expanduser()
     if not path.is_dir():
         origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
-        raise InputError(f"{origin} names '{path}', which is not a folder; give the folder that holds SST-2, MRPC, ...")
+        raise InputError(
+            f"{origin} names '{path}', which is not a folder; give the folder that holds SST-2, MRPC, ..."
+        )
     return path
 
 
 def project_root() -> Path | None:
-    """The clone of this project: the nearest parent of the working folder that is one, else the package's own; or None."""
+    """This project's clone: the nearest one above the working folder, else the package's own, or None."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
         if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
@@ -40,6 +42,9 @@ def project_root() -> Path | None:
 
 
 def runs_dir(given: str | Path | None = None) -> Path:
-    """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project (else in the working folder)."""
+    """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project.
+
+    Outside a project it is `runs/` in the working folder.
+    """
     named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
     return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"

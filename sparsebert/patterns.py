@@ -1,8 +1,9 @@
 """Who may attend to whom.
 
-A pattern is a relation between the real tokens of a sequence. It is written as text, the same text that is printed
-back: `neighbour(2) | random(3, seed=1) | global(cls)`. `|` joins patterns and `-` takes one away; as in Python, `-`
-binds tighter. Whatever the pattern, every real token attends to itself and nothing attends to padding.
+A pattern is a relation between the real tokens of a sequence. It is written as text, the same text that is
+printed back: `neighbour(2) | random(3, seed=1) | global(cls)`. `|` joins patterns and `-` takes one away;
+as in Python, `-` binds tighter. Whatever the pattern, every real token attends to itself and nothing
+attends to padding.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Neighbour(Pattern):
 
 @dataclass(frozen=True)
 class Global(Pattern):
-    """The first `tokens` tokens attend to all tokens and all attend to them; `"cls"` is the first one, [CLS]."""
+    """The first `tokens` tokens attend to all and all attend to them; `"cls"` is the first one, [CLS]."""
 
     tokens: int | str
 
@@ -105,10 +106,10 @@ class Global(Pattern):
 class Random(Pattern):
     """`k` other tokens per query, drawn without replacement; the same draw whenever the seed is the same.
 
-    Every query ranks all positions in an order fixed by the seed and takes the first that exist, so the graph does
-    not depend on the batch, the padding or the device. With `like` a query takes as many keys as that pattern gives
-    it, and with `besides` it draws only among pairs that pattern leaves out: `random(like=P, besides=Q) | Q` gives
-    every token exactly the degree that `P | Q` gives it.
+    Every query ranks all positions in an order fixed by the seed and takes the first that exist, so the
+    graph does not depend on the batch, the padding or the device. With `like` a query takes as many keys as
+    that pattern gives it, and with `besides` it draws only among pairs that pattern leaves out:
+    `random(like=P, besides=Q) | Q` gives every token exactly the degree that `P | Q` gives it.
     """
 
     k: int | None = None
@@ -118,7 +119,9 @@ class Random(Pattern):
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.like is None):
-            raise InputError("random takes a number of keys or a pattern to match: random(3) or random(like=syntax)")
+            raise InputError(
+                "random takes a number of keys or a pattern to match: random(3) or random(like=syntax)"
+            )
         if self.k is not None:
             _check_count("random", "k", self.k)
         _check_count("random", "seed", self.seed)
@@ -152,7 +155,7 @@ class Random(Pattern):
 
 @dataclass(frozen=True)
 class Lexical(Pattern):
-    """The `k` tokens of the sequence whose input embeddings are most similar by cosine; ties go to the earlier one."""
+    """The `k` tokens with the most similar input embeddings (by cosine; ties go to the earlier one)."""
 
     k: int
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
@@ -164,7 +167,7 @@ class Lexical(Pattern):
         with torch.autocast(batch.real.device.type, enabled=False):
             unit = normalize(batch.embeddings.float(), dim=-1)
             cosine = unit @ unit.transpose(1, 2)
-        # Equal words must tie exactly, whatever order a matrix product adds in; so cosines are compared to 4 digits.
+        # Equal words must tie exactly, whatever order a matrix product adds in: compare cosines to 4 digits.
         dissimilarity = (-1e4 * cosine).round()[:, None]
         itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
         return _lowest(dissimilarity, torch.tensor(self.k, device=cosine.device), batch.pairs & ~itself)
@@ -177,8 +180,8 @@ class Lexical(Pattern):
 class Syntax(Pattern):
     """Pieces of one word, and words at most `hops` steps apart in the dependency parse.
 
-    One step leads from a word to its head or to a dependant. Steps lead over words of the sequence: a word that
-    truncation cut away connects nothing. Special tokens have no parse and attend to themselves alone.
+    One step leads from a word to its head or to a dependant. Steps lead over words of the sequence: a word
+    that truncation cut away connects nothing. Special tokens have no parse and attend to themselves alone.
     """
 
     hops: int = 1
@@ -264,7 +267,7 @@ def parse_pattern(text: str) -> Pattern:
     return _Parser(text).pattern()
 
 
-# ---- pieces shared by the patterns ------------------------------------------------------------------------------
+# ---- pieces shared by the patterns ----------------------------------------------------------------
 
 
 def _parts(pattern: Pattern) -> tuple[Pattern, ...]:
@@ -289,7 +292,7 @@ def _lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
 
 
 def _shuffled(positions: Int[Tensor, "batch length"], seed: int) -> Int[Tensor, "batch query key"]:
-    """A pseudo-random number for each pair of positions: a hash of (seed, query, key), equal on every device."""
+    """A pseudo-random number per pair of positions: a hash of (seed, query, key), equal on every device."""
     query = _mix(positions + _mix(torch.tensor(seed + 1, device=positions.device)))
     return _mix(query[:, :, None] + positions[:, None, :])
 
@@ -307,14 +310,15 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-# ---- text -> pattern --------------------------------------------------------------------------------------------
+# ---- text -> pattern ------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-]))")
 
 
 class _Parser:
     """Recursive descent over:  pattern = difference ("|" difference)*;  difference = atom ("-" atom)*;
-    atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];  argument = [name "="] (number | pattern).
+    atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];
+    argument = [name "="] (number | pattern).
     """
 
     def __init__(self, text: str):

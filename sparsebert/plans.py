@@ -1,6 +1,7 @@
 """Which pattern at which layers: `neighbour(2) | global(cls) @ late; syntax @ 0-1`, the other layers dense.
 
-Layers count from 0, as `layer_idx` does in transformers. Of n layers `early` is the first n // 2 and `late` the rest.
+Layers count from 0, as `layer_idx` does in transformers. Of n layers `early` is the first n // 2 and `late`
+the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LAYERS = re.compile(r"(\d+)\s*(-)?\s*(\d+)?")
 
 @dataclass(frozen=True)
 class Placement:
-    """The layers a pattern is applied at: `all`, `early`, `late`, one layer `3`, `3-5`, or from a layer on `3-`."""
+    """The layers a pattern is applied at: `all`, `early`, `late`, `3`, `3-5`, or `3-` (from 3 on)."""
 
     text: str = "all"
 
@@ -39,7 +40,9 @@ class Placement:
         first, dash, last = _LAYERS.fullmatch(self.text).groups()
         stop = int(last) + 1 if last else count if dash else int(first) + 1
         if int(first) >= count or stop > count:
-            raise InputError(f"placement '{self.text}' names a layer that this encoder lacks: its layers are 0-{count - 1}")
+            raise InputError(
+                f"placement '{self.text}' names a layer that this encoder lacks: its layers are 0-{count - 1}"
+            )
         return range(int(first), stop)
 
     def __str__(self) -> str:
@@ -58,7 +61,9 @@ class Plan:
         for pattern, placement in self.steps:
             for layer in placement.layers(count):
                 if layer in chosen:
-                    raise InputError(f"plan '{self}' gives layer {layer} two patterns; join them with '|' in one step")
+                    raise InputError(
+                        f"plan '{self}' gives layer {layer} two patterns; join them with '|' in one step"
+                    )
                 chosen[layer] = pattern
         return [chosen.get(layer, Dense()) for layer in range(count)]
 
@@ -69,7 +74,8 @@ class Plan:
 
     def __str__(self) -> str:
         return "; ".join(
-            str(pattern) if placement.text == "all" else f"{pattern} @ {placement}" for pattern, placement in self.steps
+            str(pattern) if placement.text == "all" else f"{pattern} @ {placement}"
+            for pattern, placement in self.steps
         )
 
 

@@ -1,4 +1,4 @@
-"""Prepared data: a task's rows as an encoder reads them, with parses if a plan asks for them, kept on disk."""
+"""Prepared data: a task's rows as an encoder reads them, with parses if a plan asks for them, on disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparsebert.syntax import add_syntax, parser_name
 from sparsebert.tasks import Task
 
 _FORMAT = 1  # raise it when the columns change, so that data prepared before is not found again
-_SHUFFLE = 0  # the rows that a size keeps are the same in every run; seeds change their order, not their choice
+_SHUFFLE = 0  # a size keeps the same rows in every run; seeds change their order, not their choice
 
 
 def prepare(
@@ -33,9 +33,10 @@ def prepare(
 ) -> datasets.DatasetDict:
     """The splits of a task as token ids, found again on disk when they were prepared before.
 
-    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`, `length`; with
-    `parsed` also `word_ids` and `head_ids` (see `sparsebert.batches.Batch`). Sizes keep the first rows of one fixed
-    shuffle, so a smaller set is part of a larger one. Validation rows are sorted by length.
+    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`,
+    `length`; with `parsed` also `word_ids` and `head_ids` (see `sparsebert.batches.Batch`). Sizes keep the
+    first rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are sorted by
+    length.
     """
     tokenizer = load_tokenizer(encoder)
     folder = cache_dir() / "prepared" / _key(task, tokenizer, max_length, train_size, eval_size, parsed)
@@ -49,7 +50,9 @@ def prepare(
             prepared[name] = _encode(rows, tokenizer, max_length, parsed)
             if name != "train":
                 lengths = prepared[name]["length"]
-                prepared[name] = prepared[name].select(sorted(range(len(lengths)), key=lengths[:].__getitem__))
+                prepared[name] = prepared[name].select(
+                    sorted(range(len(lengths)), key=lengths[:].__getitem__)
+                )
         _save_whole(prepared, folder)
     return datasets.load_from_disk(str(folder))
 

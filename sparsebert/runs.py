@@ -1,4 +1,4 @@
-"""The record of runs: what was asked (`RunConfig`), what came out (`RunRecord`), and where they are kept (`RunStore`)."""
+"""Runs: what was asked (`RunConfig`), what came out (`RunRecord`), and where both are kept (`RunStore`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sparsebert.encoders import check_encoder
@@ -18,7 +19,7 @@ from sparsebert.errors import InputError, unknown_name
 from sparsebert.paths import runs_dir
 from sparsebert.plans import parse_plan
 
-_MEANING = 1  # raise it when a change to the package changes what a config computes; older records are then not found
+_MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -30,14 +31,20 @@ class RunConfig(BaseModel):
 
     task: str = Field("reviews", description="task, see `sparsebert tasks`")
     encoder: str = Field("minilm", description="encoder, see `sparsebert encoders`")
-    plan: str = Field("dense", description="patterns and the layers they are placed at, see `sparsebert patterns`")
+    plan: str = Field(
+        "dense", description="patterns and the layers they are placed at, see `sparsebert patterns`"
+    )
     train_size: Positive | None = Field(None, description="training rows (default: all)")
     eval_size: Positive | None = Field(None, description="rows to evaluate on (default: all)")
     epochs: float = Field(1.0, gt=0, le=100, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, le=4096, description="rows per step")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak of AdamW's learning rate; 2e-5 to 5e-5 for BERT-base")
-    max_length: int | None = Field(None, ge=4, le=512, description="tokens a row is cut to (default: the task's)")
-    seed: int = Field(0, ge=0, description="of the new head, the order of the data and dropout")
+    learning_rate: float = Field(
+        1e-4, gt=0, le=1, description="peak of AdamW's learning rate; 2e-5 to 5e-5 for BERT-base"
+    )
+    max_length: int | None = Field(
+        None, ge=4, le=512, description="tokens a row is cut to (default: the task's)"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the new head, the order of the data and dropout")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 needs hardware for it; auto takes it where there is some"
     )
@@ -54,7 +61,7 @@ class RunConfig(BaseModel):
 
     @classmethod
     def checked(cls, **fields: Any) -> RunConfig:
-        """A config from what a person typed; `InputError` in one sentence for the first field that is wrong."""
+        """A config from what a person typed; `InputError`, in one sentence, for the first wrong field."""
         for name in fields:
             if name not in cls.model_fields:
                 raise unknown_name("field of a run", name, cls.model_fields)
@@ -77,9 +84,10 @@ class RunConfig(BaseModel):
 class RunRecord(BaseModel):
     """What one run gave and where it came from.
 
-    Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs: `density` is
-    the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same allowed pairs over the square of
-    `max_length`. Times are wall seconds, memory is the process's peak in MiB (the GPU's where there is one).
+    Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs:
+    `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
+    allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
+    MiB (the GPU's where there is one).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,7 +121,7 @@ class RunStore:
         self.folder = runs_dir(folder)
 
     def find(self, config: RunConfig, data_hash: str | None = None) -> RunRecord | None:
-        """The record of a config, or None. With `data_hash`, one that was made from other data is set aside."""
+        """The record of a config, or None. With `data_hash`, a record of other data is set aside."""
         path = self._path(config.name)
         record = self._read(path)
         if record and data_hash and record.data_hash != data_hash:
@@ -131,9 +139,9 @@ class RunStore:
         os.replace(temporary, path)
         return path
 
-    def scratch(self, config: RunConfig) -> Path:
-        """Where an unfinished run keeps its checkpoints."""
-        return self.folder / "unfinished" / config.name
+    def scratch(self, config: RunConfig, data_hash: str) -> Path:
+        """Where an unfinished run keeps its checkpoints, which are of no use for other data."""
+        return self.folder / "unfinished" / f"{config.name}-{data_hash[:16]}"
 
     def __iter__(self) -> Iterator[RunRecord]:
         for path in sorted(self.folder.glob("*.json")):
@@ -160,3 +168,55 @@ class RunStore:
         aside = path.with_suffix(".json.aside")
         os.replace(path, aside)
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
+
+
+def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per run: the config, the metrics, and the densities and sparsities as columns.
+
+    `layer_sparsity` is the sparsity of the sparsest layer, and `sparsity` the mean over all layers.
+    """
+    return pd.DataFrame(
+        {
+            **record.config.model_dump(),
+            **record.metrics,
+            "density": record.density,
+            "sparsity": 1 - record.density,
+            "layer_sparsity": 1 - min(record.density_per_layer),
+            "padded_sparsity": 1 - record.padded_density,
+            "train_rows": record.train_rows,
+            "eval_rows": record.eval_rows,
+            "train_seconds": record.seconds["train"],
+            "train_examples_per_second": record.examples_per_second["train"],
+            "peak_memory_mib": record.peak_memory_mib,
+        }
+        for record in records
+    )
+
+
+def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
+
+    def distinct(values: Iterator[object]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values))
+
+    names = dict.fromkeys(name for record in records for name in record.versions)
+    hours = sorted(record.finished for record in records)
+    rows = {
+        "runs": str(len({record.name for record in records})),
+        "task and data hash": distinct(f"{record.config.task} {record.data_hash[:12]}" for record in records),
+        "rows trained on / evaluated on": distinct(
+            f"{record.train_rows} / {record.eval_rows}" for record in records
+        ),
+        "encoder": distinct(record.config.encoder for record in records),
+        "seeds": distinct(record.config.seed for record in records),
+        "device": distinct(record.device for record in records),
+        "precision": distinct(record.precision for record in records),
+        "versions": ", ".join(
+            f"{name} {distinct(r.versions.get(name, 'none') for r in records)}" for name in names
+        ),
+        "commit (+: with changes)": distinct(record.commit for record in records),
+        "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
+        "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
+        "finished": f"{hours[0]} to {hours[-1]}",
+    }
+    return pd.DataFrame({"": rows}).rename_axis("provenance")

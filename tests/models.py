@@ -31,7 +31,9 @@ def tiny_model(kind: str, seed: int = 0, **config: object) -> PreTrainedModel:
     config = type(CONFIGS[kind]).from_dict(CONFIGS[kind].to_dict() | config)
     config.num_labels = 3
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float64)
-    with torch.no_grad():  # weights as small as a new model's make attention nearly even, and masks hardly matter
+    with (
+        torch.no_grad()
+    ):  # weights as small as a new model's make attention nearly even, and masks hardly matter
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(10)

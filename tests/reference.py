@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from sparsebert.patterns import Dense, Difference, Global, Lexical, Neighbour, Pattern, Random, Syntax, Union, _shuffled
+from sparsebert.patterns import (
+    Dense,
+    Difference,
+    Global,
+    Lexical,
+    Neighbour,
+    Pattern,
+    Random,
+    Syntax,
+    Union,
+    _shuffled,
+)
 
 Relation = list[list[bool]]
 
@@ -17,7 +28,9 @@ class Sentence:
         self.n = len(keep)
         self.words = [batch.word_ids[row, i].item() for i in keep] if batch.word_ids is not None else None
         self.heads = [batch.head_ids[row, i].item() for i in keep] if batch.head_ids is not None else None
-        self.embeddings = [batch.embeddings[row, i].double() for i in keep] if batch.embeddings is not None else None
+        self.embeddings = (
+            [batch.embeddings[row, i].double() for i in keep] if batch.embeddings is not None else None
+        )
 
 
 def related(pattern: Pattern, sentence: Sentence) -> Relation:
@@ -57,7 +70,9 @@ def _syntax(sentence: Sentence, hops: int) -> Relation:
 
     result = []
     for i in range(sentence.n):
-        reached = {j for j in range(sentence.n) if sentence.words[i] >= 0 and sentence.words[j] == sentence.words[i]}
+        reached = {
+            j for j in range(sentence.n) if sentence.words[i] >= 0 and sentence.words[j] == sentence.words[i]
+        }
         for _ in range(hops):
             reached = {j for r in reached for j in range(sentence.n) if step(r, j)}
         result.append([j in reached for j in range(sentence.n)])

@@ -24,7 +24,7 @@ kinds = pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 
 
 class HandMasked:
-    """Eager attention in which each layer's mask is written out by hand, taken in the order layers are called."""
+    """Eager attention with each layer's mask written out by hand, in the order in which layers are called."""
 
     def __init__(self, model, plan, batch):
         self.calls = 0
@@ -120,20 +120,29 @@ def test_density_is_measured_per_layer_over_real_tokens_and_over_the_padded_squa
     with sparsify(model, "neighbour(1) @ 1; dense @ 2") as sparse, sparse.measure(padded_to=20) as meter:
         model(**batch)
         model(**tiny_batch((3, 3)))
-    near, real, padded = sum(3 * n - 2 for n in (9, 4, 7, 3, 3)), sum(n * n for n in (9, 4, 7, 3, 3)), 5 * 20**2
+    near, real, padded = (
+        sum(3 * n - 2 for n in (9, 4, 7, 3, 3)),
+        sum(n * n for n in (9, 4, 7, 3, 3)),
+        5 * 20**2,
+    )
     assert meter.over_real == pytest.approx([1, near / real, 1, 1])
     assert meter.over_padded == pytest.approx([real / padded, near / padded, real / padded, real / padded])
 
 
 def test_density_counts_what_the_encoder_itself_leaves_out():
-    batch, model = tiny_batch((12, 12)), tiny_model("modernbert")  # layers 1 and 3 have a window of 3 each side
+    batch, model = (
+        tiny_batch((12, 12)),
+        tiny_model("modernbert"),
+    )  # layers 1 and 3 have a window of 3 each side
     with sparsify(model, "dense") as sparse, sparse.measure() as meter:
         model(**batch)
     window = sum(min(i + 3, 11) - max(i - 3, 0) + 1 for i in range(12)) / 144
     assert meter.over_real == pytest.approx([1, window, 1, window])
 
 
-@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"albert"}))  # which transformers does not checkpoint
+@pytest.mark.parametrize(
+    "kind", sorted(set(ARCHITECTURES) - {"albert"})
+)  # which transformers does not checkpoint
 def test_the_mask_follows_the_model_through_a_training_step_with_dropout_and_checkpointing(kind):
     batch, model = tiny_batch(), tiny_model(kind)
     model.train()
@@ -152,9 +161,11 @@ def test_the_mask_follows_the_model_through_a_training_step_with_dropout_and_che
 
 def test_other_architectures_are_refused_by_name():
     model = AutoModelForSequenceClassification.from_config(
-        MPNetConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        MPNetConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        )
     )
-    with pytest.raises(InputError, match="'mpnet' models cannot be sparsified.*roberta"):
+    with pytest.raises(InputError, match=r"'mpnet' models cannot be sparsified.*roberta"):
         sparsify(model, "neighbour(1)")
 
 
@@ -174,7 +185,7 @@ def test_a_plan_for_layers_that_the_model_lacks_leaves_it_untouched():
 
 def test_a_pattern_that_reads_parses_says_so_when_there_are_none():
     batch, model = tiny_batch(), tiny_model("bert")
-    with sparsify(model, "syntax"), pytest.raises(InputError, match="syntax.*head_ids and word_ids"):
+    with sparsify(model, "syntax"), pytest.raises(InputError, match=r"syntax.*head_ids and word_ids"):
         model(input_ids=batch["input_ids"])
 
 

@@ -25,7 +25,12 @@ patterns = st.recursive(
     lambda inner: st.one_of(
         st.builds(Pattern.__or__, inner, inner),
         st.builds(Pattern.__sub__, inner, inner),
-        st.builds(lambda like, besides, seed: Random(None, seed, like, besides), inner, st.none() | inner, st.integers(0, 5)),
+        st.builds(
+            lambda like, besides, seed: Random(None, seed, like, besides),
+            inner,
+            st.none() | inner,
+            st.integers(0, 5),
+        ),
     ),
     max_leaves=4,
 )
@@ -33,8 +38,8 @@ patterns = st.recursive(
 
 @st.composite
 def batches(draw) -> Batch:
-    """Sequences of 1 to 9 real tokens with words of several pieces, random trees and repeated embeddings, padded on
-    either side."""
+    """Sequences of 1 to 9 real tokens with words of several pieces, random trees and repeated embeddings,
+    padded on either side."""
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     size = max(lengths) + draw(st.integers(0, 2))
     left = draw(st.booleans())
@@ -49,7 +54,9 @@ def batches(draw) -> Batch:
         for _ in range(n):
             word += draw(st.integers(0, 1))
             words.append(draw(st.sampled_from([-1, word, word])))
-        heads = [draw(st.integers(0, word + 1)) for _ in range(word + 1)]  # a head may be cut away by truncation
+        heads = [
+            draw(st.integers(0, word + 1)) for _ in range(word + 1)
+        ]  # a head may be cut away by truncation
         for i in range(n):
             real[row, start + i] = True
             word_ids[row, start + i] = words[i]
@@ -154,7 +161,13 @@ def test_a_missing_column_is_named():
 
 def test_the_collator_pads_each_column_with_its_own_value():
     rows = [
-        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "word_ids": [-1, 0, 0], "head_ids": [-1, 0, 0], "label": 1},
+        {
+            "input_ids": [5, 6, 7],
+            "attention_mask": [1, 1, 1],
+            "word_ids": [-1, 0, 0],
+            "head_ids": [-1, 0, 0],
+            "label": 1,
+        },
         {"input_ids": [8], "attention_mask": [1], "word_ids": [-1], "head_ids": [-1], "label": 0},
     ]
     batch = Collator(pad_token_id=9)(rows)

@@ -195,7 +195,8 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
 
 
 def _known_to_the_package(name: str, value: str) -> None:
-    """Raises `InputError` for what is no task, encoder, plan or pattern. Imported late: they bring torch."""
+    """Raises `InputError` for what is no task, encoder, plan, placement or pattern."""
+    # imported late: they bring torch
     if name in ("task", "tasks"):
         from sparsebert.tasks import get_task
 
@@ -208,6 +209,10 @@ def _known_to_the_package(name: str, value: str) -> None:
         from sparsebert.plans import parse_plan
 
         parse_plan(value)
+    elif name in ("placement", "placements"):
+        from sparsebert.plans import Placement
+
+        Placement(value)
     elif name in ("pattern", "patterns"):
         from sparsebert.patterns import parse_pattern
 
