@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from sparsebert.attention import sparsify
 from sparsebert.encoders import load_classifier, load_tokenizer
@@ -53,6 +53,7 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
         rows = plain["train"].remove_columns("length").rename_column("label", "labels")
         collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
         trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+        trainer.remove_callback(PrinterCallback)  # standard output is for the result
         return _seconds(trainer.train)
 
     contenders: dict[str, Callable[[], float]] = {

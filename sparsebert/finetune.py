@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -25,6 +26,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
 from sparsebert.attention import sparsify
@@ -142,7 +144,6 @@ def build_trainer(
         weight_decay=0.01,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
-        train_sampling_strategy="group_by_length",
         seed=config.seed,
         data_seed=config.seed,
         bf16=precision == "bf16",
@@ -158,7 +159,7 @@ def build_trainer(
     )
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = Trainer(
+    trainer = _LengthGroupedTrainer(
         model=model,
         args=arguments,
         train_dataset=data["train"],
@@ -268,6 +269,32 @@ def _mean_loss(state: TrainerState, loss_since: float, first_step: int) -> float
             total += entry["loss"] * (entry["step"] - before)
             before = entry["step"]
     return total / state.global_step
+
+
+class _LengthGroupedTrainer(Trainer):
+    """Rows of similar length in a batch, in an order that an interrupted run finds again.
+
+    The Trainer's own `group_by_length` draws it from the global generator, which dropout moves on.
+    """
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return _EpochSampler(self.args.train_batch_size, self.args.data_seed, list(rows["length"]))
+
+
+class _EpochSampler(LengthGroupedSampler):
+    """A `LengthGroupedSampler` whose order follows from the seed and the epoch alone."""
+
+    def __init__(self, batch_size: int, seed: int, lengths: list[int]):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + (self.epoch << 32))  # seeds are below 2**32
+        return super().__iter__()
 
 
 class _Checkpoint(TrainerCallback):

@@ -25,7 +25,9 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class RunConfig(BaseModel):
-    """One fine-tuning run, completely: the same config gives the same run. Unknown fields are refused."""
+    """One fine-tuning run, completely: the same config gives the same run, up to the arithmetic of the device (which the
+    record names, with the precision that `auto` took). Unknown fields are refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,7 +92,7 @@ class RunRecord(BaseModel):
     MiB (the GPU's where there is one).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str
     config: RunConfig

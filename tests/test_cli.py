@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import urllib.error
+
+import pytest
+from click.testing import CliRunner
+
+from sparsebert import doctor
+from sparsebert.attention import ARCHITECTURES
+from sparsebert.cli import main
+from sparsebert.patterns import PATTERNS
+from sparsebert.runs import RunConfig
+from sparsebert.tasks import task_names
+
+
+def call(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert code or result.exception is None
+    return result
+
+
+def refusal(*arguments: object) -> str:
+    """The one line on stderr of a command that was given wrong input."""
+    result = call(*arguments, code=2)
+    assert isinstance(result.exception, SystemExit) and result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def options(fields: dict[str, object]) -> list[object]:
+    return [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+FIELDS = [f"--{name.replace('_', '-')}" for name in RunConfig.model_fields]
+MENTIONED = {
+    (): ["finetune", "run", "book", "tasks", "encoders", "patterns", "bench", "doctor", "--version"],
+    ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--json", "Example:"],
+    ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
+    ("book",): ["--profile", "smoke", "quick", "full"],
+    ("tasks",): ["--json"],
+    ("encoders",): ["--json"],
+    ("patterns",): ["PATTERN", "--sentence", "--encoder", "Example:"],
+    ("bench",): ["finetune"],
+    ("bench", "finetune"): [*FIELDS, "--rounds", "--json"],
+    ("doctor",): ["machine"],
+}
+
+
+@pytest.mark.parametrize("command", MENTIONED)
+def test_help_mentions_what_a_command_takes(command):
+    text = call(*command, "-h").stdout
+    assert [word for word in MENTIONED[command] if word not in text] == []
+    assert text == call(*command, "--help").stdout
+
+
+def test_every_command_has_its_help_tested():
+    commands = {(name,) for name in main.commands} | {
+        ("bench", name) for name in main.commands["bench"].commands
+    }
+    assert commands == MENTIONED.keys() - {()}
+
+
+# ---- finetune
+
+
+def test_finetune_prints_its_record_as_json_and_finds_it_again(small):
+    first = json.loads(call("finetune", *options(small), "--json").stdout)
+    assert first["config"]["encoder"] == "tiny" and first["steps"] == 4
+    assert json.loads(call("finetune", *options(small), "--json").stdout) == first
+    text = call("finetune", *options(small)).stdout
+    assert "found in the store" in text and first["name"] in text
+
+
+def test_finetune_records_where_it_is_told_to(small, workspace):
+    call("finetune", *options(small), "--runs-dir", workspace / "elsewhere")
+    assert len(list((workspace / "elsewhere").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    "given, answer",
+    [
+        ({"task": "revews"}, "did you mean 'reviews'"),
+        ({"task": "file:no_such.csv"}, "there is no file"),
+        ({"plan": "neighbor(1)"}, "did you mean 'neighbour'"),
+        ({"plan": "neighbour(1) @ 7"}, "its layers are 0-1"),
+        ({"plan": "neighbour(1) @ lat"}, "did you mean 'late'"),
+        ({"encoder": "minlm"}, "did you mean 'minilm'"),
+        ({"encoder": "/no/such/folder"}, "nor a folder that exists"),
+        ({"train_size": "many"}, "train_size=many"),
+        ({"learning_rate": -1}, "learning_rate=-1"),
+        ({"max_length": 1000}, "max_length=1000"),
+        ({"precision": "fp8"}, "precision=fp8"),
+    ],
+)
+@pytest.mark.parametrize("command", [("finetune",), ("bench", "finetune")])
+def test_wrong_input_ends_with_one_sentence_and_exit_code_2(small, command, given, answer):
+    assert answer in refusal(*command, *options(small | given))
+
+
+def test_a_data_folder_that_does_not_exist_is_named():
+    assert "--data-dir names '/no/such'" in refusal(
+        "finetune", "--task", "glue/sst2", "--data-dir", "/no/such"
+    )
+
+
+# ---- notebooks
+
+
+def test_a_misspelt_notebook_parameter_is_answered_with_the_nearest(workspace):
+    chapter = "03_which_connections"
+    assert "'task'" in refusal("run", chapter, "-p", "tsk=headlines")
+    assert list(workspace.glob("*.ipynb")) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, answer",
+    [
+        (("01_attention_as_a_graph", "-p", "taks=reviews"), "'task'"),
+        (("01_attention_as_a_graph", "-p", "task"), "NAME=VALUE"),
+        (("01_attention_as_a_graph", "--profile", "quik"), "'quick'"),
+        (("01_attention_as_a_grph",), "01_attention_as_a_graph"),
+    ],
+)
+def test_a_notebook_is_not_run_on_wrong_input(workspace, arguments, answer):
+    assert answer in refusal("run", *arguments)
+    assert list(workspace.glob("*.ipynb")) == []
+
+
+# ---- lists and drawings
+
+
+def test_patterns_draws_a_row_for_each_token():
+    text = call("patterns", "neighbour(1)", "--sentence", "Good film.").stdout
+    assert [line.split() for line in text.splitlines()] == [
+        ["neighbour(1)"],
+        ["[CLS]", "■", "■", "·", "·", "·", "degree", "1"],
+        ["good", "■", "■", "■", "·", "·", "degree", "2"],
+        ["film", "·", "■", "■", "■", "·", "degree", "2"],
+        [".", "·", "·", "■", "■", "■", "degree", "2"],
+        ["[SEP]", "·", "·", "·", "■", "■", "degree", "1"],
+        ["density", "0.520"],
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["syntax | global(cls)", "lexical(2)", "random(like=syntax)"])
+def test_patterns_draws_what_reads_parses_and_embeddings(pattern):
+    text = call("patterns", pattern, "--encoder", "tiny").stdout
+    assert text.startswith(pattern) and "gorgeous" in text
+
+
+def test_patterns_lists_all_and_refuses_others():
+    text = call("patterns").stdout
+    assert all(name in text for name in PATTERNS)
+    assert "did you mean 'neighbour'" in refusal("patterns", "neighbor(1)")
+    assert "encoder" in refusal("patterns", "neighbour(1)", "--encoder", "minlm")
+
+
+def test_tasks_lists_every_task():
+    text = call("tasks").stdout
+    assert [line.split()[0] for line in text.splitlines()] == list(task_names())
+    assert list(json.loads(call("tasks", "--json").stdout)) == list(task_names())
+
+
+def test_encoders_lists_encoders_and_architectures():
+    text = call("encoders").stdout
+    assert all(word in text for word in ("minilm", "tiny", *ARCHITECTURES))
+    assert "minilm" in json.loads(call("encoders", "--json").stdout)
+
+
+# ---- doctor and bench
+
+
+def test_doctor_examines_a_machine_without_a_network(workspace, monkeypatch):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(doctor.urllib.request, "urlopen", unreachable)
+    text = call("doctor").stdout
+    assert "not reachable (no network in tests)" in text
+    found = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert found.keys() >= {"versions", "device", "encoder", "parser", "hub", "cache", "runs", "project"}
+    assert str(workspace / "runs") in found["runs"] and found["runs"].startswith("0 recorded")
+    assert str(workspace / "cache") in found["cache"]
+
+
+def test_doctor_names_a_data_folder_that_does_not_exist(workspace, monkeypatch):
+    monkeypatch.setattr(doctor, "_hub", lambda: "not asked")
+    monkeypatch.setenv("SPARSEBERT_DATA_DIR", "/no/such")
+    assert "SPARSEBERT_DATA_DIR names '/no/such'" in call("doctor").stdout
+
+
+def test_bench_gives_ratios_of_what_was_measured_in_turn(small):
+    result = call("bench", "finetune", *options(small), "--rounds", 1, "--json")
+    measured = json.loads(result.stdout)
+    speed = measured["examples_per_second"]
+    assert set(speed) == {"masked", "dense", "default trainer"} and min(speed.values()) > 0
+    assert measured["rows"] == 32 and measured["rounds"] == 1
+    # With a single round the ratios of times are those of the speeds.
+    assert measured["masked_over_dense_time"] == pytest.approx(speed["dense"] / speed["masked"])
+    faster = measured["speedup_over_default_trainer"]
+    assert faster == pytest.approx({name: speed[name] / speed["default trainer"] for name in faster})
+    assert result.stderr.count("round 1:") == 3
