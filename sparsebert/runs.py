@@ -25,8 +25,10 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class RunConfig(BaseModel):
-    """One fine-tuning run, completely: the same config gives the same run, up to the arithmetic of the device (which the
-    record names, with the precision that `auto` took). Unknown fields are refused.
+    """One fine-tuning run, completely; unknown fields are refused.
+
+    The same config gives the same run, up to the arithmetic of the device: the record names it, and the
+    precision that `auto` took.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -65,7 +65,8 @@ def notebook(tmp_path) -> Path:
 @pytest.mark.parametrize(
     "name", ["03_which_connections", "which_connections", "03", "3", "notebooks/03_which_connections.ipynb"]
 )
-def test_a_notebook_is_found_by_any_of_its_names(notebook, name):
+def test_a_notebook_is_found_by_any_of_its_names(notebook, name, monkeypatch):
+    monkeypatch.chdir(notebook.parent.parent)
     assert find_notebook(name, notebook.parent.parent) == notebook
 
 
