@@ -90,10 +90,11 @@ def execute(
                 kernel_manager_class=_RunningInterpreter,
                 extra_arguments=[f"--ipython-dir={folder}", "--log-level=CRITICAL"],  # nobody's own settings
             )
-        except (
-            PapermillExecutionError,
-            RuntimeError,
-        ) as error:  # nbclient says RuntimeError if the kernel dies
+        except KeyboardInterrupt:
+            # The cell that was running fails too, in a task that nobody awaits any more, and asyncio would print it.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+            raise
+        except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError if the kernel dies
             write_notebook(failed, tidy(read_notebook(done), record, folders))
             raise ChapterError(_what_failed(notebook, error, failed)) from None
         record["seconds"] = round(time.perf_counter() - start, 1)
