@@ -91,7 +91,7 @@ def execute(
                 extra_arguments=[f"--ipython-dir={folder}", "--log-level=CRITICAL"],  # nobody's own settings
             )
         except KeyboardInterrupt:
-            # The cell that was running fails too, in a task that nobody awaits any more, and asyncio would print it.
+            # The running cell fails too, in a task that nobody awaits any more; asyncio would print that.
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise
         except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError if the kernel dies
