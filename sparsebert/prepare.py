@@ -49,10 +49,8 @@ def prepare(
                 rows = rows.shuffle(seed=_SHUFFLE).select(range(size))
             prepared[name] = _encode(rows, tokenizer, max_length, parsed)
             if name != "train":
-                lengths = prepared[name]["length"]
-                prepared[name] = prepared[name].select(
-                    sorted(range(len(lengths)), key=lengths[:].__getitem__)
-                )
+                lengths = list(prepared[name]["length"])
+                prepared[name] = prepared[name].select(sorted(range(len(lengths)), key=lengths.__getitem__))
         _save_whole(prepared, folder)
     return datasets.load_from_disk(str(folder))
 
