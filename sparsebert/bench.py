@@ -28,7 +28,7 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
     """
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
     precision = resolve_precision(config.precision)
-    max_length = fitting_length(config, task, load_classifier(config.encoder, task.label_names or ("score",)))
+    max_length = fitting_length(config, task, load_classifier(config.encoder, task.label_names))
     parsed = "word_ids" in plan.needs
     data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
     plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data
@@ -90,7 +90,7 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
 
 def _fresh_model(config: RunConfig, task):
     set_seed(config.seed)
-    return load_classifier(config.encoder, task.label_names or ("score",))
+    return load_classifier(config.encoder, task.label_names)
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -57,12 +56,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
-    """The encoder with a fresh classification head, or a regression head for a single label.
+    """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
     The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
     no code that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot
     be sparsified.
     """
+    label_names = label_names or ("score",)
     labels = {
         "num_labels": len(label_names),
         "id2label": dict(enumerate(label_names)),
@@ -147,10 +147,3 @@ def _explained(name: str) -> Iterator[None]:
             f"({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json and "
             "model.safetensors, or a hub name while the hub is reachable"
         ) from error
-
-
-def count_parameters(model: PreTrainedModel) -> int:
-    """Number of weights."""
-    return sum(
-        parameter.numel() for parameter in model.parameters() if isinstance(parameter, torch.nn.Parameter)
-    )

@@ -64,7 +64,7 @@ def finetune(
     plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
-    model = load_classifier(config.encoder, task.label_names or ("score",))
+    model = load_classifier(config.encoder, task.label_names)
     max_length = fitting_length(config, task, model)
     plan.layers(model.config.num_hidden_layers)  # says so now if the plan does not fit, not after the parsing
     data = prepare(
