@@ -8,7 +8,7 @@ layer by layer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.patterns import Dense, Relation
+from sparsebert.patterns import Bias, Dense, Learner, Relation
 from sparsebert.plans import Plan, parse_plan
 
 # Architectures that call the AttentionInterface, and the class of their self-attention.
@@ -73,11 +73,13 @@ class DensityMeter:
 class Sparsified:
     """A model whose attention follows a plan, until `undo()` or the end of the `with` block."""
 
-    def __init__(self, model: PreTrainedModel, plan: Plan):
+    def __init__(self, model: PreTrainedModel, plan: Plan, learner: Learner | None = None):
         self.model, self.plan = model, plan
-        # ALBERT's layers share their modules, and may hold several attentions each.
-        count = model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
-        self.patterns = plan.layers(count)
+        count = attention_layers(model)
+        self.patterns = plan.layers(count, learner)
+        self.watch: Callable[[Batch], object] | None = (
+            None  # called with each batch before its patterns are built
+        )
         self._meter: DensityMeter | None = None
         self._signature = inspect.signature(model.base_model.forward)
         self._attention = model.config._attn_implementation
@@ -117,12 +119,26 @@ class Sparsified:
     ) -> tuple[tuple, dict[str, Any]]:
         word_ids, head_ids = kwargs.pop("word_ids", None), kwargs.pop("head_ids", None)
         given = self._signature.bind_partial(*args, **kwargs).arguments
+        batch = self._batch(given, word_ids, head_ids)
+        if self.watch:
+            self.watch(batch)
+        kinds = set(self.patterns) - {Dense()}
         with torch.no_grad():
-            batch = Batch(_real_tokens(given), word_ids, head_ids, self._embeddings(given))
-            masks = {pattern: pattern.allowed(batch) for pattern in set(self.patterns) - {Dense()}}
+            masks = {pattern: pattern.allowed(batch) for pattern in kinds}
+        biases = {pattern: pattern.bias(batch) for pattern in kinds}
         if self._meter:
             self._meter.count_batch(batch)
-        return args, kwargs | {"sparse": _Forward(batch, [masks.get(p) for p in self.patterns], self._meter)}
+        layers = [(masks.get(pattern), biases.get(pattern)) for pattern in self.patterns]
+        return args, kwargs | {"sparse": _Forward(batch, layers, self._meter)}
+
+    @torch.no_grad()
+    def batch_of(self, inputs: dict[str, Tensor]) -> Batch:
+        """What the plan's patterns read of the arguments of a model's call."""
+        return self._batch(inputs, inputs.get("word_ids"), inputs.get("head_ids"))
+
+    @torch.no_grad()
+    def _batch(self, given: dict[str, Any], word_ids: Tensor | None, head_ids: Tensor | None) -> Batch:
+        return Batch(_real_tokens(given), word_ids, head_ids, self._embeddings(given))
 
     def _embeddings(self, given: dict[str, Any]) -> Float[Tensor, "batch length width"] | None:
         if "embeddings" not in self.plan.needs:
@@ -132,14 +148,15 @@ class Sparsified:
         return self.model.get_input_embeddings()(given["input_ids"])
 
 
-def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
+def sparsify(model: PreTrainedModel, plan: Plan | str, learner: Learner | None = None) -> Sparsified:
     """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 
     A layer's pattern is intersected with what the encoder itself allows there (padding; the local window of
     ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword
-    arguments of the model's call. Attention weights are not returned. Raises `InputError` for an
-    architecture that is not in `ARCHITECTURES`, a plan for layers that the model lacks, and a model that is
-    sparsified already.
+    arguments of the model's call. Attention weights are not returned. `learner` gives patterns that name no
+    file their content while it is learned (see `sparsebert.degrees`). Raises `InputError` for an architecture
+    that is not in `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for
+    another number of heads, and a model that is sparsified already.
     """
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
@@ -149,7 +166,12 @@ def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
         )
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
-    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan)
+    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner)
+
+
+def attention_layers(model: PreTrainedModel) -> int:
+    """How many attentions the encoder has; an ALBERT layer may hold several."""
+    return model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
 
 
 # ---- what happens inside a forward pass -----------------------------------------------------------
@@ -158,25 +180,36 @@ def sparsify(model: PreTrainedModel, plan: Plan | str) -> Sparsified:
 class _Forward:
     """What the layers of one forward pass share."""
 
-    def __init__(self, batch: Batch, masks: list[Relation | None], meter: DensityMeter | None):
-        self.batch, self.masks, self.meter = batch, masks, meter
+    def __init__(
+        self, batch: Batch, layers: list[tuple[Relation | None, Bias | None]], meter: DensityMeter | None
+    ):
+        self.batch, self.layers, self.meter = batch, layers, meter
         self.calls = 0
         # A padding query attends where the encoder lets it: its row must not be empty; no one reads it.
         self.padding_query = ~batch.real[:, None, :, None]
 
-    def mask(self, module: nn.Module, own: Bool[Tensor, "batch 1 query key"] | None) -> Relation | None:
-        """The mask of the layer that is calling: its pattern's pairs among those that the encoder allows."""
+    def mask(
+        self, module: nn.Module, own: Bool[Tensor, "batch 1 query key"] | None, dtype: torch.dtype
+    ) -> Relation | Float[Tensor, "batch head query key"] | None:
+        """The mask of the layer that is calling: its pattern's pairs among those that the encoder allows.
+
+        With weights it is what is added to the scores, minus infinity for the other pairs.
+        """
         layer = module._sparsebert_layer
         if layer is None:  # a module that several layers share: they are told apart by their order
             layer, self.calls = self.calls, self.calls + 1
-        mask = self.masks[layer]
+        mask, bias = self.layers[layer]
         if mask is not None and own is not None:
             mask = (mask | self.padding_query) & own
         elif mask is None:
             mask = own
         if self.meter:
             self.meter.count_layer(layer, self.batch, mask)
-        return mask
+        if bias is None:
+            return mask
+        if mask is None:
+            mask = torch.ones_like(self.batch.pairs)
+        return bias.masked_fill(~mask, -torch.inf).to(dtype)
 
 
 def _attend(
@@ -190,7 +223,7 @@ def _attend(
     sparse: _Forward | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
-    mask = attention_mask if sparse is None else sparse.mask(module, attention_mask)
+    mask = attention_mask if sparse is None else sparse.mask(module, attention_mask, query.dtype)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).contiguous(), None
 

@@ -39,6 +39,16 @@ class Batch:
         return self.real.long().cumsum(-1) - 1
 
     @cached_property
+    def distances(self) -> Int[Tensor, "#batch query key"]:
+        """How far apart two tokens stand; meaningless for padding. Rows without gaps share one table."""
+        starts = self.real[:, 0].int() + (self.real[:, 1:] & ~self.real[:, :-1]).sum(-1)
+        if (starts <= 1).all():
+            place = torch.arange(self.real.shape[1], device=self.real.device)[None]
+        else:
+            place = self.positions
+        return (place[:, :, None] - place[:, None, :]).abs()
+
+    @cached_property
     def pairs(self) -> Bool[Tensor, "batch 1 query key"]:
         """True for pairs of two real tokens."""
         return (self.real[:, :, None] & self.real[:, None, :])[:, None]

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
@@ -29,13 +30,15 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
-from sparsebert.attention import sparsify
+from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.batches import Collator
+from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.encoders import load_classifier, load_tokenizer, quiet
 from sparsebert.errors import InputError
+from sparsebert.patterns import Learned
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
-from sparsebert.runs import RunConfig, RunRecord
+from sparsebert.runs import Learning, RunConfig, RunRecord
 from sparsebert.tasks import Task, get_task
 
 EVAL_BATCH = 64
@@ -66,7 +69,10 @@ def finetune(
     set_seed(config.seed)
     model = load_classifier(config.encoder, task.label_names)
     max_length = fitting_length(config, task, model)
-    plan.layers(model.config.num_hidden_layers)  # says so now if the plan does not fit, not after the parsing
+    learner = attach_degrees(model, plan, config.degrees)
+    plan.layers(
+        attention_layers(model), learner
+    )  # says so now if the plan does not fit, not after the parsing
     data = prepare(
         task, config.encoder, max_length, config.train_size, config.eval_size, parsed="word_ids" in plan.needs
     )
@@ -79,7 +85,9 @@ def finetune(
         torch.cuda.reset_peak_memory_stats()
     prepared = time.perf_counter()
 
-    with sparsify(model, plan) as sparse, quiet():
+    with sparsify(model, plan, learner) as sparse, quiet():
+        if learner and plan.open_layers(attention_layers(model), Learned):
+            trainer.learn_degrees(sparse, lambda: _evaluate(trainer, task, data["validation"]))
         resume, first_step = _last_checkpoint(scratch)
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
@@ -122,6 +130,7 @@ def finetune(
         commit=commit(),
         data_hash=task.data_hash,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        learning=_learning(config, learner, trainer.state, meter),
     )
 
 
@@ -131,7 +140,7 @@ def build_trainer(
     data: DatasetDict,
     precision: str,
     scratch: Path | None = None,
-) -> Trainer:
+) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     arguments = TrainingArguments(
         output_dir=str(scratch or "unused"),
@@ -159,7 +168,7 @@ def build_trainer(
     )
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = _LengthGroupedTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=data["train"],
@@ -241,6 +250,22 @@ def _evaluate(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
     return task.score(logits, outcome.label_ids)
 
 
+def _learning(
+    config: RunConfig, learner: LearnedDegrees | None, state: TrainerState, meter: DensityMeter
+) -> Learning | None:
+    if learner is None:
+        return None
+    soft = next((entry for entry in state.log_history if "soft_density" in entry), {})
+    return Learning(
+        target_density=learner.config.target_density,
+        soft_density=soft.get("soft_density"),
+        hard_density=sum(meter.over_real[layer] for layer in learner.layers) / len(learner.layers),
+        soft_metrics=soft.get("soft_metrics"),
+        survival=soft.get("survival"),
+        degrees=learner.hardened(),
+    )
+
+
 def _peak_memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -271,11 +296,38 @@ def _mean_loss(state: TrainerState, loss_since: float, first_step: int) -> float
     return total / state.global_step
 
 
-class _LengthGroupedTrainer(Trainer):
-    """Rows of similar length in a batch, in an order that an interrupted run finds again.
+class _Trainer(Trainer):
+    """Rows of similar length in a batch, in an order that an interrupted run finds again; learned degrees.
 
-    The Trainer's own `group_by_length` draws it from the global generator, which dropout moves on.
+    The Trainer's own `group_by_length` draws the order from the global generator, which dropout moves on.
     """
+
+    learning: DegreeTraining | None = None
+
+    def learn_degrees(self, sparse: Sparsified, evaluate: Callable[[], dict[str, float]]) -> None:
+        self.learning = DegreeTraining(
+            self.model.sparsebert_degrees, sparse, self.get_eval_dataloader, evaluate
+        )
+        self.add_callback(self.learning)
+
+    def compute_loss(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, *args, **kwargs)
+        return loss + self.learning.penalty() if self.learning and model.training else loss
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """AdamW, with learning rates of their own for the degrees and their weights."""
+        learner = getattr(self.model, "sparsebert_degrees", None)
+        if learner is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        learner.requires_grad_(False)
+        optimizer = super().create_optimizer(model)
+        learner.requires_grad_(True)
+        for parameter, rate in (
+            (learner.theta, learner.config.rate),
+            (learner.weights, learner.config.weight_rate),
+        ):
+            optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset

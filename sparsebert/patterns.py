@@ -11,18 +11,28 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
-from typing import ClassVar
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import ClassVar, Protocol
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
+from sparsebert.hardened import HardDegrees, by_distance, kept_edges, load_degrees
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
+Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
+
+
+class Learner(Protocol):
+    """What gives the patterns `learned` and `weighted(P)` their content while it is being learned."""
+
+    def learned(self, layer: int) -> Pattern: ...
+
+    def weighted(self, layer: int, pattern: Pattern) -> Pattern: ...
 
 
 class Pattern(ABC):
@@ -33,6 +43,23 @@ class Pattern(ABC):
     @abstractmethod
     def related(self, batch: Batch) -> Relation:
         """The bare relation, before self-loops are added and padding is taken out."""
+
+    def bias(self, batch: Batch) -> Bias | None:
+        """What is added to the attention scores of its pairs: logarithms of weights. None: nothing."""
+        return None
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        """The pattern as it is at one layer of the encoder; only learned parts differ between layers."""
+        return self
+
+    def walk(self) -> Iterator[Pattern]:
+        """The pattern and all patterns it is made of."""
+        yield self
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, Pattern):
+                    yield from part.walk()
 
     def allowed(self, batch: Batch) -> Relation:
         """True where the query may attend to the key, shape [batch, 1 or heads, length, length].
@@ -144,6 +171,10 @@ class Random(Pattern):
             degree = wanted.sum(-1, keepdim=True)
         return _lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
 
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        like, besides = (part and part.at(layer, learner) for part in (self.like, self.besides))
+        return replace(self, like=like, besides=besides)
+
     def __str__(self) -> str:
         arguments = [str(self.k)] if self.like is None else [f"like={self.like}"]
         if self.besides is not None:
@@ -207,8 +238,98 @@ class Syntax(Pattern):
 
 
 @dataclass(frozen=True)
+class Learned(Pattern):
+    """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them."""
+
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_path("learned", self.path)
+
+    def related(self, batch: Batch) -> Relation:
+        raise InputError(f"'{self}' is different at each layer; take the pattern of one layer, .at(0)")
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        if self.path:
+            return HardLayer(load_degrees(self.path), layer)
+        if learner is None:
+            raise InputError(
+                "the pattern 'learned' names no file: write learned(\"FILE\"), or have a run learn the "
+                "degrees (--learn-degrees)"
+            )
+        return learner.learned(layer)
+
+    def __str__(self) -> str:
+        return f'learned("{self.path}")' if self.path else "learned"
+
+
+@dataclass(frozen=True)
+class Weighted(Pattern):
+    """The pairs of a pattern, with a learned weight for each head and distance: `weighted(P, "FILE")`.
+
+    Without a file the weights are what a run learns, from equal weights on.
+    """
+
+    pattern: Pattern
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_path("weighted", self.path)
+
+    def related(self, batch: Batch) -> Relation:
+        return self.pattern.related(batch)
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        pattern = self.pattern.at(layer, learner)
+        if self.path:
+            return Biased(pattern, HardLayer(load_degrees(self.path), layer))
+        return learner.weighted(layer, pattern) if learner else pattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.pattern.needs
+
+    def __str__(self) -> str:
+        return f'weighted({self.pattern}, "{self.path}")' if self.path else f"weighted({self.pattern})"
+
+
+@dataclass(frozen=True, eq=False)
+class HardLayer(Pattern):
+    """One layer of hard degrees."""
+
+    degrees: HardDegrees
+    layer: int
+
+    def related(self, batch: Batch) -> Relation:
+        return kept_edges(self.degrees.table(self.layer).to(batch.real.device), self.layer, batch)
+
+    def bias(self, batch: Batch) -> Bias | None:
+        if self.degrees.weights is None:
+            return None
+        return by_distance(self.degrees.table(self.layer, weights=True).to(batch.real.device), batch)
+
+
+@dataclass(frozen=True)
+class Biased(Pattern):
+    """The pairs of a pattern with the weights of another."""
+
+    pattern: Pattern
+    weights: Pattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.pattern.needs
+
+    def related(self, batch: Batch) -> Relation:
+        return self.pattern.related(batch)
+
+    def bias(self, batch: Batch) -> Bias | None:
+        return self.weights.bias(batch)
+
+
+@dataclass(frozen=True)
 class Union(Pattern):
-    """Pairs that any of the parts allows."""
+    """Pairs that any of the parts allows. A pair that a part without weights allows has none either."""
 
     parts: tuple[Pattern, ...]
 
@@ -221,6 +342,21 @@ class Union(Pattern):
         for part in self.parts[1:]:
             relation = relation | part.related(batch)
         return relation
+
+    def bias(self, batch: Batch) -> Bias | None:
+        biases = {part: bias for part in self.parts if (bias := part.bias(batch)) is not None}
+        if not biases:
+            return None
+        with torch.no_grad():
+            free = torch.zeros_like(batch.pairs)
+            for part in self.parts:
+                free = free if part in biases else free | part.related(batch)
+        if len(biases) > 1:  # a part's weights are for its own pairs
+            biases = {part: bias * part.related(batch) for part, bias in biases.items()}
+        return sum(biases.values()).masked_fill(free, 0)
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        return Union(tuple(part.at(layer, learner) for part in self.parts))
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))
@@ -240,6 +376,12 @@ class Difference(Pattern):
     def related(self, batch: Batch) -> Relation:
         return self.left.related(batch) & ~self.right.related(batch)
 
+    def bias(self, batch: Batch) -> Bias | None:
+        return self.left.bias(batch)
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        return Difference(self.left.at(layer, learner), self.right.at(layer, learner))
+
     def __str__(self) -> str:
         left = f"({self.left})" if isinstance(self.left, Union) else str(self.left)
         right = f"({self.right})" if isinstance(self.right, Union | Difference) else str(self.right)
@@ -253,6 +395,8 @@ PATTERNS: dict[str, type[Pattern]] = {
     "global": Global,
     "syntax": Syntax,
     "lexical": Lexical,
+    "learned": Learned,
+    "weighted": Weighted,
 }
 
 
@@ -281,6 +425,13 @@ def _needs(*patterns: Pattern | None) -> frozenset[str]:
 def _check_count(pattern: str, name: str, value: object, also: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InputError(f"{pattern} takes {name} as a whole number from 0 up{also}, not '{value}'")
+
+
+def _check_path(pattern: str, path: object) -> None:
+    if path is not None and (not isinstance(path, str) or not path or set(path) & set('";@')):
+        raise InputError(
+            f"{pattern} takes the path of a JSON file without quotes, ';' and '@' in it, not '{path}'"
+        )
 
 
 def _lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
@@ -312,7 +463,8 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 # ---- text -> pattern ------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-]))")
+_TOKEN = re.compile(r'\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-])|"(?P<path>[^"]*)")')
+_BARE_PATH = re.compile(r"\s*(?P<path>[^\s\"()|,=]+)")  # learned(runs/a.json): quotes may be left out
 
 
 class _Parser:
@@ -327,10 +479,11 @@ class _Parser:
         self.next = 0
 
     def _tokens(self) -> Iterator[tuple[str, str, int]]:
-        position, previous = 0, None
+        position, previous, before = 0, None, None
         end = len(self.text.rstrip())
         while position < end:
-            match = _TOKEN.match(self.text, position)
+            match = (before, previous) == ("learned", "(") and _BARE_PATH.match(self.text, position)
+            match = match or _TOKEN.match(self.text, position)
             if not match:
                 position += len(self.text[position:]) - len(self.text[position:].lstrip())
                 raise self._error(f"unexpected '{self.text[position]}'", position)
@@ -339,10 +492,10 @@ class _Parser:
             if kind == "number" and match["number"][0] == "-" and previous not in ("(", ",", "="):
                 start = match.start("number")
                 yield "sign", "-", start
-                position, previous = start + 1, "-"
+                position, before, previous = start + 1, previous, "-"
                 continue
             yield kind, match[kind], match.start(kind)
-            position, previous = match.end(), match[kind]
+            position, before, previous = match.end(), previous, match[kind]
 
     def pattern(self) -> Pattern:
         result = self._union()
@@ -398,12 +551,9 @@ class _Parser:
 
     def _value(self) -> int | str | Pattern:
         kind, value, _ = self._peek()
-        if kind == "number":
+        if kind == "number" or kind == "path" or value == "cls":
             self.next += 1
-            return int(value)
-        if value == "cls":
-            self.next += 1
-            return "cls"
+            return int(value) if kind == "number" else value
         return self._union()
 
     def _build(self, name: str, position: int, arguments: tuple[list, dict]) -> Pattern:
@@ -418,6 +568,8 @@ class _Parser:
         for field in ("like", "besides"):
             if field in named and not isinstance(named[field], Pattern):
                 raise self._error(f"{field} takes a pattern such as {field}=syntax", position)
+        if name == "weighted" and not isinstance([*positional, *named.values()][0], Pattern):
+            raise self._error("weighted takes a pattern such as weighted(neighbour(2))", position)
         try:
             return PATTERNS[name](*positional, **named)
         except TypeError:
@@ -443,4 +595,4 @@ class _Parser:
         return InputError(f"{what} (character {position + 1} of '{self.text}')")
 
 
-_EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5"}
+_EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5", "weighted": "neighbour(2)"}

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.patterns import Dense, Pattern, parse_pattern
+from sparsebert.patterns import Dense, Learned, Learner, Pattern, Weighted, parse_pattern
 
 _WORDS = ("all", "early", "late")
 _LAYERS = re.compile(r"(\d+)\s*(-)?\s*(\d+)?")
@@ -55,8 +55,11 @@ class Plan:
 
     steps: tuple[tuple[Pattern, Placement], ...]
 
-    def layers(self, count: int) -> list[Pattern]:
-        """The pattern of each of `count` layers; `InputError` if two are placed at one layer."""
+    def layers(self, count: int, learner: Learner | None = None) -> list[Pattern]:
+        """The pattern of each of `count` layers; `InputError` if two are placed at one layer.
+
+        `learner` stands for what is being learned, the patterns `learned` and `weighted(P)` without a file.
+        """
         chosen: dict[int, Pattern] = {}
         for pattern, placement in self.steps:
             for layer in placement.layers(count):
@@ -64,13 +67,28 @@ class Plan:
                     raise InputError(
                         f"plan '{self}' gives layer {layer} two patterns; join them with '|' in one step"
                     )
-                chosen[layer] = pattern
+                chosen[layer] = pattern.at(layer, learner)
         return [chosen.get(layer, Dense()) for layer in range(count)]
 
     @property
     def needs(self) -> frozenset[str]:
         """Fields of `Batch` that its patterns read."""
         return frozenset().union(*(pattern.needs for pattern, _ in self.steps))
+
+    def open_layers(self, count: int, kind: type[Learned] | type[Weighted]) -> list[int]:
+        """Layers with a part of this kind that names no file: what a run has to learn."""
+        return sorted(
+            layer
+            for pattern, placement in self.steps
+            if any(isinstance(part, kind) and part.path is None for part in pattern.walk())
+            for layer in placement.layers(count)
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """The files that its patterns read."""
+        parts = (part for pattern, _ in self.steps for part in pattern.walk())
+        return list(dict.fromkeys(p.path for p in parts if isinstance(p, Learned | Weighted) and p.path))
 
     def __str__(self) -> str:
         return "; ".join(

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
 from sparsebert.errors import InputError, unknown_name
+from sparsebert.hardened import HardDegrees
 from sparsebert.paths import runs_dir
 from sparsebert.plans import parse_plan
 
@@ -53,6 +55,8 @@ class RunConfig(BaseModel):
         "auto", description="bf16 needs hardware for it; auto takes it where there is some"
     )
 
+    degrees: DegreeConfig | None = Field(None, description="how the degrees of `learned` are learned")
+
     @field_validator("plan")
     @classmethod
     def _canonical_plan(cls, text: str) -> str:
@@ -69,6 +73,9 @@ class RunConfig(BaseModel):
         for name in fields:
             if name not in cls.model_fields:
                 raise unknown_name("field of a run", name, cls.model_fields)
+        for name in fields["degrees"] if isinstance(fields.get("degrees"), dict) else ():
+            if name not in DegreeConfig.model_fields:
+                raise unknown_name("field of degrees", name, DegreeConfig.model_fields)
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -76,13 +83,32 @@ class RunConfig(BaseModel):
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, InputError):
                 raise cause from None
-            raise InputError(f"{first['loc'][0]}={first['input']}: {first['msg'].lower()}") from None
+            raise InputError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}") from None
 
     @property
     def name(self) -> str:
         """The run's name: a hash of the canonical JSON of the config."""
         canonical = json.dumps([_MEANING, self.model_dump()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Learning(BaseModel):
+    """What a run learned about degrees.
+
+    Densities are means over the layers that learned, on the evaluation data: `soft_density` is the one to
+    expect before hardening, `hard_density` the one measured at the end. `soft_metrics` are the scores before
+    hardening. `survival[layer][head][o - 1]` is S(o) at that time, the last item for all larger distances,
+    given for every layer and head that learns. Methods without a soft part have None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_density: float | None
+    soft_density: float | None = None
+    hard_density: float
+    soft_metrics: dict[str, float] | None = None
+    survival: list[list[list[float]]] | None = None
+    degrees: HardDegrees
 
 
 class RunRecord(BaseModel):
@@ -116,6 +142,7 @@ class RunRecord(BaseModel):
     commit: str | None
     data_hash: str
     finished: str
+    learning: Learning | None = None
 
 
 class RunStore:

@@ -1,0 +1,133 @@
+"""From soft to hard: which edges are kept, so that the density asked for is the density that is measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsebert.degrees.learning import Pairs, Table
+from sparsebert.errors import InputError
+
+_LEAST_WEIGHT = math.log(0.01)
+
+
+def harden(
+    log_survival: Table, pairs: Pairs, how: str, target: float | None, open_ended: bool
+) -> tuple[Table, Table | None]:
+    """Shares of tokens that keep each edge, and the weights that these edges start with (None: equal ones).
+
+    `how` is `support`, `irregular` or `regular`. Pairs are those of the data that the target is meant on.
+    Raises `InputError` if the target is below what self-pairs and the rest of the plan take already.
+    """
+    if target is not None:
+        check_target(target, pairs)
+    if how == "support":
+        kept = support(log_survival.double().exp(), pairs, target, open_ended)
+        return kept, log_survival.clamp(min=_LEAST_WEIGHT)
+    survival = _tilted(log_survival.double(), pairs, target)
+    return (survival if how == "irregular" else _regular(survival, pairs, target)), None
+
+
+def check_target(target: float, pairs: Pairs) -> None:
+    """`InputError` if no choice of edges gives the target."""
+    floor = (pairs.fixed / pairs.total).mean().item()
+    if target < floor - 0.005:
+        raise InputError(
+            f"target_density={target:g} is out of reach: on these texts self-pairs and the rest of the plan "
+            f"already have density {floor:.3f}; ask for more, or take away the other parts of the plan"
+        )
+
+
+def support(strength: Table, pairs: Pairs, target: float | None, open_ended: bool = True) -> Table:
+    """The strongest edges until the density is reached; without a target, those of strength 1/2 and more.
+
+    An edge is a distance of a head of a layer. Of edges of equal strength nearer ones come first. The last
+    edge that fits in part is kept by a part of the tokens, so that the target is met exactly.
+    """
+    kept = torch.zeros_like(strength)
+    kept[..., 0] = 1
+    if target is None:
+        kept[..., 1:] = (strength[..., 1:] >= 0.5).to(kept)
+        if not open_ended:
+            kept[..., -1] = 0
+        return kept
+    columns = slice(1, strength.shape[-1] - (not open_ended))
+    value = strength[..., columns].round(decimals=9).numpy(force=True)
+    cost = pairs.by_distance[:, None, columns].expand(*value.shape).numpy(force=True)
+    distance = np.broadcast_to(np.arange(value.shape[-1]), value.shape)
+    order = np.lexsort((distance.ravel(), -value.ravel()))
+    ranked = np.stack([-value.ravel()[order], distance.ravel()[order]])
+    new_group = np.concatenate([[True], (ranked[:, 1:] != ranked[:, :-1]).any(0)])
+    group = new_group.cumsum() - 1  # edges of equal strength and distance share their fate
+    group_cost = np.bincount(group, weights=cost.ravel()[order])
+    layers, heads = strength.shape[:2]
+    budget = heads * (target * pairs.total * layers - pairs.fixed.sum().item())
+    before = group_cost.cumsum() - group_cost
+    share = np.clip((budget - before) / np.maximum(group_cost, 1e-12), 0, 1)
+    flat = np.empty(value.size)
+    flat[order] = share[group]
+    kept[..., columns] = torch.from_numpy(flat.reshape(value.shape)).to(kept)
+    return kept
+
+
+def _tilted(log_survival: Table, pairs: Pairs, target: float | None) -> Table:
+    """Each distribution p(d) times exp(-t d), the same t for all: the one that meets the target."""
+    survival = log_survival.exp()
+    if target is None:
+        return survival
+    log_p = (survival[..., :-1] - survival[..., 1:]).clamp(min=1e-12)
+    log_p[..., -1] = survival[..., -2]  # the largest degree: P(d = D) = S(D)
+    log_p = log_p.log()
+    degree = torch.arange(log_p.shape[-1], device=log_p.device)
+
+    def at(tilt: float) -> Table:
+        p = (log_p - tilt * degree).softmax(-1)
+        tail = p.flip(-1).cumsum(-1).flip(-1).clamp(max=1)
+        beyond = tail[..., -1:] if survival[..., -1].max() > 1e-5 else torch.zeros_like(tail[..., -1:])
+        return torch.cat([tail, beyond], -1)
+
+    return at(_solve(lambda tilt: pairs.density(at(tilt)).mean().item() - target, -60, 60))
+
+
+def _regular(survival: Table, pairs: Pairs, target: float | None) -> Table:
+    """One width per head, its mean degree rounded; rounding starts where the target is met best."""
+    width = survival[..., 1:-1].sum(-1, keepdim=True)
+    distance = torch.arange(survival.shape[-1], device=survival.device)
+    longest = survival.shape[-1] - 2
+
+    def at(lift: float) -> Table:
+        rounded = (width + lift).floor().clamp(min=0)
+        kept = (distance <= rounded).to(survival)
+        kept[..., -1] = (rounded[..., 0] >= longest) & (survival[..., -1].max() > 1e-5)
+        return kept
+
+    if target is None:
+        return at(0.5)
+    lift = _solve(lambda lift: target - pairs.density(at(lift)).mean().item(), -longest, longest)
+    near = [at(lift - 1e-6), at(lift + 1e-6)]
+    return min(near, key=lambda kept: abs(pairs.density(kept).mean().item() - target))
+
+
+def _solve(falling, low: float, high: float) -> float:
+    """Where a function that never increases crosses zero, by bisection."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def mass_widths(
+    mass: Float[Tensor, "layer head distance"], pairs: Pairs, target: float, open_ended: bool
+) -> Table:
+    """Per head the smallest width that keeps a share of the attention mass, the share that meets the target.
+
+    `mass` is the attention at each distance, summed over data. An edge's strength is how much of the mass is
+    not nearer than it: keeping edges of strength above 1 - share keeps that share.
+    """
+    total = mass.sum(-1, keepdim=True)
+    not_nearer = mass.flip(-1).cumsum(-1).flip(-1) / total
+    return support(not_nearer, pairs, target, open_ended)

@@ -1,0 +1,164 @@
+"""Degrees within a training run: attached to the model, priced, held to a target, and hardened on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainerCallback
+
+from sparsebert.attention import Sparsified, attention_layers
+from sparsebert.batches import Batch
+from sparsebert.degrees.hardening import check_target, harden, mass_widths
+from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
+from sparsebert.errors import InputError
+from sparsebert.patterns import Learned, Weighted
+from sparsebert.plans import Plan
+
+_GAIN = 0.5  # of the multiplier per step and unit of density above the target
+_MEMORY = 0.9  # of the running mean of the density, over steps
+_HOTTEST, _COLDEST = 0.3, 0.02  # temperatures of the ensemble, from its start to its hardening
+
+
+def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | None) -> LearnedDegrees | None:
+    """Give the model what its plan has to learn, so that its optimizer and its checkpoints hold it, too.
+
+    None if the plan has nothing to learn. Raises `InputError` if plan and config do not belong together.
+    """
+    count = attention_layers(model)
+    learned, weighted = plan.open_layers(count, Learned), plan.open_layers(count, Weighted)
+    if learned and config is None:
+        raise InputError(
+            f"plan '{plan}' has degrees to learn; say how with --learn-degrees, or name a file: "
+            'learned("FILE")'
+        )
+    if config is not None and not learned and not weighted:
+        raise InputError(f"plan '{plan}' has no degrees to learn; write for instance learned | global(cls)")
+    if learned and weighted:
+        raise InputError(f"plan '{plan}' can learn degrees or weights of fixed patterns, not both at once")
+    if not learned and not weighted:
+        return None
+    learner = LearnedDegrees(
+        config or DegreeConfig(), learned or weighted, count, model.config.num_attention_heads
+    )
+    if weighted:
+        learner.harden(learner.kept)
+    model.sparsebert_degrees = learner
+    return learner
+
+
+class DegreeTraining(TrainerCallback):
+    """Prices density while degrees are soft, and hardens them when their part of the training is over.
+
+    At first an edge costs a constant price, so that heads and layers grow apart. Half-way through the soft
+    part the price becomes a Lagrange multiplier: dual ascent raises it while the density to expect is above
+    the target and lowers it while it is below. `rows` are batches of the data on which the target is meant:
+    only their lengths (and what other patterns of the plan read) are used. `evaluate` scores the soft model
+    before it hardens.
+    """
+
+    def __init__(
+        self,
+        learner: LearnedDegrees,
+        sparse: Sparsified,
+        rows: Callable[[], DataLoader],
+        evaluate: Callable[[], dict[str, float]],
+    ):
+        self.learner, self.sparse, self.rows, self.evaluate = learner, sparse, rows, evaluate
+        self.config = learner.config
+        self.others = {layer: other_parts(sparse.patterns[layer]) for layer in learner.layers}
+        self.running: float | None = None
+        sparse.watch = self._before_encoder
+
+    def penalty(self) -> Float[Tensor, ""] | float:
+        """What the expected density of the last batch costs."""
+        if self.learner.is_hard or self.learner.density is None:
+            return 0.0
+        return self.learner.price * self.learner.density.mean()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.learner.is_hard:
+            return
+        if self.config.target_density is not None:
+            check_target(self.config.target_density, self._pairs())
+        if self.config.method == "mass":
+            self._harden(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.learner.is_hard:
+            return
+        soft_steps = max(1, round(self.config.soft_share * state.max_steps))
+        done = state.global_step / soft_steps
+        self.learner.temperature.fill_(_HOTTEST * (_COLDEST / _HOTTEST) ** done)
+        density = self.learner.density.mean().item()
+        self.running = density if self.running is None else _MEMORY * self.running + (1 - _MEMORY) * density
+        if self.config.target_density is not None and done >= 0.5:
+            self.learner.price += _GAIN * (self.running - self.config.target_density)
+            self.learner.price.clamp_(min=0)
+        if state.global_step >= soft_steps:
+            self._harden(state)
+
+    def _before_encoder(self, batch: Batch) -> None:
+        self.learner.prepare(batch, self.others)
+
+    def _harden(self, state: Any) -> None:
+        config, learner, pairs = self.config, self.learner, self._pairs()
+        if config.method == "mass":
+            mass = attention_mass(self.sparse, self.rows(), self.others, config.max_distance)
+            learner.harden(mass_widths(mass, pairs, config.target_density, config.open_ended))
+            return
+        with torch.no_grad():
+            log_survival = learner.log_survival()
+        state.log_history.append(
+            {
+                "step": state.global_step,
+                "soft_metrics": self.evaluate(),
+                "soft_density": pairs.density(log_survival.exp()).mean().item(),
+                "survival": [
+                    [[round(value, 4) for value in head] for head in layer]
+                    for layer in log_survival[..., 1:].exp().tolist()
+                ],
+            }
+        )
+        learner.harden(*harden(log_survival, pairs, config.harden, config.target_density, config.open_ended))
+
+    def _pairs(self) -> Pairs:
+        counted = [
+            count_pairs(self.sparse.batch_of(inputs), self.others, self.config.max_distance)
+            for inputs in self.rows()
+        ]
+        return reduce(add, counted)
+
+
+@torch.no_grad()
+def attention_mass(
+    sparse: Sparsified, rows: DataLoader, others: dict[int, Any], max_distance: int
+) -> Float[Tensor, "layer head distance"]:
+    """How much attention the dense encoder pays at each distance, over pairs that nothing else allows.
+
+    Shape [layer, head, max_distance + 2], for the layers of `others`; the last column is for all beyond.
+    """
+    model, implementation = sparse.model, sparse.model.config._attn_implementation
+    was_training = model.training
+    model.eval().set_attn_implementation("eager")
+    mass = torch.zeros(len(others), model.config.num_attention_heads, max_distance + 2, dtype=torch.float64)
+    for inputs in rows:
+        batch = sparse.batch_of(inputs)
+        distance = batch.distances.clamp(max=max_distance + 1)[:, None]
+        attentions = model(**inputs, output_attentions=True).attentions
+        for row, (layer, other) in enumerate(others.items()):
+            left = batch.pairs if other is None else batch.pairs & ~other.allowed(batch)
+            weight = attentions[layer].double() * left
+            for head in range(weight.shape[1]):
+                index = distance.expand(weight.shape[0], 1, *distance.shape[2:])[:, 0]
+                mass[row, head] += torch.bincount(
+                    index.flatten(), weight[:, head].flatten(), minlength=max_distance + 2
+                ).cpu()
+    model.train(was_training).set_attn_implementation(implementation)
+    return mass

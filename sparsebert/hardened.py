@@ -1,0 +1,143 @@
+"""Degrees that were learned, as data: which share of the tokens keeps the edges of each distance, per head.
+
+This is what remains after learning, whatever the method was. It is plain JSON, so that it can be read, saved
+beside the weights and used again as the pattern `learned(FILE)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from sparsebert.batches import Batch
+from sparsebert.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)
+
+
+class HardDegrees(BaseModel):
+    """Kept edges by layer, head and distance, and the weights that go with them.
+
+    `kept[layer][head][o - 1]` is the share of tokens that attend to the tokens at distance o, on both sides.
+    A degree distribution P(d), d being the one-sided degree, keeps P(d >= o): the edge view of the
+    distribution (Luby et al., 2001). Shares of 0 or 1 are a regular degree, shares between are an irregular
+    one: token i keeps distance o if `quantiles` gives it a number below the share. Distances beyond a head's
+    list keep nothing; with `open_ended` the item at `max_distance` + 1 stands for all from there on.
+
+    `weights[layer][head][o - 1]`, if given, is added to the attention scores of these edges.
+
+    `kept` has an item for every layer of the encoder: those that have no learned degrees are None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_distance: int = Field(ge=0, le=100_000)
+    open_ended: bool = False
+    kept: list[list[list[Share]] | None]
+    weights: list[list[list[float]] | None] | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> HardDegrees:
+        longest = self.max_distance + self.open_ended
+        for tables in (self.kept, self.weights or []):
+            heads = {len(layer) for layer in tables if layer is not None}
+            if len(heads) > 1 or 0 in heads:
+                raise ValueError("every layer with learned degrees has a row for each head of the encoder")
+            if any(len(row) > longest for layer in tables if layer is not None for row in layer):
+                raise ValueError(f"no row is longer than max_distance, {longest}")
+        return self
+
+    @property
+    def heads(self) -> int:
+        """Heads of each layer."""
+        return next(len(layer) for layer in self.kept if layer is not None)
+
+    def table(self, layer: int, weights: bool = False) -> Float[Tensor, "head distance"]:
+        """Shares (or weights) of one layer at distances 0, 1, ..., `max_distance`, and one for all beyond."""
+        rows = (self.weights if weights else self.kept)[layer]
+        table = torch.zeros(len(rows), self.max_distance + 2)
+        for head, row in enumerate(rows):
+            table[head, 1 : 1 + len(row)] = torch.tensor(row)
+        if not weights:
+            table[:, 0] = 1
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file that `learned(path)` reads, a line per head."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.to_json() + "\n")
+        return path
+
+    def to_json(self) -> str:
+        """JSON with a line per head."""
+
+        def rows(layer: list | None) -> str:
+            return "null" if layer is None else "[\n   " + ",\n   ".join(map(json.dumps, layer)) + "\n  ]"
+
+        parts = []
+        for name, value in self.model_dump(exclude_none=True).items():
+            layers = isinstance(value, list)
+            text = "[\n  " + ",\n  ".join(map(rows, value)) + "\n ]" if layers else json.dumps(value)
+            parts.append(f' "{name}": {text}')
+        return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def load_degrees(path: str) -> HardDegrees:
+    """The degrees in a file; `InputError` if there is none or it holds something else."""
+    try:
+        return HardDegrees.model_validate_json(Path(path).expanduser().read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"learned degrees '{path}' can't be read ({error.strerror}); give the JSON file that "
+            "`sparsebert finetune --learn-degrees --save FOLDER` writes"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"'{path}' does not hold learned degrees: {where}: {first['msg'].lower()}") from None
+
+
+def file_hash(path: str) -> str:
+    """Hash of what a file holds, `InputError` if it can't be read as degrees."""
+    return hashlib.sha256(load_degrees(path).to_json().encode()).hexdigest()
+
+
+def quantiles(
+    positions: Int[Tensor, "batch length"], layer: int, heads: int
+) -> Float[Tensor, "batch head length"]:
+    """A number in [0, 1) for each token and head, evenly spread over any stretch of tokens.
+
+    Multiples of the golden ratio are a sequence of low discrepancy: of any n tokens in a row, the share that
+    falls below s differs from s by little more than 1 / n. Heads and layers start at different places.
+    """
+    start = torch.arange(heads, device=positions.device, dtype=torch.float64) + layer * heads
+    start = (start[:, None] * math.sqrt(2)) % 1
+    return ((positions[:, None].double() * _GOLDEN + start) % 1).float()
+
+
+def kept_edges(
+    table: Float[Tensor, "head distance"], layer: int, batch: Batch
+) -> Bool[Tensor, "batch head query key"]:
+    """The edges that a table of shares keeps: query i keeps distance o if its quantile is below the share."""
+    shares = by_distance(table, batch)
+    if ((table == 0) | (table == 1)).all():  # regular: no need to ask the tokens
+        return shares > 0
+    return quantiles(batch.positions, layer, table.shape[0])[..., None] < shares
+
+
+def by_distance(
+    table: Float[Tensor, "head distance"], batch: Batch
+) -> Float[Tensor, "#batch head query key"]:
+    """A value for each pair of tokens by their distance; the last column stands for all larger distances."""
+    distance = batch.distances.clamp(max=table.shape[1] - 1)
+    return table[:, distance].transpose(0, 1)
