@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.patterns import Bias, Dense, Learner, Relation
+from sparsebert.patterns import Bias, Dense, HardLayer, Learner, Relation
 from sparsebert.plans import Plan, parse_plan
 
 # Architectures that call the AttentionInterface, and the class of their self-attention.
@@ -77,6 +77,10 @@ class Sparsified:
         self.model, self.plan = model, plan
         count = attention_layers(model)
         self.patterns = plan.layers(count, learner)
+        for layer, pattern in enumerate(self.patterns):
+            for part in pattern.walk():
+                if isinstance(part, HardLayer):
+                    part.degrees.check(layer, model.config.num_attention_heads)
         self.watch: Callable[[Batch], object] | None = (
             None  # called with each batch before its patterns are built
         )

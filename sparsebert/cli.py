@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -40,27 +41,54 @@ class _RunCommand(click.Command):
     def _run_options(self) -> list[click.Parameter]:
         from sparsebert.runs import RunConfig
 
+        fields = {name: field for name, field in RunConfig.model_fields.items() if name != "degrees"}
+        learn = click.Option(
+            ["--learn-degrees"],
+            is_flag=True,
+            expose_value=False,
+            callback=_collect,
+            help="Learn the degrees of the pattern `learned`; the plan is then by default "
+            "'learned | global(cls)'. The options below say how, and each implies this one.",
+        )
         return [
-            click.Option(
-                [f"--{name.replace('_', '-')}", name],
-                help=field.description + ("" if field.default is None else f"  [default: {field.default}]"),
-                metavar="TEXT" if field.annotation is str else "VALUE",
-                expose_value=False,
-                callback=_collect,
-            )
-            for name, field in RunConfig.model_fields.items()
+            *_options(fields, _collect),
+            learn,
+            *_options(RunConfig.degree_fields(), _collect_degrees),
         ]
 
 
-def _collect(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:
+def _options(fields: dict, callback: Callable) -> list[click.Option]:
+    """An option for each field of a pydantic model."""
+    return [
+        click.Option(
+            [f"--{name.replace('_', '-')}", name],
+            help=field.description + ("" if field.default is None else f"  [default: {field.default}]"),
+            metavar="TEXT" if field.annotation is str else "VALUE",
+            expose_value=False,
+            callback=callback,
+        )
+        for name, field in fields.items()
+    ]
+
+
+def _collect(ctx: click.Context, option: click.Parameter, value: str | bool | None) -> None:
+    if value:
         ctx.ensure_object(dict).setdefault("fields", {})[option.name] = value
+
+
+def _collect_degrees(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(dict).setdefault("degrees", {})[option.name] = value
 
 
 def _config(ctx: click.Context, **defaults: object):
     from sparsebert.runs import RunConfig
 
-    return RunConfig.checked(**defaults | (ctx.obj or {}).get("fields", {}))
+    given = ctx.obj or {}
+    fields, degrees = dict(given.get("fields", {})), given.get("degrees", {})
+    if fields.pop("learn_degrees", False) or degrees:
+        defaults |= {"plan": "learned | global(cls)", "degrees": degrees}
+    return RunConfig.checked(**defaults | fields)
 
 
 _data_dir = click.option(
@@ -90,9 +118,12 @@ def main() -> None:
 @click.option(
     "--runs-dir", metavar="DIR", help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]"
 )
+@click.option("--save", metavar="FOLDER", help="Keep the model there, with its plan and its degrees.")
 @_json
 @click.pass_context
-def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_json: bool) -> None:
+def finetune(
+    ctx: click.Context, data_dir: str | None, runs_dir: str | None, save: str | None, as_json: bool
+) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
     A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
@@ -103,7 +134,7 @@ def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_
     from sparsebert.sweeps import describe, run
 
     store = RunStore(runs_dir)
-    record, found = run(config, store, data_dir)
+    record, found = run(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
     if as_json:
         click.echo(record.model_dump_json(indent=1))
     else:
@@ -113,7 +144,35 @@ def finetune(ctx: click.Context, data_dir: str | None, runs_dir: str | None, as_
         click.echo(
             f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}"
         )
+        if learning := record.learning:
+            click.echo(
+                f"layers that learned: density {learning.hard_density:.3f}"
+                + (f", before hardening {learning.soft_density:.3f}" if learning.soft_density else "")
+                + (f", asked for {learning.target_density:g}" if learning.target_density else "")
+            )
         click.echo(f"recorded in {store.folder / record.name}.json")
+        if save:
+            click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
+
+
+@main.command(epilog="Example: sparsebert evaluate my-model --json")
+@click.argument("folder")
+@click.option("--task", help="Another task with the same labels.  [default: the one it was trained on]")
+@click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
+@_data_dir
+@_json
+def evaluate(
+    folder: str, task: str | None, eval_size: int | None, data_dir: str | None, as_json: bool
+) -> None:
+    """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
+    from sparsebert import finetune as training
+
+    result = training.evaluate(folder, task, eval_size, data_dir)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    click.echo(f"{result['task']}, {result['eval_rows']} rows: {scores}; density {result['density']:.4f}")
 
 
 @main.command(

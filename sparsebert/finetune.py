@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import resource
 import shutil
@@ -35,10 +36,12 @@ from sparsebert.batches import Collator
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.encoders import load_classifier, load_tokenizer, quiet
 from sparsebert.errors import InputError
+from sparsebert.hardened import file_hash
 from sparsebert.patterns import Learned
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
 from sparsebert.runs import Learning, RunConfig, RunRecord
+from sparsebert.saving import load, read_settings, save
 from sparsebert.tasks import Task, get_task
 
 EVAL_BATCH = 64
@@ -50,6 +53,7 @@ def finetune(
     scratch: Path | None = None,
     checkpoint_seconds: float = 120,
     progress_seconds: float = 15,
+    save_to: Path | None = None,
 ) -> RunRecord:
     """Fine-tune an encoder under a plan and evaluate it under the same plan.
 
@@ -59,7 +63,8 @@ def finetune(
     fixed by the config.
 
     With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted
-    goes on from it. Progress goes to stderr every `progress_seconds` (0: never). Raises `InputError` for a
+    goes on from it. Progress goes to stderr every `progress_seconds` (0: never). With `save_to` the model,
+    its plan and its degrees are kept in that folder (see `sparsebert.saving`). Raises `InputError` for a
     task, encoder or plan that does not exist or does not fit.
     """
     started = time.perf_counter()
@@ -87,18 +92,19 @@ def finetune(
 
     with sparsify(model, plan, learner) as sparse, quiet():
         if learner and plan.open_layers(attention_layers(model), Learned):
-            trainer.learn_degrees(sparse, lambda: _evaluate(trainer, task, data["validation"]))
+            trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
         resume, first_step = _last_checkpoint(scratch)
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
-        metrics: dict[str, float] = {}
         with sparse.measure(padded_to=max_length) as meter:
-            metrics |= _evaluate(trainer, task, data["validation"])
+            metrics = score(trainer, task, data["validation"])
         evaluated = time.perf_counter()
         for name in data.keys() - {"train", "validation"}:
             prefix = name.removeprefix("validation_")
-            scores = _evaluate(trainer, task, data[name])
+            scores = score(trainer, task, data[name])
             metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
+    if save_to:
+        save(model, plan, config, max_length, save_to, learner)
 
     share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
     done = round(config.epochs * len(data["train"]) * share)
@@ -128,10 +134,55 @@ def finetune(
         precision=precision,
         versions=versions(),
         commit=commit(),
-        data_hash=task.data_hash,
+        data_hash=input_hash(config, data_dir),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         learning=_learning(config, learner, trainer.state, meter),
     )
+
+
+def input_hash(config: RunConfig, data_dir: str | Path | None = None) -> str:
+    """Hash of all files that a run reads: the task's data, and the degrees that its plan names."""
+    data_hash = get_task(config.task, data_dir).data_hash
+    files = parse_plan(config.plan).files
+    if not files:
+        return data_hash
+    return hashlib.sha256(" ".join([data_hash, *map(file_hash, files)]).encode()).hexdigest()
+
+
+def evaluate(
+    folder: str | Path,
+    task_name: str | None = None,
+    eval_size: int | None = None,
+    data_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a saved model under its plan, on its own task and rows unless others are named.
+
+    Returns `metrics`, `density`, `density_per_layer`, `eval_rows`, `task` and `plan`. Raises `InputError`
+    for a folder that holds no saved model.
+    """
+    settings = read_settings(folder)
+    config = settings.config.model_copy(update={"encoder": str(folder)})
+    task = get_task(task_name or config.task, data_dir)
+    if len(task.label_names) > 1 and list(task.label_names) != settings.labels:
+        raise InputError(
+            f"the model in '{folder}' tells {', '.join(settings.labels)} apart; task '{task.name}' has the "
+            f"labels {', '.join(task.label_names)}"
+        )
+    with load(folder) as sparse, quiet():
+        parsed = "word_ids" in sparse.plan.needs
+        size = eval_size or config.eval_size
+        data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
+        trainer = build_trainer(sparse.model, config, data, resolve_precision(config.precision))
+        with sparse.measure(padded_to=settings.max_length) as meter:
+            metrics = score(trainer, task, data["validation"])
+    return {
+        "task": task.name,
+        "plan": str(sparse.plan),
+        "metrics": metrics,
+        "density": sum(meter.over_real) / len(meter.over_real),
+        "density_per_layer": meter.over_real,
+        "eval_rows": len(data["validation"]),
+    }
 
 
 def build_trainer(
@@ -244,7 +295,8 @@ def commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _evaluate(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
+def score(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
+    """The task's metrics of the trainer's model on some rows."""
     outcome = trainer.predict(rows)
     logits = outcome.predictions[0] if isinstance(outcome.predictions, tuple) else outcome.predictions
     return task.score(logits, outcome.label_ids)

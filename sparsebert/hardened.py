@@ -56,6 +56,18 @@ class HardDegrees(BaseModel):
                 raise ValueError(f"no row is longer than max_distance, {longest}")
         return self
 
+    def check(self, layer: int, heads: int) -> None:
+        """`InputError` if these degrees do not fit a layer of an encoder with so many heads."""
+        if layer >= len(self.kept) or self.kept[layer] is None:
+            given = [number for number, rows in enumerate(self.kept) if rows is not None]
+            raise InputError(
+                f"these learned degrees are for the layers {given} and not for {layer}; place them there"
+            )
+        if self.heads != heads:
+            raise InputError(
+                f"these degrees were learned for {self.heads} heads a layer, and this encoder has {heads}"
+            )
+
     @property
     def heads(self) -> int:
         """Heads of each layer."""

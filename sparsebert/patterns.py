@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import ClassVar, Protocol
 
@@ -51,6 +51,19 @@ class Pattern(ABC):
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         """The pattern as it is at one layer of the encoder; only learned parts differ between layers."""
         return self
+
+    def with_files(self, renamed: Callable[[str | None], str | None]) -> Pattern:
+        """The same pattern with other paths in its learned parts."""
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Pattern):
+                changed[field.name] = value.with_files(renamed)
+            elif isinstance(value, tuple):
+                changed[field.name] = tuple(part.with_files(renamed) for part in value)
+            elif field.name == "path":
+                changed[field.name] = renamed(value)
+        return replace(self, **changed) if changed else self
 
     def walk(self) -> Iterator[Pattern]:
         """The pattern and all patterns it is made of."""

@@ -7,6 +7,7 @@ the rest.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparsebert.errors import InputError, unknown_name
@@ -83,6 +84,10 @@ class Plan:
             if any(isinstance(part, kind) and part.path is None for part in pattern.walk())
             for layer in placement.layers(count)
         )
+
+    def with_files(self, renamed: Callable[[str | None], str | None]) -> Plan:
+        """The same plan with other paths in its learned parts."""
+        return Plan(tuple((pattern.with_files(renamed), placement) for pattern, placement in self.steps))
 
     @property
     def files(self) -> list[str]:

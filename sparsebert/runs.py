@@ -85,6 +85,11 @@ class RunConfig(BaseModel):
                 raise cause from None
             raise InputError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}") from None
 
+    @staticmethod
+    def degree_fields() -> dict:
+        """The fields of `degrees`."""
+        return dict(DegreeConfig.model_fields)
+
     @property
     def name(self) -> str:
         """The run's name: a hash of the canonical JSON of the config."""

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from sparsebert.finetune import finetune
+from sparsebert.finetune import finetune, input_hash
 from sparsebert.runs import RunConfig, RunRecord, RunStore
-from sparsebert.tasks import get_task
 
 
 def run(
@@ -24,14 +23,19 @@ def run(
     store: RunStore | None = None,
     data_dir: str | Path | None = None,
     progress_seconds: float = 15,
+    save_to: Path | None = None,
 ) -> tuple[RunRecord, bool]:
-    """The record of a config, found in the store or trained now, and whether it was found."""
+    """The record of a config, found in the store or trained now, and whether it was found.
+
+    With `save_to` it is trained in any case, and the model is saved there.
+    """
     store = store or RunStore()
-    data_hash = get_task(config.task, data_dir).data_hash
-    if record := store.find(config, data_hash):
+    data_hash = input_hash(config, data_dir)
+    record = store.find(config, data_hash)
+    if record and not save_to:
         return record, True
     scratch = store.scratch(config, data_hash)
-    record = finetune(config, data_dir, scratch, progress_seconds=progress_seconds)
+    record = finetune(config, data_dir, scratch, progress_seconds=progress_seconds, save_to=save_to)
     store.add(record)
     shutil.rmtree(scratch, ignore_errors=True)
     return record, False
@@ -52,7 +56,7 @@ def run_all(
     store = store or RunStore()
     records: dict[RunConfig, RunRecord] = {}
     for config in configs:
-        if record := store.find(config, get_task(config.task, data_dir).data_hash):
+        if record := store.find(config, input_hash(config, data_dir)):
             records[config] = record
     missing = list(dict.fromkeys(config for config in configs if config not in records))
     if records:

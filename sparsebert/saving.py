@@ -1,0 +1,96 @@
+"""A fine-tuned model in a folder: weights and tokenizer, with its plan and its degrees beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from sparsebert.attention import Sparsified, sparsify
+from sparsebert.degrees import LearnedDegrees
+from sparsebert.encoders import load_tokenizer, quiet
+from sparsebert.errors import InputError
+from sparsebert.hardened import load_degrees
+from sparsebert.plans import Plan, parse_plan
+from sparsebert.runs import RunConfig
+
+SETTINGS = "sparsebert.json"
+DEGREES = "degrees.json"
+
+
+class Settings(BaseModel):
+    """What stands in `sparsebert.json`: the plan, with paths inside the folder, and the run it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: str
+    max_length: int
+    labels: list[str]
+    config: RunConfig
+
+
+def save(
+    model: PreTrainedModel,
+    plan: Plan,
+    config: RunConfig,
+    max_length: int,
+    folder: str | Path,
+    learner: LearnedDegrees | None = None,
+) -> Path:
+    """Write a model that was fine-tuned under a plan, and all that `load` needs to make it sparse again.
+
+    `learner` holds the hard degrees or weights that the plan left open. Returns the folder.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str | None, str] = {}
+    degrees = [(None, learner.hardened())] if learner else []
+    degrees += [(path, load_degrees(path)) for path in plan.files]
+    for number, (path, found) in enumerate(degrees, 1):
+        names[path] = DEGREES if number == 1 else f"degrees-{number}.json"
+        found.save(folder / names[path])
+    attached = model._modules.pop("sparsebert_degrees", None)  # not among the weights: they are in the file
+    try:
+        with quiet():
+            model.save_pretrained(folder)
+    finally:
+        if attached is not None:
+            model.sparsebert_degrees = attached
+    load_tokenizer(config.encoder).save_pretrained(folder)
+    labels = [str(label) for label in model.config.id2label.values()]
+    settings = Settings(
+        plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config
+    )
+    (folder / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n")
+    return folder
+
+
+def load(folder: str | Path) -> Sparsified:
+    """A model that `save` wrote, following its plan again: `load(folder).model` goes wherever a model goes.
+
+    >>> sparse = load("my-model")  # doctest: +SKIP
+    >>> pipeline("text-classification", model=sparse.model, tokenizer="my-model")  # doctest: +SKIP
+    """
+    folder = Path(folder).expanduser()
+    settings = read_settings(folder)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
+    plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
+    return sparsify(model.eval(), plan)
+
+
+def read_settings(folder: str | Path) -> Settings:
+    """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
+    path = Path(folder).expanduser() / SETTINGS
+    try:
+        return Settings.model_validate_json(path.read_bytes())
+    except OSError:
+        raise InputError(
+            f"'{folder}' holds no {SETTINGS}; give a folder that `sparsebert finetune --save FOLDER` wrote"
+        ) from None
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise InputError(f"'{path}' is not what this version writes: {error}") from None
