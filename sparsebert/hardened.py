@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +56,35 @@ class HardDegrees(BaseModel):
             if any(len(row) > longest for layer in tables if layer is not None for row in layer):
                 raise ValueError(f"no row is longer than max_distance, {longest}")
         return self
+
+    def shuffled(self, over: Literal["heads", "layers"], seed: int) -> HardDegrees:
+        """The same degrees at other places: each layer's given to other heads of it, or to other layers.
+
+        What is left of a method's gain then is not due to which head or layer got which degree.
+        """
+        order = random.Random(seed)
+        given = [layer for layer, rows in enumerate(self.kept) if rows is not None]
+        sources = dict(
+            zip(given, order.sample(given, len(given)) if over == "layers" else given, strict=True)
+        )
+        heads = {
+            layer: order.sample(range(self.heads), self.heads) if over == "heads" else range(self.heads)
+            for layer in given
+        }
+
+        def moved(tables: list | None) -> list | None:
+            if tables is None:
+                return None
+            return [
+                [tables[sources[layer]][head] for head in heads[layer]] if layer in sources else None
+                for layer in range(len(tables))
+            ]
+
+        return self.model_copy(update={"kept": moved(self.kept), "weights": moved(self.weights)})
+
+    def without_weights(self) -> HardDegrees:
+        """The same edges, all of equal weight."""
+        return self.model_copy(update={"weights": None})
 
     def check(self, layer: int, heads: int) -> None:
         """`InputError` if these degrees do not fit a layer of an encoder with so many heads."""

@@ -18,7 +18,7 @@ from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.hardened import HardDegrees
-from sparsebert.paths import runs_dir
+from sparsebert.paths import project_root, runs_dir
 from sparsebert.plans import parse_plan
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
@@ -206,14 +206,38 @@ class RunStore:
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
 
 
+def recorded(name: str) -> list[RunRecord]:
+    """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
+
+    Raises `InputError` for a line that is no record of this version.
+    """
+    root = project_root()
+    path = root / "book" / "results" / f"{name}.jsonl" if root else None
+    if path is None or not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(RunRecord.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                f"{path}, line {number} is not a record of this version: {first['msg'].lower()}"
+            ) from None
+    return records
+
+
 def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run: the config, the metrics, and the densities and sparsities as columns.
 
-    `layer_sparsity` is the sparsity of the sparsest layer, and `sparsity` the mean over all layers.
+    What a run learned its degrees with stands in columns such as `degrees_method`; `soft_density` and the
+    scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
+    the sparsest layer, and `sparsity` the mean over all layers.
     """
     return pd.DataFrame(
         {
-            **record.config.model_dump(),
+            **record.config.model_dump(exclude={"degrees"}),
+            **_learned_columns(record),
             **record.metrics,
             "density": record.density,
             "sparsity": 1 - record.density,
@@ -227,6 +251,15 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
         }
         for record in records
     )
+
+
+def _learned_columns(record: RunRecord) -> dict[str, Any]:
+    how, learning = record.config.degrees, record.learning
+    columns = {f"degrees_{name}": value for name, value in (how.model_dump() if how else {}).items()}
+    if learning and learning.soft_metrics:
+        columns["soft_density"] = learning.soft_density
+        columns |= {f"soft_{name}": value for name, value in learning.soft_metrics.items()}
+    return columns
 
 
 def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -80,7 +80,9 @@ def describe(record: RunRecord) -> str:
     """One line for a person: what ran and what came out."""
     config = record.config
     metric, value = next(iter(record.metrics.items()))
-    asked = f"{config.task} · {config.plan} · seed {config.seed}"
+    how = config.degrees
+    learned = f" by {how.method} per {how.sharing}, {how.harden}" if how else ""
+    asked = f"{config.task} · {config.plan}{learned} · seed {config.seed}"
     return f"{asked}: {metric} {value:.3f}, density {record.density:.3f}"
 
 

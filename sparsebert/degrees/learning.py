@@ -46,7 +46,9 @@ class DegreeConfig(BaseModel):
     target_density: float | None = Field(
         None, gt=0, le=1, description="density of the layers that learn, over real tokens; default: none"
     )
-    price: float = Field(0.2, ge=0, le=1000, description="loss per unit of density, before the target counts")
+    price: float = Field(
+        0.03, ge=0, le=1000, description="loss per unit of density, before the target counts"
+    )
     max_distance: int = Field(24, ge=1, le=4096, description="largest distance told apart from larger ones")
     open_ended: bool = Field(
         True, description="true: the largest degree stands for all tokens; false: no edge goes further"

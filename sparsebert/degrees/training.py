@@ -21,7 +21,8 @@ from sparsebert.errors import InputError
 from sparsebert.patterns import Learned, Weighted
 from sparsebert.plans import Plan
 
-_GAIN = 0.5  # of the multiplier per step and unit of density above the target
+_APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
+_GAIN = 2.0  # of the multiplier over the rest of the soft part, per unit of density above the target
 _MEMORY = 0.9  # of the running mean of the density, over steps
 _HOTTEST, _COLDEST = 0.3, 0.02  # temperatures of the ensemble, from its start to its hardening
 
@@ -56,10 +57,10 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
 class DegreeTraining(TrainerCallback):
     """Prices density while degrees are soft, and hardens them when their part of the training is over.
 
-    At first an edge costs a constant price, so that heads and layers grow apart. Half-way through the soft
-    part the price becomes a Lagrange multiplier: dual ascent raises it while the density to expect is above
-    the target and lowers it while it is below. `rows` are batches of the data on which the target is meant:
-    only their lengths (and what other patterns of the plan read) are used. `evaluate` scores the soft model
+    At first an edge costs a constant price, so that heads and layers grow apart. For the rest of the soft
+    part the price is a Lagrange multiplier: dual ascent raises it while the density to expect is above the
+    target and lowers it while it is below. `rows` are batches of the data on which the target is meant: only
+    their lengths (and what other patterns of the plan read) are used. `evaluate` scores the soft model
     before it hardens.
     """
 
@@ -98,8 +99,9 @@ class DegreeTraining(TrainerCallback):
         self.learner.temperature.fill_(_HOTTEST * (_COLDEST / _HOTTEST) ** done)
         density = self.learner.density.mean().item()
         self.running = density if self.running is None else _MEMORY * self.running + (1 - _MEMORY) * density
-        if self.config.target_density is not None and done >= 0.5:
-            self.learner.price += _GAIN * (self.running - self.config.target_density)
+        if self.config.target_density is not None and done >= _APART:
+            excess = self.running - self.config.target_density
+            self.learner.price += _GAIN / (soft_steps * (1 - _APART)) * excess
             self.learner.price.clamp_(min=0)
         if state.global_step >= soft_steps:
             self._harden(state)
