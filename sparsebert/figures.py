@@ -434,12 +434,14 @@ def by_placement(
     loss: str = "loss_vs_dense",
     col: str = "placement",
     metric: str = "accuracy",
+    reference: str = "dense",
 ) -> Figure:
     """What each pattern costs at each placement, in points, with 95 % intervals, beside its random control.
 
     `frame` has a row per run with the columns `pattern`, `col` (panels) and `loss`: the metric of the dense
-    run of the same seed minus this run's. A control, `random(like=P, ...)` with or without global tokens, is
-    drawn hollow in the row of P. Raises `InputError` as `accuracy_against_sparsity` does.
+    run (or of another `reference`) of the same seed minus this run's. A control, `random(like=P, ...)` with
+    or without global tokens, is drawn hollow in the row of P. Raises `InputError` as
+    `accuracy_against_sparsity` does.
     """
     _check_columns(frame, "pattern", loss, col)
     _check_alike(frame, "pattern", col)
@@ -450,14 +452,14 @@ def by_placement(
         axes.axvline(0, color=INK, linewidth=1.2)
         for text, runs in part.groupby("pattern", sort=False):
             look = looks[text]
-            beside = 0.18 if look["fillstyle"] == "none" else -0.18
+            beside = (0.18 if look["fillstyle"] == "none" else -0.18) * _any_control(looks)
             _point(axes, rows.index(look["label"]) + beside, -100 * runs[loss], look, sideways=True)
         for between in range(1, len(rows)):
             axes.axhline(between - 0.5, color=FAINT, linewidth=0.8, zorder=0)
         axes.set(yticks=range(len(rows)), yticklabels=map(_wrapped, rows), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-    figure.supxlabel(f"{metric} against dense, points", fontsize=10)
+    figure.supxlabel(f"{metric} against {reference}, points", fontsize=10)
     both = [_mark("the pattern"), _mark(_CONTROL, fillstyle="none")]
     _legend_above(figure, both if _any_control(looks) else [])
     return figure
@@ -526,6 +528,113 @@ def _dense_line(axes: Axes, dense: Sequence[float]) -> None:
             axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=0)
 
 
+# ---- how many connections of each kind ----------------------------------------------------------
+
+
+@style()
+def heat_maps(
+    frame: pd.DataFrame, *, x: str = "w", y: str = "r", col: str = "g", metric: str = "accuracy"
+) -> Figure:
+    """The mean of a metric over seeds, in percent, for each pair of `x` and `y`; a panel per level of `col`.
+
+    `frame` has a row per run with the columns `x`, `y` and `col` (numbers) and `metric` (in [0, 1]). Under
+    each mean stands half the width of its 95 % interval, if it has one. All panels share one colour scale;
+    what was not run is blank. Raises `InputError` as `accuracy_against_sparsity` does.
+    """
+    _check_columns(frame, x, y, col, metric)
+    _check_alike(frame, x, y, col)
+    across, down, levels = (sorted(frame[axis].unique()) for axis in (x, y, col))
+    columns = min(2, len(levels))
+    lines = math.ceil(len(levels) / columns)
+    figure = Figure(figsize=(WIDTH, lines * (0.5 * len(down) + 0.8)), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    means = 100 * frame.groupby([col, y, x])[metric].mean()
+    for unused in panels.flat[len(levels) :]:
+        unused.remove()
+    for axes, level in zip(panels.flat, levels, strict=False):
+        own = frame[frame[col] == level]
+        table = own.pivot_table(index=y, columns=x, values=metric).mul(100).reindex(down, columns=across)
+        texts = table.astype(object)
+        for (row, column), runs in own.groupby([y, x])[metric]:
+            mean, low, _ = mean_interval(100 * runs)
+            texts.loc[row, column] = f"{mean:.1f}" + ("" if math.isnan(low) else f"\n±{mean - low:.1f}")
+        sns.heatmap(
+            table,
+            vmin=means.min(),
+            vmax=means.max(),
+            cmap="cividis",
+            annot=texts,
+            fmt="",
+            annot_kws={"fontsize": 9},
+            linewidths=1.5,
+            linecolor=BACKGROUND,
+            cbar=False,
+            ax=axes,
+        )
+        axes.set(title=f"{col} = {level}", xlabel=x, ylabel=y)
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.tick_params(axis="y", rotation=0)
+        axes.invert_yaxis()  # more connections further up and to the right
+    return figure
+
+
+@style()
+def accuracy_against_density(
+    frame: pd.DataFrame,
+    dense: Sequence[float] = (),
+    *,
+    hue: str = "parts",
+    point: str = "mixture",
+    metric: str = "accuracy",
+) -> Figure:
+    """Accuracy against measured density: a mean with its 95 % interval for each level of `point`.
+
+    `frame` has a row per run with the columns `density` and `metric` (both in [0, 1]), `point` and `hue`, the
+    colours. `dense` gives the metric of the dense runs, drawn as a line with its interval as a band. Raises
+    `InputError` as `accuracy_against_sparsity` does.
+    """
+    _check_columns(frame, "density", metric, hue, point)
+    _check_alike(frame, hue, point)
+    figure, [(axes, _)] = _side_by_side(frame, None, height=4.4)
+    looks = _looks(frame[hue])
+    _dense_line(axes, dense)
+    for (level, _), runs in frame.groupby([hue, point], sort=False):
+        _point(axes, 100 * runs["density"].mean(), 100 * runs[metric], looks[str(level)])
+    axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
+    _legend_above(figure, _pattern_marks(looks) + _dense_mark(dense))
+    return figure
+
+
+@style()
+def marginal_values(
+    frame: pd.DataFrame, *, value: str = "value", col: str = "where", metric: str = "accuracy"
+) -> Figure:
+    """What one more edge per token is worth, by the mean degree before; a panel per level of `col`.
+
+    `frame` has a row per step and seed with the columns `step` (what is compared with what), `part` (the kind
+    of edge that is added, the colour), `degree` (mean degree of a token before the step), `value` (change of
+    the metric, in [-1, 1], per added degree) and `col`. Points are means over seeds with 95 % intervals.
+    Each panel has a scale of its own. Raises `InputError` as `accuracy_against_sparsity` does.
+    """
+    _check_columns(frame, "step", "part", "degree", value, col)
+    _check_alike(frame, "step", "part", col)
+    parts = list(frame.groupby(col, sort=False))
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(parts), squeeze=False)[0]
+    looks = _looks(frame["part"])
+    for axes, (level, own) in zip(panels, parts, strict=True):
+        axes.axhline(0, color=INK, linewidth=1.2)
+        for (kind, _), runs in own.groupby(["part", "step"], sort=False):
+            aside = 0.12 * (list(looks).index(str(kind)) - (len(looks) - 1) / 2)  # steps from one point
+            _point(axes, runs["degree"].mean() + aside, 100 * runs[value], looks[str(kind)])
+        axes.set(title=level, xlabel="mean degree before", ylabel="")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel(f"{metric}, points per added degree")
+    _legend_above(figure, _pattern_marks(looks))
+    return figure
+
+
 # ---- what they share ----------------------------------------------------------------------------
 
 _CONTROL = "its degree-matched random control"
@@ -553,7 +662,7 @@ def _looks(levels: Iterable[object]) -> dict[str, dict]:
         if label not in places:
             free = (number for number in (6, 7, 8, 9, *range(6)) if number not in places.values())
             places[label] = next(free, len(places) % len(_MARKERS))
-    colours = [*_COLOURS[:5], INK, *_COLOURS[5:]]
+    colours = [*_COLOURS[:5], INK, *_COLOURS[5:8], _COLOURS[9]]  # yellow is hard to see on a light page
     looks = {}
     for text, (_, _, control) in read.items():
         place = places[labels[text]]

@@ -355,14 +355,118 @@ def test_from_layer_draws_a_line_per_pattern_through_its_means():
     assert len(intervals_of(axes)) == 6
 
 
+def test_by_placement_can_compare_with_something_else_than_dense():
+    figure = figures.by_placement(runs(PATTERNS[:2]), reference="the mixture")
+    assert figure.get_supxlabel() == "accuracy against the mixture, points"
+    assert [y for _, y in means_of(figure.axes[0])] == [0, 1]  # without controls, in the middle of their rows
+
+
+# ---- how many connections of each kind ----
+
+
+def mixtures(seeds=3, **columns):
+    """One row per run of the mixtures (g, r, w), g and r and w being 0 or 2, without that of nothing."""
+    rows = []
+    for g, r, w in [(g, r, w) for g in (0, 2) for r in (0, 2) for w in (0, 2) if g + r + w]:
+        parts = " | ".join(part for part, size in (("neighbour", w), ("random", r), ("global", g)) if size)
+        for seed in range(seeds):
+            row = {"g": g, "r": r, "w": w, "mixture": f"{(g, r, w)}", "parts": parts, "seed": seed}
+            row |= {"density": 0.1 * (g + r + w), "accuracy": 0.5 + 0.03 * (g + w) + 0.01 * r + 0.002 * seed}
+            rows.append(row | columns)
+    return pd.DataFrame(rows)
+
+
+def steps(seeds=3, **columns):
+    """Two steps, of a neighbour and of a random edge, worth 2 and 1 points a degree and a little by seed."""
+    rows = [
+        {"part": part, "step": part, "degree": degree, "value": value + 0.001 * seed, "where": where}
+        for part, degree, value, where in (("neighbour", 2.0, 0.02, "near"), ("random", 4.0, 0.01, "far"))
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def cells_of(axes):
+    """What is written in each cell of a heat map, by (column, row) as the axes label them."""
+    across, down = axes.get_xticklabels(), axes.get_yticklabels()
+    return {
+        (across[int(text.get_position()[0])].get_text(), down[int(text.get_position()[1])].get_text()): text
+        for text in axes.texts
+    }
+
+
+def test_heat_maps_write_means_and_half_intervals_and_leave_blank_what_was_not_run():
+    without, with_ = figures.heat_maps(mixtures()).axes
+    assert [axes.get_title() for axes in (without, with_)] == ["g = 0", "g = 2"]
+    half = 4.302652729911275 / math.sqrt(3) * 0.2  # points: the three seeds have a standard deviation of 0.2
+    assert {cell: text.get_text() for cell, text in cells_of(with_).items()} == {
+        ("0", "0"): f"56.2\n±{half:.1f}",
+        ("2", "0"): f"62.2\n±{half:.1f}",
+        ("0", "2"): f"58.2\n±{half:.1f}",
+        ("2", "2"): f"64.2\n±{half:.1f}",
+    }
+    assert set(cells_of(without)) == {("2", "0"), ("0", "2"), ("2", "2")}
+    assert not without.yaxis_inverted()  # more random keys further up
+
+
+def test_heat_maps_share_one_scale_of_colours():
+    scales = [axes.collections[0].get_clim() for axes in figures.heat_maps(mixtures()).axes]
+    assert scales == [pytest.approx((52.2, 64.2))] * 2
+
+
+def test_heat_maps_of_single_runs_write_means_alone():
+    texts = [text.get_text() for axes in figures.heat_maps(mixtures(seeds=1)).axes for text in axes.texts]
+    assert texts == ["56.0", "52.0", "58.0", "56.0", "62.0", "58.0", "64.0"]
+
+
+def test_accuracy_against_density_keeps_mixtures_of_the_same_parts_apart():
+    frame = mixtures()
+    more = frame[frame["mixture"] == "(2, 2, 2)"].assign(mixture="(4, 2, 2)", density=0.9, accuracy=0.9)
+    figure = figures.accuracy_against_density(pd.concat([frame, more]), dense=[0.8, 0.82])
+    [axes] = figure.axes
+    groups = pd.concat([frame, more]).groupby("mixture", sort=False)
+    expected = [(100 * own["density"].mean(), 100 * own["accuracy"].mean()) for _, own in groups]
+    assert sorted(means_of(axes)) == [pytest.approx(point) for point in sorted(expected)]
+    assert len(intervals_of(axes)) == 8
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(81)]
+    assert set(legend_of(figure)) == {*frame["parts"], "dense"}
+
+
+def test_marginal_values_are_points_per_degree_with_intervals_in_panels_of_their_own_scale():
+    figure = figures.marginal_values(steps())
+    near, far = figure.axes
+    assert [axes.get_title() for axes in (near, far)] == ["near", "far"]
+    [[at, value]] = means_of(near)
+    assert abs(at - 2) < 0.1 and value == pytest.approx(2.1)
+    [[at, value]] = means_of(far)
+    assert abs(at - 4) < 0.1 and value == pytest.approx(1.1)
+    [segment] = intervals_of(near)
+    half = 4.302652729911275 / math.sqrt(3) * 0.1
+    assert segment[:, 1] == pytest.approx([2.1 - half, 2.1 + half])
+    assert near.get_ylim() != far.get_ylim()
+    assert legend_of(figure) == ["neighbour", "random"]
+
+
+HOW_MANY = [figures.heat_maps, figures.accuracy_against_density, figures.marginal_values]
+
+
+@pytest.mark.parametrize("draw", HOW_MANY)
+def test_mixtures_of_different_tasks_are_not_averaged(draw):
+    one, other = (pd.concat([mixtures(task=task), steps(task=task)]) for task in ("reviews", "topics"))
+    with pytest.raises(InputError, match="mixes task: reviews, topics"):
+        draw(pd.concat([one, other]))
+
+
+# ---- all of them ----
+
 RESULTS = [figures.accuracy_against_sparsity, figures.by_placement, figures.from_layer]
 
 
-@pytest.mark.parametrize("draw", [*RESULTS, figures.reach, figures.degrees, figures.densities])
+@pytest.mark.parametrize("draw", [*RESULTS, *HOW_MANY, figures.reach, figures.degrees, figures.densities])
 def test_frames_without_rows_or_columns_are_refused(draw):
-    measured = pd.DataFrame(columns=["layers", "share", "degree", "over_real", "over_padded"])
+    columns = {*runs(), *mixtures(), *steps(), "layers", "share", "degree", "over_real", "over_padded"}
     with pytest.raises(InputError, match="no rows"):
-        draw(pd.concat([runs(), measured], axis="columns").head(0))
+        draw(pd.DataFrame(columns=sorted(columns)))
     with pytest.raises(InputError, match="lacks the column"):
         draw(pd.DataFrame({"pattern": ["dense"]}))
 

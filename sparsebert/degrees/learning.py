@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError
@@ -148,7 +148,8 @@ class LearnedDegrees(nn.Module):
     def bias(self, layer: int, batch: Batch) -> Bias | None:
         row = self.rows[layer]
         if self.is_hard:
-            return by_distance(self.weights[row], batch) if self.config.weights else None
+            edges = pad(self.weights[row][:, 1:], (1, 0))  # a token's pair with itself is no edge: no weight
+            return by_distance(edges, batch) if self.config.weights else None
         bias = by_distance(self._soft[row], batch)
         if self.config.method == "ensemble":
             own = quantiles(batch.positions, layer, self.heads)[..., None]
