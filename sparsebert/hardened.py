@@ -55,6 +55,10 @@ class HardDegrees(BaseModel):
                 raise ValueError("every layer with learned degrees has a row for each head of the encoder")
             if any(len(row) > longest for layer in tables if layer is not None for row in layer):
                 raise ValueError(f"no row is longer than max_distance, {longest}")
+        tables = (self.kept, self.kept if self.weights is None else self.weights)
+        heads_of_kept, heads_of_weights = ([rows and len(rows) for rows in table] for table in tables)
+        if heads_of_kept != heads_of_weights:
+            raise ValueError("weights has a row for each row of kept")
         return self
 
     def shuffled(self, over: Literal["heads", "layers"], seed: int) -> HardDegrees:

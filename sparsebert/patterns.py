@@ -452,7 +452,9 @@ def _lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
     last = torch.iinfo(scores.dtype).max if not scores.is_floating_point() else torch.inf
     order = scores.masked_fill(~candidates, last).argsort(dim=-1, stable=True)
     taken = torch.arange(order.shape[-1], device=order.device) < degree
-    return torch.zeros_like(candidates).scatter(-1, order, taken.expand_as(order)) & candidates
+    shape = torch.broadcast_shapes(order.shape, taken.shape)  # degrees may differ between heads
+    chosen = torch.zeros(shape, dtype=torch.bool, device=order.device)
+    return chosen.scatter(-1, order.expand(shape), taken.expand(shape)) & candidates
 
 
 def _shuffled(positions: Int[Tensor, "batch length"], seed: int) -> Int[Tensor, "batch query key"]:
@@ -477,7 +479,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 # ---- text -> pattern ------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r'\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-])|"(?P<path>[^"]*)")')
-_BARE_PATH = re.compile(r"\s*(?P<path>[^\s\"()|,=]+)")  # learned(runs/a.json): quotes may be left out
+_BARE_PATH = re.compile(r'\s*(?P<path>[^\s"()|,=]++)(?!\s*=)')  # learned(runs/a.json): without quotes
 
 
 class _Parser:
@@ -595,7 +597,8 @@ class _Parser:
         return self.tokens[index] if index < len(self.tokens) else ("end", "the end", len(self.text))
 
     def _take(self, sign: str) -> bool:
-        found = self._peek()[1] == sign
+        kind, value, _ = self._peek()
+        found = kind == "sign" and value == sign
         self.next += found
         return found
 

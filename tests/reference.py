@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sparsebert.patterns import (
+    Biased,
     Dense,
     Difference,
     Global,
+    HardLayer,
     Lexical,
     Neighbour,
     Pattern,
@@ -18,6 +22,7 @@ from sparsebert.patterns import (
 )
 
 Relation = list[list[bool]]
+Weights = list[list[float]]
 
 
 class Sentence:
@@ -33,7 +38,7 @@ class Sentence:
         )
 
 
-def related(pattern: Pattern, sentence: Sentence) -> Relation:
+def related(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
     """Whether each query is related to each key, by the definition of the pattern and nothing else."""
     tokens = range(sentence.n)
     match pattern:
@@ -49,18 +54,66 @@ def related(pattern: Pattern, sentence: Sentence) -> Relation:
         case Lexical(k):
             return [_most_similar(sentence, i, k) for i in tokens]
         case Random():
-            return _random(pattern, sentence)
+            return _random(pattern, sentence, head)
+        case HardLayer(degrees, layer):
+            shares = degrees.kept[layer]
+            own = [quantile(i, layer * len(shares) + head) for i in tokens]
+            return [
+                [i == j or own[i] < at_distance(shares[head], abs(i - j), degrees) for j in tokens]
+                for i in tokens
+            ]
+        case Biased(inside):
+            return related(inside, sentence, head)
         case Union(parts):
-            relations = [related(part, sentence) for part in parts]
+            relations = [related(part, sentence, head) for part in parts]
             return [[any(relation[i][j] for relation in relations) for j in tokens] for i in tokens]
         case Difference(left, right):
-            a, b = related(left, sentence), related(right, sentence)
+            a, b = related(left, sentence, head), related(right, sentence, head)
             return [[a[i][j] and not b[i][j] for j in tokens] for i in tokens]
+    raise NotImplementedError(pattern)
 
 
-def allowed(pattern: Pattern, sentence: Sentence) -> Relation:
-    relation = related(pattern, sentence)
+def allowed(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
+    relation = related(pattern, sentence, head)
     return [[i == j or relation[i][j] for j in range(sentence.n)] for i in range(sentence.n)]
+
+
+def weights(pattern: Pattern, sentence: Sentence, head: int = 0) -> Weights | None:
+    """What is added to the score of each pair; None if the pattern gives its pairs no weights."""
+    tokens = range(sentence.n)
+    match pattern:
+        case HardLayer(degrees, layer) if degrees.weights:
+            row = degrees.weights[layer][head]
+            return [[at_distance(row, abs(i - j), degrees) for j in tokens] for i in tokens]
+        case Biased(_, source):
+            return weights(source, sentence, head)
+        case Difference(left):
+            return weights(left, sentence, head)
+        case Union(parts):
+            added = [(related(part, sentence, head), weights(part, sentence, head)) for part in parts]
+            if all(table is None for _, table in added):
+                return None
+            result = []
+            for i in tokens:
+                for j in tokens:
+                    tables = [table for relation, table in added if relation[i][j]]
+                    free = None in tables
+                    result.append(0.0 if free else sum((table[i][j] for table in tables), 0.0))
+            return [result[i * sentence.n : (i + 1) * sentence.n] for i in tokens]
+    return None
+
+
+def at_distance(row: list[float], distance: int, degrees) -> float:
+    """What a head's list says of a distance: nothing of 0, and its last item for all that are larger."""
+    place = distance - 1
+    if degrees.open_ended:
+        place = min(place, degrees.max_distance)
+    return row[place] if 0 <= place < len(row) else 0.0
+
+
+def quantile(token: int, head: int) -> float:
+    """The golden-ratio sequence, started elsewhere for each head of the encoder, counted over all layers."""
+    return (token * (math.sqrt(5) - 1) / 2 + head * math.sqrt(2) % 1) % 1
 
 
 def _syntax(sentence: Sentence, hops: int) -> Relation:
@@ -88,10 +141,10 @@ def _most_similar(sentence: Sentence, i: int, k: int) -> list[bool]:
     return [j in nearest for j in range(sentence.n)]
 
 
-def _random(pattern: Random, sentence: Sentence) -> Relation:
+def _random(pattern: Random, sentence: Sentence, head: int) -> Relation:
     order = _shuffled(torch.arange(sentence.n)[None], pattern.seed)[0].tolist()
-    barred = related(pattern.besides, sentence) if pattern.besides is not None else None
-    wanted = allowed(pattern.like, sentence) if pattern.like is not None else None
+    barred = related(pattern.besides, sentence, head) if pattern.besides is not None else None
+    wanted = allowed(pattern.like, sentence, head) if pattern.like is not None else None
     result = []
     for i in range(sentence.n):
         candidates = [j for j in range(sentence.n) if j != i and not (barred and barred[i][j])]

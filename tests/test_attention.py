@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from models import CONFIGS, tiny_batch, tiny_model
-from reference import Sentence, allowed
+from reference import Sentence, allowed, quantile, weights
 from transformers import AttentionInterface, AutoModelForSequenceClassification, MPNetConfig
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from sparsebert.attention import ARCHITECTURES, sparsify
 from sparsebert.batches import Batch
+from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.errors import InputError
+from sparsebert.hardened import HardDegrees
 from sparsebert.patterns import Dense
 from sparsebert.plans import parse_plan
 
@@ -18,16 +22,41 @@ PLANS = [
     "syntax | global(cls) @ late",
     "random(2, seed=3) @ early; lexical(2) - neighbour(1) | global(cls) @ 2-",
     "random(like=syntax, besides=global(cls)) | global(cls) @ 1",
+    "learned(plain.json) | global(cls)",
+    "learned(weighted.json) | global(cls) @ early; learned(weighted.json) - neighbour(1) @ late",
+    'weighted(syntax | neighbour(1), "weighted.json") | learned(weighted.json) | global(cls) @ 1-2',
 ]
+# Shares of 0 and 1 and shares between, rows of different lengths, weights of both signs.
+KEPT = [[[1, 1, 0.5], [0.25, 0, 1, 0.75, 0.3]], [[], [1, 1]], [[0.6] * 5, [1] * 5], [[1], [0, 0, 0, 0, 1]]]
+WEIGHTS = [
+    [[-0.5, 1.0, -2.0], [0.3] * 5],
+    [[], [0.7, -0.7]],
+    [[2, 1, 0.1, -1, -2], [-0.4] * 5],
+    [[1.5], [-1] * 5],
+]
+
+
+@pytest.fixture(autouse=True)
+def degrees(tmp_path, monkeypatch):
+    """A working folder with degrees for 4 layers of 2 heads, with and without weights."""
+    monkeypatch.chdir(tmp_path)
+    found = HardDegrees(max_distance=4, open_ended=True, kept=KEPT, weights=WEIGHTS)
+    found.save("weighted.json")
+    found.model_copy(update={"weights": None}).save("plain.json")
+
+
 MODEL_COLUMNS = ("input_ids", "attention_mask")
 kinds = pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 
 
 class HandMasked:
-    """Eager attention with each layer's mask written out by hand, in the order in which layers are called."""
+    """Eager attention with each layer's mask and weights written out by hand, in the order of the calls."""
 
-    def __init__(self, model, plan, batch):
-        self.calls = 0
+    def __init__(self, masks, added):
+        self.masks, self.added, self.calls = masks, added, 0
+
+    @classmethod
+    def of_plan(cls, plan, model, batch):
         columns = Batch(
             batch["attention_mask"].bool(),
             batch["word_ids"],
@@ -35,22 +64,26 @@ class HandMasked:
             model.get_input_embeddings()(batch["input_ids"]).detach(),
         )
         rows, size = columns.real.shape
-        self.masks = []
-        for pattern in parse_plan(plan).layers(4):
-            mask = torch.zeros(rows, 1, size, size, dtype=torch.bool)
-            for row in range(rows):
-                n = int(columns.real[row].sum())
-                mask[row, 0, :n, :n] = torch.tensor(allowed(pattern, Sentence(columns, row)))
-            self.masks.append(mask)
+        masks = torch.zeros(4, rows, 2, size, size, dtype=torch.bool)
+        added = torch.zeros(masks.shape, dtype=torch.float64)
+        for layer, pattern in enumerate(parse_plan(plan).layers(4)):
+            for row, head in itertools.product(range(rows), range(2)):
+                sentence = Sentence(columns, row)
+                inside = (layer, row, head, slice(sentence.n), slice(sentence.n))
+                masks[inside] = torch.tensor(allowed(pattern, sentence, head))
+                if table := weights(pattern, sentence, head):
+                    added[inside] = torch.tensor(table)
+        return cls(masks, added)
 
     def __call__(self, module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
         scaling = scaling or query.shape[-1] ** -0.5
         scores = query @ key.transpose(2, 3) * scaling
         if attention_mask is not None:
             scores = scores + attention_mask
-        mask = self.masks[self.calls]
+        scores = (scores + self.added[self.calls]).masked_fill(
+            ~self.masks[self.calls], torch.finfo(scores.dtype).min
+        )
         self.calls += 1
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -61,25 +94,108 @@ def outputs_and_gradients(model, batch):
     return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@kinds
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_sparsified_model_equals_a_hand_masked_eager_one_forward_and_backward(kind, plan):
-    batch = tiny_batch()
-    model = tiny_model(kind)
-    by_hand = HandMasked(model, plan, batch)
+def computed_by_hand(by_hand, model, batch):
     AttentionInterface.register("by_hand", by_hand)
     AttentionMaskInterface.register("by_hand", eager_mask)
     model.set_attn_implementation("by_hand")
-    expected, expected_gradients = outputs_and_gradients(model, {c: batch[c] for c in MODEL_COLUMNS})
+    results = outputs_and_gradients(model, {c: batch[c] for c in MODEL_COLUMNS})
     assert by_hand.calls == 4
-
     model.set_attn_implementation("sdpa")
+    return results
+
+
+def assert_equal(results, expected):
+    torch.testing.assert_close(results[0], expected[0], rtol=1e-9, atol=1e-12)
+    assert results[1].keys() == expected[1].keys()
+    for name, gradient in results[1].items():
+        torch.testing.assert_close(gradient, expected[1][name], rtol=1e-7, atol=1e-10, msg=name)
+
+
+@kinds
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_sparsified_model_equals_a_hand_masked_eager_one_forward_and_backward(kind, plan):
+    batch, model = tiny_batch(), tiny_model(kind)
+    expected = computed_by_hand(HandMasked.of_plan(plan, model, batch), model, batch)
     with sparsify(model, plan):
-        logits, gradients = outputs_and_gradients(model, batch)
-    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-12)
-    assert gradients.keys() == expected_gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-7, atol=1e-10, msg=name)
+        assert_equal(outputs_and_gradients(model, batch), expected)
+
+
+LENGTHS, LONGEST = (9, 4, 7), 3  # of the rows of `tiny_batch`, and the largest distance told apart below
+
+
+def by_hand_at_distances(table, shares, open_ended):
+    """A layer's pairs under `learned | global(cls)`, from values and shares by layer, head and distance."""
+    masks = torch.zeros(4, 3, 2, 9, 9, dtype=torch.bool)
+    flat = []
+    for layer, (row, n), head in itertools.product(range(4), enumerate(LENGTHS), range(2)):
+        for i, j in itertools.product(range(9), range(9)):
+            distance = min(abs(i - j), LONGEST + 1)
+            free = 0 in (i, j) or i == j
+            kept = quantile(i, layer * 2 + head) < shares[layer, head, distance]
+            within = open_ended or distance <= LONGEST
+            masks[layer, row, head, i, j] = max(i, j) < n and (free or (kept and within))
+            flat.append(torch.tensor(0.0).double() if free else table[layer, head, distance])
+    return HandMasked(masks, torch.stack(flat).view(masks.shape))
+
+
+def learner_of(**fields):
+    torch.manual_seed(1)
+    learner = LearnedDegrees(DegreeConfig(max_distance=LONGEST, **fields), [0, 1, 2, 3], 4, 2).double()
+    torch.nn.init.normal_(learner.theta)
+    torch.nn.init.normal_(learner.weights)
+    return learner
+
+
+@kinds
+@pytest.mark.parametrize("open_ended", [True, False])
+@pytest.mark.parametrize("sharing", ["network", "layer", "head"])
+def test_soft_degrees_weigh_each_edge_with_its_survival_forward_and_backward(kind, open_ended, sharing):
+    batch, model = tiny_batch(), tiny_model(kind)
+    learner = learner_of(open_ended=open_ended, sharing=sharing)
+    share = learner.theta.softmax(-1).expand(4, 2, LONGEST + 1)
+    survival = [share[..., distance:].sum(-1) for distance in (*range(LONGEST + 1), LONGEST)]
+    by_hand = by_hand_at_distances(torch.stack(survival, -1).log(), torch.ones(4, 2, LONGEST + 2), open_ended)
+    expected = computed_by_hand(by_hand, model, batch)
+    expected_theta, learner.theta.grad = learner.theta.grad, None
+    assert expected_theta[:1].abs().min() > 0  # in the last layer only [CLS] is read
+
+    with sparsify(model, "learned | global(cls)", learner) as sparse:
+        sparse.watch = lambda columns: learner.prepare(columns, dict.fromkeys(range(4)))
+        assert_equal(outputs_and_gradients(model, batch), expected)
+    torch.testing.assert_close(learner.theta.grad, expected_theta, rtol=1e-7, atol=1e-10)
+
+
+@kinds
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_hard_degrees_have_trained_weights_on_their_edges_and_none_elsewhere(kind, open_ended):
+    batch, model, learner = tiny_batch(), tiny_model(kind), learner_of(open_ended=open_ended)
+    kept = torch.rand(4, 2, LONGEST + 2).round(decimals=1)
+    kept[:, 1] = kept[:, 1].round()  # a head of a regular degree beside one of an irregular degree
+    kept[..., 0] = 1
+    if not open_ended:
+        kept[..., -1] = 0
+    learner.harden(kept, torch.randn(4, 2, LONGEST + 2))
+    expected = computed_by_hand(by_hand_at_distances(learner.weights, kept, open_ended), model, batch)
+    expected_weights, learner.weights.grad = learner.weights.grad, None
+    assert expected_weights.count_nonzero() >= 4
+
+    with sparsify(model, "learned | global(cls)", learner):
+        assert_equal(outputs_and_gradients(model, batch), expected)
+    torch.testing.assert_close(learner.weights.grad, expected_weights, rtol=1e-7, atol=1e-10)
+    assert learner.theta.grad is None
+
+
+@pytest.mark.parametrize("method", ["survival", "ensemble", "span", "gates"])
+def test_weights_and_degrees_change_what_the_model_computes(method):
+    batch, model = tiny_batch(), tiny_model("bert")
+    learner = LearnedDegrees(DegreeConfig(method=method, max_distance=3), [0, 1, 2, 3], 4, 2).double()
+    with torch.no_grad():
+        learner.theta.mul_(0.1)
+    learner.eval()
+    untouched = model(**{c: batch[c] for c in MODEL_COLUMNS}).logits
+    with sparsify(model, "learned | global(cls)", learner) as sparse:
+        sparse.watch = lambda columns: learner.prepare(columns, dict.fromkeys(range(4)))
+        assert (model(**batch).logits - untouched).abs().max() > 1e-3
 
 
 @kinds

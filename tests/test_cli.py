@@ -33,10 +33,23 @@ def options(fields: dict[str, object]) -> list[object]:
     return [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-FIELDS = [f"--{name.replace('_', '-')}" for name in RunConfig.model_fields]
+_FIELDS = [*(RunConfig.model_fields.keys() - {"degrees"}), *RunConfig.degree_fields()]
+FIELDS = ["--learn-degrees", *(f"--{name.replace('_', '-')}" for name in _FIELDS)]
 MENTIONED = {
-    (): ["finetune", "run", "book", "tasks", "encoders", "patterns", "bench", "doctor", "--version"],
-    ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--json", "Example:"],
+    (): [
+        "finetune",
+        "evaluate",
+        "run",
+        "book",
+        "tasks",
+        "encoders",
+        "patterns",
+        "bench",
+        "doctor",
+        "--version",
+    ],
+    ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--save", "--json", "Example:"],
+    ("evaluate",): ["FOLDER", "--task", "--eval-size", "--data-dir", "--json", "Example:"],
     ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
     ("book",): ["--profile", "smoke", "quick", "full"],
     ("tasks",): ["--json"],

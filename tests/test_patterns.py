@@ -10,7 +10,18 @@ from torch import Tensor
 
 from sparsebert.batches import Batch, Collator
 from sparsebert.errors import InputError
-from sparsebert.patterns import Dense, Global, Lexical, Neighbour, Pattern, Random, Syntax, parse_pattern
+from sparsebert.patterns import (
+    Dense,
+    Global,
+    Learned,
+    Lexical,
+    Neighbour,
+    Pattern,
+    Random,
+    Syntax,
+    Weighted,
+    parse_pattern,
+)
 
 _atoms = st.one_of(
     st.just(Dense()),
@@ -20,20 +31,30 @@ _atoms = st.one_of(
     st.builds(Lexical, st.integers(0, 6)),
     st.builds(Random, st.integers(0, 9), st.integers(0, 5)),
 )
-patterns = st.recursive(
-    _atoms,
-    lambda inner: st.one_of(
-        st.builds(Pattern.__or__, inner, inner),
-        st.builds(Pattern.__sub__, inner, inner),
-        st.builds(
-            lambda like, besides, seed: Random(None, seed, like, besides),
-            inner,
-            st.none() | inner,
-            st.integers(0, 5),
+
+
+def composed(atoms: st.SearchStrategy[Pattern]) -> st.SearchStrategy[Pattern]:
+    """Unions, differences and controls of these patterns."""
+    return st.recursive(
+        atoms,
+        lambda inner: st.one_of(
+            st.builds(Pattern.__or__, inner, inner),
+            st.builds(Pattern.__sub__, inner, inner),
+            st.builds(
+                lambda like, besides, seed: Random(None, seed, like, besides),
+                inner,
+                st.none() | inner,
+                st.integers(0, 5),
+            ),
         ),
-    ),
-    max_leaves=4,
-)
+        max_leaves=4,
+    )
+
+
+patterns = composed(_atoms)
+_paths = st.none() | st.text("ab/.|()=,- ä'", min_size=1, max_size=5)
+_with_learned = st.one_of(_atoms, st.builds(Learned, _paths))
+texts = composed(st.one_of(_with_learned, st.builds(Weighted, composed(_with_learned), _paths)))
 
 
 @st.composite
@@ -85,7 +106,7 @@ def test_real_queries_see_themselves_and_padding_is_never_seen(pattern, batch):
 
 
 @settings(max_examples=300, deadline=None)
-@given(patterns)
+@given(texts)
 def test_a_pattern_prints_the_text_that_parses_back(pattern):
     assert parse_pattern(str(pattern)) == pattern
 

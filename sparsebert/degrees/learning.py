@@ -162,7 +162,7 @@ class LearnedDegrees(nn.Module):
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:
         """Keep these edges from now on. Weights start at `log_weights`, or equal."""
-        self.kept.copy_(kept)
+        self.kept.copy_(kept.round(decimals=6))  # as `hardened` gives it, to the last edge
         self.weights.copy_(torch.zeros_like(self.weights) if log_weights is None else log_weights)
         self.is_hard.fill_(True)
 

@@ -18,7 +18,7 @@ from sparsebert.batches import Batch
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
 from sparsebert.errors import InputError
-from sparsebert.patterns import Learned, Weighted
+from sparsebert.patterns import Learned, Neighbour, Weighted
 from sparsebert.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
@@ -155,7 +155,7 @@ def attention_mass(
         distance = batch.distances.clamp(max=max_distance + 1)[:, None]
         attentions = model(**inputs, output_attentions=True).attentions
         for row, (layer, other) in enumerate(others.items()):
-            left = batch.pairs if other is None else batch.pairs & ~other.allowed(batch)
+            left = batch.pairs & ~(other or Neighbour(0)).allowed(batch)  # self-pairs are always allowed
             weight = attentions[layer].double() * left
             for head in range(weight.shape[1]):
                 index = distance.expand(weight.shape[0], 1, *distance.shape[2:])[:, 0]
