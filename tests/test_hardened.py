@@ -92,26 +92,26 @@ def assert_as_defined(pattern, batch: Batch) -> None:
                 torch.testing.assert_close(found[pairs], torch.tensor(expected)[pairs])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_layers, st.one_of(with_gaps(), batches()))
 def test_hard_degrees_keep_and_weigh_the_edges_of_their_definition(pattern, batch):
     assert_as_defined(pattern, batch)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(_learned, patterns), min_size=2, max_size=3), batches())
 def test_a_union_weighs_each_part_by_itself_and_no_pair_that_a_part_without_weights_allows(parts, batch):
     assert_as_defined(Union(tuple(parts)), batch)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_layers, patterns, st.integers(0, 3), st.integers(0, 5), batches())
 def test_random_draws_besides_learned_degrees(hard, pattern, k, seed, batch):
     assert_as_defined(Random(k, seed, besides=hard), batch)
     assert_as_defined(Random(None, seed, like=pattern, besides=hard), batch)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_layers, st.none() | patterns, st.integers(0, 5), batches())
 def test_random_is_the_degree_matched_control_of_learned_degrees(hard, besides, seed, batch):
     control = Random(like=hard, besides=besides, seed=seed)

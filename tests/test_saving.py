@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+from test_cli import call, options, refusal
+from transformers import pipeline
+
+from sparsebert.attention import sparsify
+from sparsebert.cli import main
+from sparsebert.encoders import load_tokenizer
+from sparsebert.errors import InputError
+from sparsebert.finetune import evaluate, finetune
+from sparsebert.hardened import HardDegrees, load_degrees
+from sparsebert.runs import RunConfig
+from sparsebert.saving import load, read_settings, save
+
+LEARNED = {"target_density": 0.4, "max_distance": 6, "rate": 0.5, "weight_rate": 1.0}
+
+
+@pytest.fixture
+def scored(small, workspace):
+    """Fields of a run of 8 steps whose metrics show every small difference."""
+    return small | {"task": f"file:{workspace / 'scores.csv'}", "epochs": 2}
+
+
+TEXTS = ["The old film bores us.", "This plot delights critics who wait with great care.", "Every scene."]
+
+
+def encoded() -> dict[str, torch.Tensor]:
+    return load_tokenizer("tiny")(TEXTS, padding=True, return_tensors="pt")
+
+
+def said(call_it) -> str:
+    with pytest.raises(InputError) as refused:
+        call_it()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# ---- what is saved is what was trained
+
+
+@pytest.mark.parametrize(
+    ("plan", "degrees", "saved"),
+    [
+        ("learned | global(cls)", LEARNED, 'learned("degrees.json") | global(cls)'),
+        (
+            "learned | neighbour(1) @ 1",
+            LEARNED | {"harden": "irregular", "weights": False},
+            'learned("degrees.json") | neighbour(1) @ 1',
+        ),
+        ("weighted(neighbour(2))", {"weight_rate": 1.0}, 'weighted(neighbour(2), "degrees.json")'),
+        ("neighbour(1) @ late", None, "neighbour(1) @ late"),
+        (
+            'weighted(learned("given.json")) @ 0; learned("given.json") | random(1) @ 1',
+            {"weight_rate": 1.0},
+            'weighted(learned("degrees-2.json"), "degrees.json") @ 0; '
+            'learned("degrees-2.json") | random(1) @ 1',
+        ),
+    ],
+)
+def test_a_saved_model_gives_the_results_of_its_record(scored, workspace, monkeypatch, plan, degrees, saved):
+    trained = []
+
+    def logits_and_save(model, plan, *args):
+        with sparsify(model.eval(), plan, getattr(model, "sparsebert_degrees", None)):
+            trained.append(model(**encoded()).logits)
+        return save(model, plan, *args)
+
+    monkeypatch.setattr(sys.modules["sparsebert.finetune"], "save", logits_and_save)
+    layer = [[1, 0.5], [0.3]]
+    HardDegrees(max_distance=2, kept=[layer, layer], weights=[[[0.5, -1], [1]]] * 2).save("given.json")
+    config = RunConfig(**scored | {"plan": plan, "degrees": degrees})
+    record = finetune(config, save_to=workspace / "model")
+    (workspace / "given.json").unlink()
+    loaded = load(workspace / "model").model(**encoded()).logits
+    torch.testing.assert_close(loaded, trained[0], rtol=0, atol=2e-6)  # degrees are saved to 6 digits
+    result = evaluate(workspace / "model")
+    assert result["metrics"] == pytest.approx(record.metrics, abs=1e-4)
+    assert result["density_per_layer"] == pytest.approx(record.density_per_layer, rel=1e-9)
+    assert result["density"] == pytest.approx(record.density)
+    assert (result["task"], result["eval_rows"]) == (config.task, record.eval_rows)
+    assert read_settings(workspace / "model").plan == saved
+    if record.learning:
+        assert load_degrees(str(workspace / "model" / "degrees.json")) == record.learning.degrees
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with a saved model of learned degrees, and the record of its run."""
+    folder = tmp_path_factory.mktemp("kept")
+    words = {"bores": "bad", "annoys": "bad", "pleases": "good", "delights": "good"}
+    lines = [
+        f"{subject} {verb} {who},{label}"
+        for subject in ("The old film", "A quiet actor", "Every scene of this story", "It")
+        for verb, label in words.items()
+        for who in ("us.", "critics who wait.", "the whole audience with great care.")
+    ]
+    (folder / "data.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    config = RunConfig(
+        task=f"file:{folder / 'data.csv'}",
+        encoder="tiny",
+        plan="learned",
+        degrees=LEARNED,
+        epochs=4,
+        batch_size=8,
+        max_length=32,
+        learning_rate=1e-2,
+        precision="fp32",
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SPARSEBERT_CACHE_DIR", str(folder / "cache"))
+        return folder / "model", finetune(config, save_to=folder / "model")
+
+
+@pytest.fixture
+def model(kept, workspace):
+    """A copy of that model, in another place."""
+    return shutil.copytree(kept[0], workspace / "my model")
+
+
+def test_a_saved_model_is_used_like_any_other(model):
+    sparse = load(model)
+    assert not sparse.model.training and not hasattr(sparse.model, "sparsebert_degrees")
+    with torch.no_grad():  # the tiny encoder's attention is nearly even, and its mask would hardly matter
+        for parameter in sparse.model.bert.encoder.parameters():
+            parameter.mul_(10 if parameter.ndim == 2 else 1)
+    classify = pipeline("text-classification", model=sparse.model, tokenizer=str(model))
+    alone = [classify(text, top_k=None, function_to_apply="none") for text in TEXTS]
+    together = classify(TEXTS, batch_size=3, top_k=None, function_to_apply="none")
+
+    with torch.no_grad():
+        logits = sparse.model(**encoded()).logits
+        sparse.undo()
+        assert (sparse.model(**encoded()).logits - logits).abs().max() > 1e-3  # the plan matters
+        with sparsify(sparse.model, f'learned("{model / "degrees.json"}")'):
+            torch.testing.assert_close(sparse.model(**encoded()).logits, logits)
+    for found in (alone, together):
+        for scores, row in zip(found, logits.tolist(), strict=True):
+            assert {score["label"]: score["score"] for score in scores} == pytest.approx(
+                dict(zip(("bad", "good"), row, strict=True)), abs=1e-5
+            )
+
+
+def test_a_saved_model_can_be_moved(model, kept):
+    result, record = evaluate(model), kept[1]
+    assert result["metrics"] == pytest.approx(record.metrics)
+    assert result["density"] == pytest.approx(record.density) == record.learning.hard_density
+    assert result["plan"] == f'learned("{model}/degrees.json")'
+
+
+def test_a_saved_model_holds_only_what_loading_needs(model, kept):
+    needed = {"sparsebert.json", "degrees.json", "config.json", "model.safetensors", "tokenizer.json"}
+    assert needed <= {path.name for path in model.iterdir()}
+    settings = read_settings(model)
+    assert settings.plan == 'learned("degrees.json")' and settings.labels == ["bad", "good"]
+    assert settings.config.model_copy(update={"encoder": "tiny"}) == kept[1].config
+    with safe_open(model / "model.safetensors", "pt") as weights:
+        assert not [name for name in weights.keys() if "sparsebert" in name]  # noqa: SIM118
+
+
+def test_a_saved_model_can_be_trained_further_and_then_does_not_need_the_first(small, model, workspace):
+    fields = {"encoder": str(model), "plan": f'learned("{model / "degrees.json"}")', "train_size": 8}
+    record = finetune(RunConfig(**small | fields), save_to=workspace / "further")
+    shutil.rmtree(model)
+    result = evaluate(workspace / "further")
+    assert result["metrics"] == pytest.approx(record.metrics)
+    assert result["density"] == pytest.approx(record.density)
+
+
+# ---- the command line
+
+
+def test_finetune_learns_saves_and_evaluate_gives_the_same(small, workspace):
+    given = [*options(small), "--learn-degrees", "--target-density", ".4", "--max-distance", 6]
+    record = json.loads(call("finetune", *given, "--save", workspace / "model", "--json").stdout)
+    assert record["config"]["plan"] == "learned | global(cls)"
+    assert record["config"]["degrees"]["target_density"] == 0.4
+    assert record["learning"]["hard_density"] == pytest.approx(0.4, abs=0.015)
+    result = json.loads(call("evaluate", workspace / "model", "--json").stdout)
+    assert result["metrics"] == pytest.approx(record["metrics"])
+    assert result["density"] == pytest.approx(record["density"])
+    assert f"density {record['density']:.4f}" in call("evaluate", workspace / "model").stdout
+
+    found = call("finetune", *given).stdout
+    assert "found in the store" in found and "asked for 0.4" in found and "before hardening" in found
+    again = call("finetune", *given, "--save", workspace / "second").stdout  # trained anew to be saved
+    assert f"sparsebert evaluate {workspace / 'second'}" in again
+    first, second = ((workspace / name / "degrees.json").read_text() for name in ("model", "second"))
+    assert first == second
+
+
+def test_an_option_of_learning_implies_it_and_a_plan_may_be_given(small):
+    given = [*options(small | {"train_size": 8, "plan": "learned | neighbour(1)"}), "--sharing", "layer"]
+    config = json.loads(call("finetune", *given, "--weights", "no", "--json").stdout)["config"]
+    assert config["plan"] == "learned | neighbour(1)"
+    assert (config["degrees"]["sharing"], config["degrees"]["weights"]) == ("layer", False)
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        (["--target-density", "2"], "target_density=2"),
+        (["--sharing", "heads"], "sharing=heads"),
+        (["--method", "mass"], "target_density, which is missing"),
+        (["--learn-degrees", "--plan", "neighbour(1)"], "has no degrees to learn"),
+        (["--plan", "learned"], "--learn-degrees"),
+        (["--learn-degrees", "--plan", "learned - neighbour(1)"], "joins 'learned' with '|'"),
+        (["--plan", "learned(no.json)"], "'no.json' can't be read"),
+        (["--target-density", "0.05"], "out of reach"),
+    ],
+)
+def test_finetune_refuses_what_cannot_be_learned(small, given, answer):
+    assert answer in refusal("finetune", *options(small), *given)
+
+
+def test_finetune_help_says_how_degrees_are_learned():
+    text = CliRunner().invoke(main, ["finetune", "--help"]).output
+    for option in RunConfig.degree_fields():
+        assert f"--{option.replace('_', '-')}" in text
+    assert "--learn-degrees" in text and "--save" in text
+
+
+# ---- what is refused
+
+
+def test_a_folder_without_a_saved_model_is_refused(workspace):
+    assert "holds no sparsebert.json" in said(lambda: load(workspace))
+    assert "finetune --save FOLDER" in refusal("evaluate", workspace / "nowhere")
+
+
+def test_degrees_that_are_torn_or_missing_are_named(model):
+    degrees = model / "degrees.json"
+    degrees.write_text(degrees.read_text()[:100])
+    assert f"'{degrees}' does not hold learned degrees" in said(lambda: load(model))
+    degrees.unlink()
+    assert f"'{degrees}' can't be read" in said(lambda: load(model))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text[:100], lambda text: text.replace("max_length", "longest")]
+)
+def test_settings_that_are_torn_or_foreign_are_named_in_one_sentence(model, change):
+    settings = model / "sparsebert.json"
+    settings.write_text(change(settings.read_text()))
+    assert f"'{settings}' is not what this version writes" in said(lambda: load(model))
+
+
+def test_a_folder_that_lost_its_weights_is_named(model):
+    (model / "model.safetensors").unlink()
+    assert str(model) in said(lambda: load(model))
+
+
+def test_degrees_of_another_encoder_are_refused(model):
+    HardDegrees(max_distance=1, kept=[[[1]] * 3] * 2).save(model / "degrees.json")
+    assert "learned for 3 heads a layer, and this encoder has 2" in refusal("evaluate", model)
+
+
+def test_a_model_is_evaluated_on_other_rows_with_the_same_labels_alone(model, workspace):
+    result = evaluate(model, f"file:{workspace / 'classes.csv'}", eval_size=3)
+    assert result["task"] == f"file:{workspace / 'classes.csv'}" and result["eval_rows"] == 3
+    rows = (workspace / "classes.csv").read_text()
+    (workspace / "other.csv").write_text(rows.replace("good", "fine"))
+    answer = refusal("evaluate", model, "--task", f"file:{workspace / 'other.csv'}")
+    assert "tells bad, good apart" in answer and "bad, fine" in answer
+
+
+def test_classes_are_not_evaluated_on_numbers(model, workspace):
+    refusal("evaluate", model, "--task", f"file:{workspace / 'scores.csv'}")
+
+
+def test_numbers_are_not_evaluated_on_classes(scored, workspace):
+    finetune(RunConfig(**scored | {"train_size": 8}), save_to=workspace / "numbers")
+    refusal("evaluate", workspace / "numbers", "--task", f"file:{workspace / 'classes.csv'}")
