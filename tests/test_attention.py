@@ -147,8 +147,7 @@ def learner_of(**fields):
 
 
 @kinds
-@pytest.mark.parametrize("open_ended", [True, False])
-@pytest.mark.parametrize("sharing", ["network", "layer", "head"])
+@pytest.mark.parametrize("sharing, open_ended", [("network", True), ("layer", True), ("head", False)])
 def test_soft_degrees_weigh_each_edge_with_its_survival_forward_and_backward(kind, open_ended, sharing):
     batch, model = tiny_batch(), tiny_model(kind)
     learner = learner_of(open_ended=open_ended, sharing=sharing)

@@ -370,7 +370,7 @@ def test_a_target_above_what_the_distances_give_is_refused(how):
 
 def test_a_target_of_all_pairs_is_within_reach_of_open_ended_degrees():
     assert measured("learned", hardened(1.0, "learned")) == pytest.approx([1] * 4)
-    check_target(1.0, count_pairs(Batch.of_lengths([9]), {0: None}, 3))
+    check_target(1.0, count_pairs(Batch.of_lengths([9]), {0: None}, 3), open_ended=True)
 
 
 # ---- widths from the attention of the encoder
@@ -569,10 +569,10 @@ def interrupt_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(module, "_Progress", Interrupt)
 
 
-@pytest.mark.parametrize("method, step", [("survival", 8), ("survival", 12), ("gates", 4)])
+@pytest.mark.parametrize("method, step", [("survival", 5), ("survival", 8), ("gates", 3)])
 def test_an_interrupted_run_ends_with_the_same_degrees(small, workspace, method, step):
-    fields = small | {"task": f"file:{workspace / 'scores.csv'}", "epochs": 4}
-    config = learning_run(fields, method=method, soft_share=0.6)  # of 16 steps the first 10 are soft
+    fields = small | {"task": f"file:{workspace / 'scores.csv'}", "epochs": 2.5}
+    config = learning_run(fields, method=method, soft_share=0.6)  # of 10 steps the first 6 are soft
     scratch = workspace / "scratch"
     with pytest.MonkeyPatch.context() as patched:
         interrupt_at(patched, step)
@@ -580,7 +580,7 @@ def test_an_interrupted_run_ends_with_the_same_degrees(small, workspace, method,
             finetune(config, scratch=scratch, checkpoint_seconds=0)
     assert [folder.name for folder in scratch.iterdir()] == [f"checkpoint-{step - 1}"]
     resumed, whole = finetune(config, scratch=scratch), finetune(config)
-    assert resumed.steps == whole.steps == 16
+    assert resumed.steps == whole.steps == 10
     assert resumed.learning.soft_density == pytest.approx(whole.learning.soft_density, rel=1e-5)
     assert resumed.learning.soft_metrics == pytest.approx(whole.learning.soft_metrics, rel=1e-4)
     np.testing.assert_allclose(resumed.learning.survival, whole.learning.survival, atol=2e-4)

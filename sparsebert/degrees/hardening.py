@@ -21,10 +21,11 @@ def harden(
     """Shares of tokens that keep each edge, and the weights that these edges start with (None: equal ones).
 
     `how` is `support`, `irregular` or `regular`. Pairs are those of the data that the target is meant on.
-    Raises `InputError` if the target is below what self-pairs and the rest of the plan take already.
+    Raises `InputError` if the target is below what self-pairs and the rest of the plan take already, or above
+    what all edges together give.
     """
     if target is not None:
-        check_target(target, pairs)
+        check_target(target, pairs, open_ended)
     if how == "support":
         kept = support(log_survival.double().exp(), pairs, target, open_ended)
         return kept, log_survival.clamp(min=_LEAST_WEIGHT)
@@ -32,9 +33,16 @@ def harden(
     return (survival if how == "irregular" else _regular(survival, pairs, target)), None
 
 
-def check_target(target: float, pairs: Pairs) -> None:
+def check_target(target: float, pairs: Pairs, open_ended: bool) -> None:
     """`InputError` if no choice of edges gives the target."""
     floor = (pairs.fixed / pairs.total).mean().item()
+    last = None if open_ended else -1  # without an open end nothing beyond the largest distance can be kept
+    ceiling = floor + (pairs.by_distance[:, 1:last].sum(-1) / pairs.total).mean().item()
+    if target > ceiling + 0.005:
+        raise InputError(
+            f"target_density={target:g} is out of reach: on these texts all edges up to max_distance have "
+            f"density {ceiling:.3f}; ask for less, give a larger max_distance, or write open_ended=true"
+        )
     if target < floor - 0.005:
         raise InputError(
             f"target_density={target:g} is out of reach: on these texts self-pairs and the rest of the plan "

@@ -108,6 +108,7 @@ class LearnedDegrees(nn.Module):
         self.register_buffer("is_hard", torch.tensor(False))
         self.register_buffer("price", torch.tensor(config.price))
         self.register_buffer("temperature", torch.tensor(1.0))
+        self.register_buffer("running", torch.tensor(torch.nan))  # mean of the density over the last steps
         self.density: Float[Tensor, " layer"] | None = None  # expected, of the batch that passes
         self._soft: Table | None = None
 

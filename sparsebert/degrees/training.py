@@ -74,7 +74,6 @@ class DegreeTraining(TrainerCallback):
         self.learner, self.sparse, self.rows, self.evaluate = learner, sparse, rows, evaluate
         self.config = learner.config
         self.others = {layer: other_parts(sparse.patterns[layer]) for layer in learner.layers}
-        self.running: float | None = None
         sparse.watch = self._before_encoder
 
     def penalty(self) -> Float[Tensor, ""] | float:
@@ -87,7 +86,7 @@ class DegreeTraining(TrainerCallback):
         if self.learner.is_hard:
             return
         if self.config.target_density is not None:
-            check_target(self.config.target_density, self._pairs())
+            check_target(self.config.target_density, self._pairs(), self.config.open_ended)
         if self.config.method == "mass":
             self._harden(state)
 
@@ -97,10 +96,10 @@ class DegreeTraining(TrainerCallback):
         soft_steps = max(1, round(self.config.soft_share * state.max_steps))
         done = state.global_step / soft_steps
         self.learner.temperature.fill_(_HOTTEST * (_COLDEST / _HOTTEST) ** done)
-        density = self.learner.density.mean().item()
-        self.running = density if self.running is None else _MEMORY * self.running + (1 - _MEMORY) * density
+        density, running = self.learner.density.mean().detach(), self.learner.running
+        running.copy_(density if running.isnan() else _MEMORY * running + (1 - _MEMORY) * density)
         if self.config.target_density is not None and done >= _APART:
-            excess = self.running - self.config.target_density
+            excess = running - self.config.target_density
             self.learner.price += _GAIN / (soft_steps * (1 - _APART)) * excess
             self.learner.price.clamp_(min=0)
         if state.global_step >= soft_steps:
