@@ -55,18 +55,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
+def label_names(task_labels: Sequence[str]) -> Sequence[str]:
+    """What the outputs of a model are called: a task's classes, or one score where it has none."""
+    return task_labels or ("score",)
+
+
+def load_classifier(name: str, task_labels: Sequence[str]) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
     The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
     no code that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot
     be sparsified.
     """
-    label_names = label_names or ("score",)
+    names = label_names(task_labels)
     labels = {
-        "num_labels": len(label_names),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {label: index for index, label in enumerate(label_names)},
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {label: index for index, label in enumerate(names)},
     }
     with _explained(name):
         config = (

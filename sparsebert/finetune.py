@@ -34,7 +34,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.batches import Collator
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
-from sparsebert.encoders import load_classifier, load_tokenizer, quiet
+from sparsebert.encoders import label_names, load_classifier, load_tokenizer, quiet
 from sparsebert.errors import InputError
 from sparsebert.hardened import file_hash
 from sparsebert.patterns import Learned
@@ -161,12 +161,13 @@ def evaluate(
     for a folder that holds no saved model.
     """
     settings = read_settings(folder)
-    config = settings.config.model_copy(update={"encoder": str(folder)})
+    config = RunConfig(**settings.config | {"encoder": str(folder)})
     task = get_task(task_name or config.task, data_dir)
-    if len(task.label_names) > 1 and list(task.label_names) != settings.labels:
+    labels = label_names(task.label_names)
+    if list(labels) != settings.labels:
         raise InputError(
-            f"the model in '{folder}' tells {', '.join(settings.labels)} apart; task '{task.name}' has the "
-            f"labels {', '.join(task.label_names)}"
+            f"the model in '{folder}' gives {', '.join(settings.labels)}, and task '{task.name}' has "
+            f"{', '.join(labels)}; name a task with the same labels"
         )
     with load(folder) as sparse, quiet():
         parsed = "word_ids" in sparse.plan.needs

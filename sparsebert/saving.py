@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -28,7 +28,7 @@ class Settings(BaseModel):
     plan: str
     max_length: int
     labels: list[str]
-    config: RunConfig
+    config: dict[str, Any]  # as it was: what it names, such as its encoder, may be gone by now
 
 
 def save(
@@ -61,7 +61,7 @@ def save(
     load_tokenizer(config.encoder).save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(
-        plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config
+        plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config.model_dump()
     )
     (folder / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n")
     return folder
@@ -75,10 +75,14 @@ def load(folder: str | Path) -> Sparsified:
     """
     folder = Path(folder).expanduser()
     settings = read_settings(folder)
-    with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False
-        )
+    try:
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the model in '{folder}' can't be loaded ({reason}); save it again") from None
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
     return sparsify(model.eval(), plan)
 
@@ -92,5 +96,9 @@ def read_settings(folder: str | Path) -> Settings:
         raise InputError(
             f"'{folder}' holds no {SETTINGS}; give a folder that `sparsebert finetune --save FOLDER` wrote"
         ) from None
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise InputError(f"'{path}' is not what this version writes: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"'{path}' is not what this version writes: {where}: {first['msg'].lower()}"
+        ) from None
