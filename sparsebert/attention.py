@@ -1,8 +1,8 @@
 """The plug into transformers: `sparsify(model, plan)` and the density that is measured while it is in.
 
-One hook on the encoder reads each batch, builds every pattern of the plan once and hands the masks down as
-a keyword argument; one attention function, registered with transformers' AttentionInterface, applies them
-layer by layer.
+One hook on the encoder reads each batch, prepares a kernel for every pattern of the plan once and hands them
+down as a keyword argument; one attention function, registered with transformers' AttentionInterface, calls
+them layer by layer. Kernels of a length are kept where they depend on nothing else.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
 from sparsebert.batches import Batch
-from sparsebert.errors import InputError
-from sparsebert.patterns import Bias, Dense, HardLayer, Learner, Relation
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.kernels import KERNELS, prepare
+from sparsebert.kernels.choice import Kernel, Reference
+from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
 from sparsebert.plans import Plan, parse_plan
+
+_MOST_KEPT = 32  # kernels that are kept for lengths that come again
 
 # Architectures that call the AttentionInterface, and the class of their self-attention.
 ARCHITECTURES = {
@@ -52,12 +55,9 @@ class DensityMeter:
         self._real += batch.real.sum(-1).double().square().sum().item()
         self._padded += rows * (self.padded_to or length) ** 2
 
-    def count_layer(
-        self, layer: int, batch: Batch, mask: Bool[Tensor, "batch head query key"] | None
-    ) -> None:
+    def count_layer(self, layer: int, pairs: float) -> None:
         """Count the pairs that one layer allows, averaged over its heads."""
-        pairs = batch.pairs if mask is None else mask & batch.pairs
-        self._allowed[layer] += pairs.sum().item() / pairs.shape[1]
+        self._allowed[layer] += pairs
 
     @property
     def over_real(self) -> list[float]:
@@ -73,8 +73,10 @@ class DensityMeter:
 class Sparsified:
     """A model whose attention follows a plan, until `undo()` or the end of the `with` block."""
 
-    def __init__(self, model: PreTrainedModel, plan: Plan, learner: Learner | None = None):
-        self.model, self.plan = model, plan
+    def __init__(
+        self, model: PreTrainedModel, plan: Plan, learner: Learner | None = None, kernel: str = "auto"
+    ):
+        self.model, self.plan, self.kernel = model, plan, kernel
         count = attention_layers(model)
         self.patterns = plan.layers(count, learner)
         for layer, pattern in enumerate(self.patterns):
@@ -84,6 +86,8 @@ class Sparsified:
         self.watch: Callable[[Batch], object] | None = (
             None  # called with each batch before its patterns are built
         )
+        self.kernels = [""] * count  # the name of the kernel that each layer used last
+        self._kept: dict[tuple, Kernel] = {}
         self._meter: DensityMeter | None = None
         self._signature = inspect.signature(model.base_model.forward)
         self._attention = model.config._attn_implementation
@@ -126,14 +130,35 @@ class Sparsified:
         batch = self._batch(given, word_ids, head_ids)
         if self.watch:
             self.watch(batch)
-        kinds = set(self.patterns) - {Dense()}
-        with torch.no_grad():
-            masks = {pattern: pattern.allowed(batch) for pattern in kinds}
-        biases = {pattern: pattern.bias(batch) for pattern in kinds}
         if self._meter:
             self._meter.count_batch(batch)
-        layers = [(masks.get(pattern), biases.get(pattern)) for pattern in self.patterns]
-        return args, kwargs | {"sparse": _Forward(batch, layers, self._meter)}
+        return args, kwargs | {"sparse": _Forward(self, batch)}
+
+    def prepared(self, batch: Batch) -> list[Kernel]:
+        """The kernel of each layer for a batch; layers of one pattern share it."""
+        config = self.model.config
+        training = self.model.training and torch.is_grad_enabled()
+        dropout = _dropout(self.model) if training else 0.0
+        whole = bool(batch.real.all())
+        local = getattr(config, "layer_types", None) or [None] * len(self.patterns)
+        ready: dict[tuple, Kernel] = {}
+        layers = []
+        for pattern, kind in zip(self.patterns, local, strict=True):
+            kernel = "reference" if kind == "sliding_attention" else self.kernel
+            key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, training)
+            kept = whole and _by_position_alone(pattern)
+            found = ready.get(key) or (self._kept.get(key) if kept else None)
+            if found is None:
+                found = prepare(
+                    pattern, batch, config.num_attention_heads, kernel, dropout, torch.is_grad_enabled()
+                )
+                if kept:
+                    if len(self._kept) >= _MOST_KEPT:
+                        self._kept.pop(next(iter(self._kept)))
+                    self._kept[key] = found
+            ready[key] = found
+            layers.append(found)
+        return layers
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Tensor]) -> Batch:
@@ -152,15 +177,18 @@ class Sparsified:
         return self.model.get_input_embeddings()(given["input_ids"])
 
 
-def sparsify(model: PreTrainedModel, plan: Plan | str, learner: Learner | None = None) -> Sparsified:
+def sparsify(
+    model: PreTrainedModel, plan: Plan | str, learner: Learner | None = None, kernel: str = "auto"
+) -> Sparsified:
     """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 
     A layer's pattern is intersected with what the encoder itself allows there (padding; the local window of
     ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword
     arguments of the model's call. Attention weights are not returned. `learner` gives patterns that name no
-    file their content while it is learned (see `sparsebert.degrees`). Raises `InputError` for an architecture
-    that is not in `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for
-    another number of heads, and a model that is sparsified already.
+    file their content while it is learned (see `sparsebert.degrees`). `kernel` says how attention is
+    computed, one of `KERNELS`; the result is the same. Raises `InputError` for an architecture that is not in
+    `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for another number of
+    heads, and a model that is sparsified already.
     """
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
@@ -170,7 +198,9 @@ def sparsify(model: PreTrainedModel, plan: Plan | str, learner: Learner | None =
         )
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
-    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner)
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner, kernel)
 
 
 def attention_layers(model: PreTrainedModel) -> int:
@@ -184,36 +214,29 @@ def attention_layers(model: PreTrainedModel) -> int:
 class _Forward:
     """What the layers of one forward pass share."""
 
-    def __init__(
-        self, batch: Batch, layers: list[tuple[Relation | None, Bias | None]], meter: DensityMeter | None
-    ):
-        self.batch, self.layers, self.meter = batch, layers, meter
+    def __init__(self, sparse: Sparsified, batch: Batch):
+        self.sparse, self.meter = sparse, sparse._meter
+        self.kernels = sparse.prepared(batch)
         self.calls = 0
-        # A padding query attends where the encoder lets it: its row must not be empty; no one reads it.
-        self.padding_query = ~batch.real[:, None, :, None]
 
-    def mask(
-        self, module: nn.Module, own: Bool[Tensor, "batch 1 query key"] | None, dtype: torch.dtype
-    ) -> Relation | Float[Tensor, "batch head query key"] | None:
-        """The mask of the layer that is calling: its pattern's pairs among those that the encoder allows.
-
-        With weights it is what is added to the scores, minus infinity for the other pairs.
-        """
+    def attend(
+        self,
+        module: nn.Module,
+        own: Relation | None,
+        heads: tuple[Tensor, Tensor, Tensor],
+        dropout: float,
+        scale: float | None,
+    ) -> Float[Tensor, "batch head query width"]:
+        """The output of the layer that is calling; `own` is what the encoder allows there beside padding."""
         layer = module._sparsebert_layer
         if layer is None:  # a module that several layers share: they are told apart by their order
             layer, self.calls = self.calls, self.calls + 1
-        mask, bias = self.layers[layer]
-        if mask is not None and own is not None:
-            mask = (mask | self.padding_query) & own
-        elif mask is None:
-            mask = own
+        kernel = self.kernels[layer]
+        self.sparse.kernels[layer] = kernel.name
+        of_encoder = {"own": own} if own is not None and isinstance(kernel, Reference) else {}
         if self.meter:
-            self.meter.count_layer(layer, self.batch, mask)
-        if bias is None:
-            return mask
-        if mask is None:
-            mask = torch.ones_like(self.batch.pairs)
-        return bias.masked_fill(~mask, -torch.inf).to(dtype)
+            self.meter.count_layer(layer, kernel.count(**of_encoder))
+        return kernel(*heads, dropout=dropout, scale=scale, **of_encoder)
 
 
 def _attend(
@@ -227,14 +250,25 @@ def _attend(
     sparse: _Forward | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
-    mask = attention_mask if sparse is None else sparse.mask(module, attention_mask, query.dtype)
-    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    output = sparse.attend(module, attention_mask, (query, key, value), dropout, scaling)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _own_mask(
+    *args: object, mask_function: Callable, attention_mask: Tensor | None = None, **kwargs: object
+) -> Bool[Tensor, "batch 1 query key"] | None:
+    """What an encoder allows beside padding: its local windows. None where it has none.
+
+    Padding is in the batch that the kernels know, so that no [length, length] mask is made of it.
+    """
+    if mask_function is bidirectional_mask_function:
+        return None
+    return sdpa_mask(*args, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
 
 
 # Both are needed: without the second, transformers makes no mask at all and padding is attended to.
 AttentionInterface.register("sparsebert", _attend)
-AttentionMaskInterface.register("sparsebert", sdpa_mask)
+AttentionMaskInterface.register("sparsebert", _own_mask)
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
@@ -253,3 +287,17 @@ def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
         )
     tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def _dropout(model: PreTrainedModel) -> float:
+    """The dropout of attention weights, as the configs of the architectures call it."""
+    names = ("attention_probs_dropout_prob", "attention_dropout")
+    return next((getattr(model.config, name) for name in names if hasattr(model.config, name)), 0.0)
+
+
+def _by_position_alone(pattern: Pattern) -> bool:
+    """Whether a pattern is the same for all batches of a length without padding, now and later."""
+    return not any(
+        part.needs or (hasattr(part, "degrees") and not isinstance(part, HardLayer))
+        for part in pattern.walk()
+    )

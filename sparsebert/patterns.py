@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn.functional import normalize
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.hardened import HardDegrees, by_distance, kept_edges, load_degrees
+from sparsebert.layouts import Layout, layout_of_shares
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
 Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
@@ -46,6 +48,10 @@ class Pattern(ABC):
 
     def bias(self, batch: Batch) -> Bias | None:
         """What is added to the attention scores of its pairs: logarithms of weights. None: nothing."""
+        return None
+
+    def layout(self) -> Layout | None:
+        """Its pairs as a band, global tokens and drawn keys; None if they can't be told by position alone."""
         return None
 
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
@@ -120,6 +126,9 @@ class Neighbour(Pattern):
         position = batch.positions
         return ((position[:, :, None] - position[:, None, :]).abs() <= self.w)[:, None]
 
+    def layout(self) -> Layout:
+        return Layout(self.w)
+
     def __str__(self) -> str:
         return f"neighbour({self.w})"
 
@@ -137,6 +146,9 @@ class Global(Pattern):
     def related(self, batch: Batch) -> Relation:
         chosen = batch.positions < (1 if self.tokens == "cls" else self.tokens)
         return (chosen[:, :, None] | chosen[:, None, :])[:, None]
+
+    def layout(self) -> Layout:
+        return Layout(tokens=1 if self.tokens == "cls" else self.tokens)
 
     def __str__(self) -> str:
         return f"global({self.tokens})"
@@ -183,6 +195,9 @@ class Random(Pattern):
                 wanted = wanted & ~self.besides.related(batch)
             degree = wanted.sum(-1, keepdim=True)
         return _lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
+
+    def layout(self) -> Layout | None:
+        return Layout(random=((self.k, self.seed),)) if self.like is None and self.besides is None else None
 
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         like, besides = (part and part.at(layer, learner) for part in (self.like, self.besides))
@@ -321,6 +336,13 @@ class HardLayer(Pattern):
             return None
         return by_distance(self.degrees.table(self.layer, weights=True).to(batch.real.device), batch)
 
+    def weight_table(self) -> Float[Tensor, "head distance"] | None:
+        """Its weights at distances 0, 1, ..., and one for all beyond."""
+        return None if self.degrees.weights is None else self.degrees.table(self.layer, weights=True)
+
+    def layout(self) -> Layout | None:
+        return layout_of_shares(self.degrees.table(self.layer), self.layer, self.weight_table())
+
 
 @dataclass(frozen=True)
 class Biased(Pattern):
@@ -338,6 +360,10 @@ class Biased(Pattern):
 
     def bias(self, batch: Batch) -> Bias | None:
         return self.weights.bias(batch)
+
+    def layout(self) -> Layout | None:
+        layout, weights = self.pattern.layout(), self.weights.weight_table()
+        return layout if layout is None or weights is None else layout.weighted(weights)
 
 
 @dataclass(frozen=True)
@@ -367,6 +393,13 @@ class Union(Pattern):
         if len(biases) > 1:  # a part's weights are for its own pairs
             biases = {part: bias * part.related(batch) for part, bias in biases.items()}
         return sum(biases.values()).masked_fill(free, 0)
+
+    def layout(self) -> Layout | None:
+        layout = self.parts[0].layout()
+        for part in self.parts[1:]:
+            other = part.layout()
+            layout = None if layout is None or other is None else layout | other
+        return layout
 
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         return Union(tuple(part.at(layer, learner) for part in self.parts))
@@ -455,6 +488,22 @@ def _lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
     shape = torch.broadcast_shapes(order.shape, taken.shape)  # degrees may differ between heads
     chosen = torch.zeros(shape, dtype=torch.bool, device=order.device)
     return chosen.scatter(-1, order.expand(shape), taken.expand(shape)) & candidates
+
+
+@lru_cache(maxsize=64)
+def drawn_keys(k: int, seed: int, length: int) -> Int[Tensor, "length k"]:
+    """The positions that `random(k, seed)` gives each query of a sequence; fewer than k if it is short.
+
+    Queries are taken some at a time, so that memory grows with the length and not with its square.
+    """
+    places = torch.arange(length)
+    some = max(1, 2**20 // length)
+    chosen = []
+    for queries in places.split(some):
+        order = _mix(_mix(queries + _mix(torch.tensor(seed + 1)))[:, None] + places)
+        order[torch.arange(len(queries)), queries] = torch.iinfo(order.dtype).max
+        chosen.append(order.topk(min(k, length - 1), largest=False).indices)
+    return torch.cat(chosen)
 
 
 def _shuffled(positions: Int[Tensor, "batch length"], seed: int) -> Int[Tensor, "batch query key"]:

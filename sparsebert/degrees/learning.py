@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid, pad
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError
 from sparsebert.hardened import HardDegrees, by_distance, kept_edges, quantiles
+from sparsebert.layouts import Layout, layout_of_shares
 from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union
 
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
@@ -88,6 +89,16 @@ class LiveLayer(Pattern):
     def bias(self, batch: Batch) -> Bias | None:
         return self.degrees.bias(self.layer, batch)
 
+    def weight_table(self) -> Float[Tensor, "head distance"] | None:
+        """The weights on hard edges at distances 0, 1, ..., and one for all beyond."""
+        return self.degrees.edge_weights(self.layer) if self.degrees.config.weights else None
+
+    def layout(self) -> Layout | None:
+        if not self.degrees.is_hard:
+            return None
+        kept = self.degrees.kept[self.degrees.rows[self.layer]]
+        return layout_of_shares(kept, self.layer, self.weight_table())
+
 
 class LearnedDegrees(nn.Module):
     """Degree distributions of the layers in `layers`, to be trained with the model that they are attached to.
@@ -149,8 +160,7 @@ class LearnedDegrees(nn.Module):
     def bias(self, layer: int, batch: Batch) -> Bias | None:
         row = self.rows[layer]
         if self.is_hard:
-            edges = pad(self.weights[row][:, 1:], (1, 0))  # a token's pair with itself is no edge: no weight
-            return by_distance(edges, batch) if self.config.weights else None
+            return by_distance(self.edge_weights(layer), batch) if self.config.weights else None
         bias = by_distance(self._soft[row], batch)
         if self.config.method == "ensemble":
             own = quantiles(batch.positions, layer, self.heads)[..., None]
@@ -159,6 +169,10 @@ class LearnedDegrees(nn.Module):
         return bias
 
     # hard degrees
+
+    def edge_weights(self, layer: int) -> Float[Tensor, "head distance"]:
+        """Weights of one layer; a token's pair with itself is no edge and has none."""
+        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0))
 
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:
