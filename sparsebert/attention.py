@@ -21,7 +21,8 @@ from transformers.masking_utils import AttentionMaskInterface, bidirectional_mas
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, prepare
-from sparsebert.kernels.choice import Kernel, Reference
+from sparsebert.kernels.choice import Kernel
+from sparsebert.kernels.reference import Reference
 from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
 from sparsebert.plans import Plan, parse_plan
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+# Columns of prepared data that have a value for each token, and what they are padded with.
+_PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0, "word_ids": -1, "head_ids": -1}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,33 @@ class Batch:
         return (self.real[:, :, None] & self.real[:, None, :])[:, None]
 
 
+class Rows(Dataset):
+    """Prepared data as plain arrays: a row costs some slices, where a `datasets.Dataset` makes Python lists.
+
+    A row is a dictionary of the columns that a `Collator` takes; `lengths` says how many tokens each has.
+    """
+
+    def __init__(self, data: datasets.Dataset):
+        table = data.with_format("arrow")[:]
+        self.label = table["label"].to_pylist() if "label" in table.column_names else None
+        columns = {name: table[name].combine_chunks() for name in table.column_names if name in _PADDING}
+        self.ends = np.cumsum(columns["input_ids"].value_lengths().to_numpy())
+        self.tokens = {name: lists.flatten().to_numpy() for name, lists in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place = slice(self.ends[index - 1] if index else 0, self.ends[index])
+        row = {name: values[place] for name, values in self.tokens.items()}
+        return row if self.label is None else row | {"label": self.label[index]}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return np.diff(self.ends, prepend=0).tolist()
+
+
 class Collator:
     """Rows of prepared data -> one batch of tensors, padded on the right to its longest row.
 
@@ -62,20 +94,17 @@ class Collator:
     """
 
     def __init__(self, pad_token_id: int):
-        self.padding = {
-            "input_ids": pad_token_id,
-            "attention_mask": 0,
-            "token_type_ids": 0,
-            "word_ids": -1,
-            "head_ids": -1,
-        }
+        self.padding = _PADDING | {"input_ids": pad_token_id}
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        batch = {
-            column: pad_sequence([torch.as_tensor(row[column]) for row in rows], True, padding)
-            for column, padding in self.padding.items()
-            if column in rows[0]
-        }
+        length = max(len(row["input_ids"]) for row in rows)
+        batch = {}
+        for column, padding in self.padding.items():
+            if column in rows[0]:
+                padded = np.full((len(rows), length), padding)
+                for place, row in zip(padded, rows, strict=True):
+                    place[: len(row[column])] = row[column]
+                batch[column] = torch.from_numpy(padded)
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows])
         return batch

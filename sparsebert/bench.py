@@ -5,10 +5,18 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments, set_seed
+from datasets import DatasetDict
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from sparsebert.attention import sparsify
 from sparsebert.encoders import load_classifier, load_tokenizer
@@ -16,34 +24,70 @@ from sparsebert.finetune import build_trainer, device_name, fitting_length, reso
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
 from sparsebert.runs import RunConfig
-from sparsebert.tasks import get_task
+from sparsebert.tasks import Task, get_task
+
+# What fine-tuning is held to: masked against the Trainer at its defaults, and against our own dense run.
+BARS = {"speedup_over_default_trainer": 1.6, "masked_over_dense_time": 1.05}
+
+_TOKENS = 20_000  # of a training at one of several lengths, if no number of rows is asked for
 
 
-def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = None) -> dict:
+def bench_finetune(
+    config: RunConfig, rounds: int = 3, data_dir: str | None = None, lengths: Sequence[int] = ()
+) -> dict:
     """Training throughput of the config's plan, of dense attention and of the Trainer at its defaults.
 
     All three train the same model on the same rows with the same batch size, in turn, `rounds` times after
-    one warm-up round. Returns examples per second (medians) and, from the rounds' own ratios, medians of
-    `masked_over_dense_time` (the price of the mask) and `speedup_over_default_trainer`.
+    a warm-up of one step each; its defaults include fp32 and batches of random rows. Returns, for the
+    config's length, or for each of `lengths` under that name: examples per second (medians), from the
+    rounds' own ratios medians of `masked_over_dense_time` (the price of the mask) and
+    `speedup_over_default_trainer`, `kernels` (the layers' under the plan) and, in `met`, whether the medians
+    keep to `BARS`. With `lengths` and no `train_size` the rows are as many as make some 20,000 tokens, three
+    batches at least.
     """
+    measured = []
+    for length in lengths or [config.max_length]:
+        rows = config.train_size
+        if lengths and rows is None:
+            rows = max(3 * config.batch_size, _TOKENS // length)
+        at_length = config.model_copy(update={"max_length": length, "train_size": rows})
+        measured.append(_bench_length(at_length, rounds, data_dir))
+    return {
+        "config": config.model_dump(),
+        "rounds": rounds,
+        **({"lengths": measured} if lengths else measured[0]),
+        "bars": BARS,
+        "device": device_name(),
+        "precision": resolve_precision(config.precision),
+        "versions": versions(),
+    }
+
+
+def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
     precision = resolve_precision(config.precision)
-    max_length = fitting_length(config, task, load_classifier(config.encoder, task.label_names))
+    max_length = fitting_length(config, task, _fresh_model(config, task))
     parsed = "word_ids" in plan.needs
     data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
     plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data
+    kernels: list[str] = []
 
-    def ours(plan_text: str, rows) -> float:
+    def ours(plan_text: str, rows: DatasetDict, steps: int) -> float:
         model = _fresh_model(config, task)
         trainer = build_trainer(model, config, rows, precision)
-        with sparsify(model, plan_text):
-            return _seconds(trainer.train)
+        trainer.args.max_steps = steps
+        with sparsify(model, plan_text, kernel=config.kernel) as sparse:
+            taken = _seconds(trainer.train)
+        if plan_text == config.plan:
+            kernels[:] = sparse.kernels
+        return taken
 
-    def default_trainer() -> float:
+    def default_trainer(steps: int) -> float:
         model = _fresh_model(config, task)
         arguments = TrainingArguments(
             output_dir="unused",
             num_train_epochs=config.epochs,
+            max_steps=steps,
             per_device_train_batch_size=config.batch_size,
             use_cpu=not torch.cuda.is_available(),
             save_strategy="no",
@@ -56,41 +100,46 @@ def bench_finetune(config: RunConfig, rounds: int = 3, data_dir: str | None = No
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
         return _seconds(trainer.train)
 
-    contenders: dict[str, Callable[[], float]] = {
-        "masked": lambda: ours(config.plan, data),
-        "dense": lambda: ours("dense", plain),
+    contenders: dict[str, Callable[[int], float]] = {
+        "masked": lambda steps: ours(config.plan, data, steps),
+        "dense": lambda steps: ours("dense", plain, steps),
         "default trainer": default_trainer,
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, measure in contenders.items():
-            taken = measure()
-            if number:  # the first round warms caches and allocators up
+            taken = measure(-1 if number else 1)  # one step warms caches and allocators up
+            if number:
                 seconds[name].append(taken)
-            print(f"  round {number or 'for warm-up'}: {name} {taken:.1f} s", file=sys.stderr, flush=True)
+            which = f"round {number}" if number else "warm-up"
+            print(f"  {max_length} tokens, {which}: {name} {taken:.1f} s", file=sys.stderr, flush=True)
     rows = round(config.epochs * len(data["train"]))
 
     def ratio(above: str, below: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
 
+    cost = ratio("masked", "dense")
+    faster = {name: ratio("default trainer", name) for name in ("masked", "dense")}
     return {
-        "config": config.model_dump(),
+        "max_length": max_length,
         "rows": rows,
-        "rounds": rounds,
+        "tokens_per_row": statistics.mean(data["train"]["length"]),
+        "seed": config.seed,
+        "kernels": kernels,
+        "seconds": seconds,
         "examples_per_second": {name: rows / statistics.median(times) for name, times in seconds.items()},
-        "masked_over_dense_time": ratio("masked", "dense"),
-        "speedup_over_default_trainer": {
-            name: ratio("default trainer", name) for name in ("masked", "dense")
+        "masked_over_dense_time": cost,
+        "speedup_over_default_trainer": faster,
+        "met": {
+            "masked_over_dense_time": cost <= BARS["masked_over_dense_time"],
+            "speedup_over_default_trainer": faster["masked"] >= BARS["speedup_over_default_trainer"],
         },
-        "device": device_name(),
-        "precision": precision,
-        "versions": versions(),
     }
 
 
-def _fresh_model(config: RunConfig, task):
+def _fresh_model(config: RunConfig, task: Task) -> PreTrainedModel:
     set_seed(config.seed)
-    return load_classifier(config.encoder, task.label_names)
+    return load_classifier(config.encoder, task.label_names, config.max_length)
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -60,12 +62,12 @@ def label_names(task_labels: Sequence[str]) -> Sequence[str]:
     return task_labels or ("score",)
 
 
-def load_classifier(name: str, task_labels: Sequence[str]) -> PreTrainedModel:
+def load_classifier(name: str, task_labels: Sequence[str], length: int | None = None) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
     The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
-    no code that comes with a model is run. Raises `InputError` for an encoder that is not found or cannot
-    be sparsified.
+    no code that comes with a model is run. The model takes `length` tokens at least (see `extend_positions`).
+    Raises `InputError` for an encoder that is not found or cannot be sparsified.
     """
     names = label_names(task_labels)
     labels = {
@@ -86,15 +88,62 @@ def load_classifier(name: str, task_labels: Sequence[str]) -> PreTrainedModel:
             )
         for field, value in labels.items():
             setattr(config, field, value)
-        if name == "tiny":
-            return AutoModelForSequenceClassification.from_config(config)
-        return AutoModelForSequenceClassification.from_pretrained(
-            _source(name),
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
+        model = (
+            AutoModelForSequenceClassification.from_config(config)
+            if name == "tiny"
+            else AutoModelForSequenceClassification.from_pretrained(
+                _source(name),
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+            )
         )
+    return extend_positions(model, length) if length else model
+
+
+def positions(model: PreTrainedModel) -> int:
+    """How many tokens the encoder has positions for."""
+    return model.config.max_position_embeddings - _reserved(model)
+
+
+@torch.no_grad()
+def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
+    """Make an encoder take `length` tokens, in place, and return it; one that does so already is left alone.
+
+    Learned position embeddings are repeated until they suffice, as Beltagy et al. (2020) do for Longformer:
+    near tokens then stand to each other as they did in pretraining, except where a copy begins. Outputs for
+    texts that fitted before stay the same to the bit. ModernBERT's rotary positions have no table, and only
+    its config changes. The table becomes a new parameter, so an optimizer is made afterwards. Raises
+    `InputError` for an architecture that is not in `ARCHITECTURES`.
+    """
+    if model.config.model_type not in ARCHITECTURES:
+        raise InputError(
+            f"the positions of '{model.config.model_type}' models cannot be extended; choose one of the "
+            f"architectures {', '.join(ARCHITECTURES)}"
+        )
+    present, reserved = positions(model), _reserved(model)
+    if length <= present:
+        return model
+    rows = reserved + length
+    embeddings = model.base_model.embeddings
+    table = getattr(embeddings, "position_embeddings", None)
+    if table is not None:
+        old = table.weight
+        tiled = old[reserved:].repeat(-(-length // present), 1)[:length]
+        table.weight = nn.Parameter(torch.cat([old[:reserved], tiled]), requires_grad=old.requires_grad)
+        table.num_embeddings = rows
+        ids = torch.arange(rows, device=old.device)[None]
+        for name, longer in (("position_ids", ids), ("token_type_ids", torch.zeros_like(ids))):
+            if hasattr(embeddings, name):
+                embeddings.register_buffer(name, longer, persistent=False)
+    model.config.max_position_embeddings = rows
+    return model
+
+
+def _reserved(model: PreTrainedModel) -> int:
+    """Rows before that of the first position; RoBERTa's positions start behind its padding's."""
+    return model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
 
 
 def packaged_minilm() -> Path | None:

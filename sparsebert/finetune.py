@@ -32,9 +32,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
 from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
-from sparsebert.batches import Collator
+from sparsebert.batches import Collator, Rows
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
-from sparsebert.encoders import label_names, load_classifier, load_tokenizer, quiet
+from sparsebert.dropout import quicken_dropout
+from sparsebert.encoders import label_names, load_classifier, load_tokenizer, positions, quiet
 from sparsebert.errors import InputError
 from sparsebert.hardened import file_hash
 from sparsebert.patterns import Learned
@@ -72,7 +73,7 @@ def finetune(
     plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
-    model = load_classifier(config.encoder, task.label_names)
+    model = load_classifier(config.encoder, task.label_names, config.max_length)
     max_length = fitting_length(config, task, model)
     learner = attach_degrees(model, plan, config.degrees)
     plan.layers(
@@ -90,7 +91,7 @@ def finetune(
         torch.cuda.reset_peak_memory_stats()
     prepared = time.perf_counter()
 
-    with sparsify(model, plan, learner) as sparse, quiet():
+    with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
         if learner and plan.open_layers(attention_layers(model), Learned):
             trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
         resume, first_step = _last_checkpoint(scratch)
@@ -132,6 +133,7 @@ def finetune(
         peak_memory_mib=_peak_memory(),
         device=device_name(),
         precision=precision,
+        kernels=list(sparse.kernels),
         versions=versions(),
         commit=commit(),
         data_hash=input_hash(config, data_dir),
@@ -169,7 +171,7 @@ def evaluate(
             f"the model in '{folder}' gives {', '.join(settings.labels)}, and task '{task.name}' has "
             f"{', '.join(labels)}; name a task with the same labels"
         )
-    with load(folder) as sparse, quiet():
+    with load(folder, config.kernel) as sparse, quiet():
         parsed = "word_ids" in sparse.plan.needs
         size = eval_size or config.eval_size
         data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
@@ -218,13 +220,14 @@ def build_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    quicken_dropout(model)
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=data["train"],
-        eval_dataset=data["validation"],
+        train_dataset=Rows(data["train"]),
+        eval_dataset=Rows(data["validation"]),
         data_collator=Collator(load_tokenizer(config.encoder).pad_token_id),
     )
     trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
@@ -232,15 +235,8 @@ def build_trainer(
 
 
 def fitting_length(config: RunConfig, task: Task, model: PreTrainedModel) -> int:
-    """Tokens a row is cut to: the config's or the task's, within the positions that the encoder has."""
-    positions = model.config.max_position_embeddings
-    if model.config.model_type == "roberta":
-        positions -= model.config.pad_token_id + 1  # RoBERTa's positions start behind its padding's
-    if config.max_length and config.max_length > positions:
-        raise InputError(
-            f"max_length={config.max_length}: encoder '{config.encoder}' has {positions} positions"
-        )
-    return min(config.max_length or task.max_length, positions)
+    """Tokens a row is cut to: the config's, or else the task's within the positions that the encoder has."""
+    return config.max_length or min(task.max_length, positions(model))
 
 
 def resolve_precision(precision: str) -> str:
@@ -298,7 +294,7 @@ def commit() -> str | None:
 
 def score(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
     """The task's metrics of the trainer's model on some rows."""
-    outcome = trainer.predict(rows)
+    outcome = trainer.predict(Rows(rows))
     logits = outcome.predictions[0] if isinstance(outcome.predictions, tuple) else outcome.predictions
     return task.score(logits, outcome.label_ids)
 
@@ -382,9 +378,9 @@ class _Trainer(Trainer):
             optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+    def _get_train_sampler(self, train_dataset: Rows | None = None) -> LengthGroupedSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return _EpochSampler(self.args.train_batch_size, self.args.data_seed, list(rows["length"]))
+        return _EpochSampler(self.args.train_batch_size, self.args.data_seed, rows.lengths)
 
 
 class _EpochSampler(LengthGroupedSampler):

@@ -48,13 +48,20 @@ class RunConfig(BaseModel):
         1e-4, gt=0, le=1, description="peak of AdamW's learning rate; 2e-5 to 5e-5 for BERT-base"
     )
     max_length: int | None = Field(
-        None, ge=4, le=512, description="tokens a row is cut to (default: the task's)"
+        None,
+        ge=4,
+        le=32768,
+        description="tokens a row is cut to; an encoder of fewer positions is extended "
+        "(default: the task's, within the encoder's positions)",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the new head, the order of the data and dropout")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 needs hardware for it; auto takes it where there is some"
     )
-
+    kernel: Literal["auto", "reference", "banded", "flex"] = Field(
+        "auto",
+        description="how attention is computed: reference, banded, flex or auto; the result is the same",
+    )
     degrees: DegreeConfig | None = Field(None, description="how the degrees of `learned` are learned")
 
     @field_validator("plan")
@@ -92,8 +99,9 @@ class RunConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """The run's name: a hash of the canonical JSON of the config."""
-        canonical = json.dumps([_MEANING, self.model_dump()], sort_keys=True, separators=(",", ":"))
+        """The run's name: a hash of the canonical JSON of the config, of `kernel` only if it isn't `auto`."""
+        fields = self.model_dump(exclude={"kernel"} if self.kernel == "auto" else None)
+        canonical = json.dumps([_MEANING, fields], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -122,7 +130,7 @@ class RunRecord(BaseModel):
     Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs:
     `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
     allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
-    MiB (the GPU's where there is one).
+    MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -143,6 +151,7 @@ class RunRecord(BaseModel):
     peak_memory_mib: float
     device: str
     precision: str
+    kernels: list[str] | None = None
     versions: dict[str, str]
     commit: str | None
     data_hash: str

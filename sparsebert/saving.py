@@ -41,7 +41,8 @@ def save(
 ) -> Path:
     """Write a model that was fine-tuned under a plan, and all that `load` needs to make it sparse again.
 
-    `learner` holds the hard degrees or weights that the plan left open. Returns the folder.
+    Asked to truncate, the tokenizer that is saved cuts texts to `max_length` tokens. `learner` holds the hard
+    degrees or weights that the plan left open. Returns the folder.
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,9 @@ def save(
     finally:
         if attached is not None:
             model.sparsebert_degrees = attached
-    load_tokenizer(config.encoder).save_pretrained(folder)
+    tokenizer = load_tokenizer(config.encoder)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(
         plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config.model_dump()
@@ -67,11 +70,15 @@ def save(
     return folder
 
 
-def load(folder: str | Path) -> Sparsified:
+def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     """A model that `save` wrote, following its plan again: `load(folder).model` goes wherever a model goes.
 
+    `truncation=True` cuts texts where those of the training were cut. `kernel` is as in `sparsify`.
+
     >>> sparse = load("my-model")  # doctest: +SKIP
-    >>> pipeline("text-classification", model=sparse.model, tokenizer="my-model")  # doctest: +SKIP
+    >>> pipeline(  # doctest: +SKIP
+    ...     "text-classification", model=sparse.model, tokenizer="my-model", truncation=True
+    ... )
     """
     folder = Path(folder).expanduser()
     settings = read_settings(folder)
@@ -84,7 +91,7 @@ def load(folder: str | Path) -> Sparsified:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the model in '{folder}' can't be loaded ({reason}); save it again") from None
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
-    return sparsify(model.eval(), plan)
+    return sparsify(model.eval(), plan, kernel=kernel)
 
 
 def read_settings(folder: str | Path) -> Settings:

@@ -55,8 +55,16 @@ MENTIONED = {
     ("tasks",): ["--json"],
     ("encoders",): ["--json"],
     ("patterns",): ["PATTERN", "--sentence", "--encoder", "Example:"],
-    ("bench",): ["finetune"],
+    ("bench",): ["finetune", "attention", "model"],
     ("bench", "finetune"): [*FIELDS, "--rounds", "--json"],
+    ("bench", "attention"): [
+        *("--pattern", "--contender", "--heads", "--width", "--lengths", "--rounds", "--longest-dense"),
+        *("--dtype", "--device", "--seed", "--plot", "--json", "Example:"),
+    ],
+    ("bench", "model"): [
+        *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
+        *("--plot", "--json", "Example:"),
+    ],
     ("doctor",): ["machine"],
 }
 
@@ -103,8 +111,9 @@ def test_finetune_records_where_it_is_told_to(small, workspace):
         ({"encoder": "/no/such/folder"}, "nor a folder that exists"),
         ({"train_size": "many"}, "train_size=many"),
         ({"learning_rate": -1}, "learning_rate=-1"),
-        ({"max_length": 1000}, "max_length=1000"),
+        ({"max_length": 40000}, "max_length=40000"),
         ({"precision": "fp8"}, "precision=fp8"),
+        ({"kernel": "bnded"}, "kernel=bnded"),
     ],
 )
 @pytest.mark.parametrize("command", [("finetune",), ("bench", "finetune")])

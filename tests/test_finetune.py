@@ -4,17 +4,23 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-import sparsebert.finetune
+import sparsebert.finetune  # noqa: F401
+from sparsebert.batches import Collator, Rows
+from sparsebert.bench import bench_finetune
+from sparsebert.cli import main
 from sparsebert.encoders import load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.finetune import finetune, resolve_precision
+from sparsebert.prepare import prepare
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.sweeps import run, run_all
 from sparsebert.tasks import get_task
 
 module = sys.modules["sparsebert.finetune"]  # the package's attribute of that name may be the function
 sweeps = sys.modules["sparsebert.sweeps"]
+bench = sys.modules["sparsebert.bench"]
 MASKED = "neighbour(1) | global(cls) @ late"
 
 
@@ -92,6 +98,37 @@ def test_a_plan_of_embeddings_runs_end_to_end(small):
     assert 0 < record.density < 1
 
 
+# ---- rows and batches
+
+
+@pytest.mark.parametrize("labels", ["classes", "scores"])
+def test_rows_and_their_batches_are_those_of_the_prepared_data(small, workspace, labels):
+    task = get_task(f"file:{workspace / labels}.csv")
+    data = prepare(task, "tiny", 32, train_size=20, parsed=True)["train"].select([3, 0, 11, 7])
+    rows, collate = Rows(data), Collator(pad_token_id=0)
+    assert len(rows) == 4 and rows.lengths == list(data["length"])
+    batch = collate([rows[index] for index in range(4)])
+    assert set(batch) == {*data.column_names} - {"length", "label"} | {"labels"}
+    longest = max(data["length"])
+    for name, values in batch.items():
+        if name == "labels":
+            assert values.tolist() == pytest.approx(data["label"])
+            assert values.dtype == (torch.int64 if labels == "classes" else torch.float32)
+        else:
+            padding = -1 if name in ("word_ids", "head_ids") else 0
+            naive = [ids + [padding] * (longest - len(ids)) for ids in data[name]]
+            assert values.dtype == torch.int64 and values.tolist() == naive
+    plain = collate([data[index] for index in range(4)])
+    assert all(torch.equal(plain[name], values) for name, values in batch.items())
+
+
+def test_rows_are_cut_where_they_end(small):
+    data = prepare(get_task(small["task"]), "tiny", 32, train_size=5)["train"]
+    rows = Rows(data)
+    for index in range(5):
+        assert rows[index]["input_ids"].tolist() == data[index]["input_ids"]
+
+
 # ---- what is refused
 
 
@@ -113,18 +150,6 @@ def test_bf16_is_taken_where_the_processor_computes_in_it(monkeypatch, capabilit
 
 def refuse_to_prepare(*_, **__):
     pytest.fail("data was prepared before the config was found wrong")
-
-
-def test_more_tokens_than_the_encoder_has_positions_are_refused(small, monkeypatch):
-    def few_positions(name, label_names):
-        model = sparsebert.encoders.load_classifier(name, label_names)
-        model.config.max_position_embeddings = 16
-        return model
-
-    monkeypatch.setattr(module, "load_classifier", few_positions)
-    monkeypatch.setattr(module, "prepare", refuse_to_prepare)
-    with pytest.raises(InputError, match="max_length=32: encoder 'tiny' has 16 positions"):
-        finetune(RunConfig(**small))
 
 
 def test_a_plan_for_layers_that_the_encoder_lacks_is_refused_before_anything_is_parsed(small, monkeypatch):
@@ -247,3 +272,53 @@ def test_two_processes_give_the_records_of_one(small, workspace):
     for one, other in zip(alone, together, strict=True):
         assert results(one) == pytest.approx(results(other), rel=1e-5)
     assert sorted(record.name for record in RunStore(workspace / "two")) == sorted(c.name for c in sweep)
+
+
+# ---- measured side by side
+
+
+def test_a_bench_trains_under_the_plan_at_the_length(small):
+    (measured,) = bench_finetune(RunConfig(**small | {"plan": MASKED}), rounds=1, lengths=[8])["lengths"]
+    assert measured["max_length"] == 8 and 4 < measured["tokens_per_row"] <= 8
+    assert measured["kernels"] == ["dense", "reference"]
+    assert all(speed > 0 for speed in measured["examples_per_second"].values())
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Trainings that take no time but that of a script: masked, dense and the Trainer, in turn."""
+
+    def script(*rounds: tuple[float, float, float]) -> None:
+        taken = iter([9.0] * 3 + [seconds for each in rounds for seconds in each])  # a warm-up comes first
+        monkeypatch.setattr(bench, "_seconds", lambda train: next(taken))
+
+    return script
+
+
+def test_ratios_are_medians_of_the_rounds_own_ratios(small, timed, capsys):
+    timed((1.0, 1.0, 2.0), (4.0, 2.0, 8.0), (1.1, 1.0, 1.1))
+    result = bench_finetune(RunConfig(**small | {"plan": MASKED}), rounds=3)
+    assert result["masked_over_dense_time"] == pytest.approx(1.1)
+    assert result["speedup_over_default_trainer"] == pytest.approx({"masked": 2, "dense": 2})
+    assert result["examples_per_second"] == pytest.approx(
+        {"masked": 32 / 1.1, "dense": 32, "default trainer": 16}
+    )
+    assert result["met"] == {"masked_over_dense_time": False, "speedup_over_default_trainer": True}
+    assert result["seconds"]["masked"] == [1.0, 4.0, 1.1] and result["seed"] == 0
+    assert capsys.readouterr().err.count("round 2:") == 3
+
+
+def test_a_bench_says_of_each_length_whether_the_bars_are_met(small, timed):
+    timed((1.0, 1.0, 2.0), (9.0, 9.0, 9.0), (1.2, 1.0, 1.2))
+    options = ["--task", small["task"], "--encoder", "tiny", "--precision", "fp32", "--batch-size", "4"]
+    result = CliRunner().invoke(main, ["bench", "finetune", *options, "--lengths", "16,8", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    first, second = result.stdout.split("at most ")[1:]
+    assert first.startswith("8 tokens") and "1.05: met" in first and "1.6: met" in first
+    assert second.startswith("16 tokens") and "1.05: not met" in second and "1.6: not met" in second
+
+
+@pytest.mark.parametrize("lengths", ["8,many", "2", "99999999"])
+def test_lengths_that_cannot_be_are_refused(small, lengths):
+    result = CliRunner().invoke(main, ["bench", "finetune", "--lengths", lengths])
+    assert result.exit_code == 2 and "length" in result.stderr.lower()

@@ -289,6 +289,7 @@ def test_rows_with_gaps_go_through_the_mask():
         prepare(parse_pattern("neighbour(1)"), batch, 2, "banded")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")  # which holds all scores, as said
 @pytest.mark.parametrize(
     "name", ["neighbour(3)", "neighbour(5) | global(cls)", "irregular", "weights on the band"]
 )
@@ -308,3 +309,22 @@ def test_flex_gives_the_same_forward(name):
 
 def test_kernels_are_named():
     assert KERNELS == ("auto", "reference", "banded", "flex")
+
+
+@pytest.mark.parametrize("pattern", ["dense", "neighbour(3) | global(cls)"])
+def test_dropout_of_the_reference_is_torchs_own_but_for_the_draws(pattern, monkeypatch):
+    from sparsebert.kernels import reference
+
+    batch = make_batch(17, padded=True)
+    heads = make_heads(batch)
+    core = prepare(parse_pattern(pattern), batch, HEADS, "reference", dropout=0.3)
+    exact = outcome(core, heads, batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(reference, "kept", lambda shape, p, dtype: torch.ones(shape, dtype=dtype))
+        left = outcome(lambda *heads: core(*heads, dropout=0.3), heads, batch)
+    assert max(errors(left, exact)) < 1e-9
+    with torch.no_grad():
+        many = sum(core(*heads, dropout=0.3) for _ in range(64)) / 64
+    real = batch.real[:, None, :, None]
+    error = ((many - exact[0]) * real).norm() / exact[0].norm()
+    assert 0 < error < 0.2

@@ -81,10 +81,11 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ("learning_rate", 0),
         ("learning_rate", "inf"),
         ("max_length", 3),
-        ("max_length", 513),
+        ("max_length", 32769),
         ("seed", -1),
         ("seed", 2**32),
         ("precision", "fp8"),
+        ("kernel", "dense"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_sentence_that_names_it(field, value):

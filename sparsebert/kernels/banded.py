@@ -23,15 +23,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sparsebert.batches import Batch
+from sparsebert.dropout import kept
 from sparsebert.hardened import quantiles
 from sparsebert.layouts import Layout
 from sparsebert.patterns import drawn_keys
 
 _BLOCKS = (32, 64, 128)
-_SCORES = {
-    "cpu": 2**20,
-    "cuda": 2**26,
-}  # what is worked on at a time, so that it stays in a cache, or is small
+_SCORES = {"cpu": 2**21, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
 
 Flat = Float[Tensor, "row head query width"]
 Tiles = Float[Tensor, "tile head query width"]
@@ -39,7 +37,7 @@ Tiles = Float[Tensor, "tile head query width"]
 
 def block_size(width: int) -> int:
     """Queries of a block: many are quick to multiply, few have few keys in excess of the 2w + 1 wanted."""
-    return next((size for size in _BLOCKS if size >= width), _BLOCKS[-1])
+    return next((size for size in _BLOCKS if size >= width / 2), _BLOCKS[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +308,8 @@ class _Call:
 
     def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
         for part in pairs.parts:
-            for chunk in pairs.chunks(part, None if self.fused else self.scores, query.shape[3]):
+            whole = self.fused and not pairs.columns
+            for chunk in pairs.chunks(part, None if whole else self.scores, query.shape[3]):
                 tiles = part.tiles(query, *chunk)
                 windows = part.windows(key, *chunk), part.windows(value, *chunk)
                 added = self.added(pairs, part, chunk, len(query), query.dtype)
@@ -327,9 +326,8 @@ class _Call:
                     columns = _Columns(self, pairs, part, chunk, query, key)
                     both = torch.logaddexp(total, columns.scores.logsumexp(-1))
                     weights = self.dropped((columns.scores - both[..., None]).exp()).to(value.dtype)
-                    mixed = mixed * (total - both).exp()[..., None].to(value.dtype) + columns.mix(
-                        weights, value
-                    )
+                    mixed.mul_((total - both).exp()[..., None])
+                    columns.mix_into(mixed, weights, value)
                     total = both
                 output[:, part.heads, places] = mixed
                 normaliser[:, part.heads, places] = total
@@ -351,9 +349,9 @@ class _Call:
                 else:
                     weights = self.window_scores(tiles, windows[0], added).sub_(total).exp_()
                     share = (grads * outputs).sum(-1, keepdim=True, dtype=weights.dtype)
-                    kept = self.dropped(torch.ones_like(weights)) if self.dropout else 1.0
-                    dv = (weights * kept).to(grads.dtype).transpose(-1, -2) @ grads
-                    of_scores = weights * ((grads @ windows[1].transpose(-1, -2)) * kept - share)
+                    left = self.dropped(torch.ones_like(weights)) if self.dropout else 1.0
+                    dv = (weights * left).to(grads.dtype).transpose(-1, -2) @ grads
+                    of_scores = weights * ((grads @ windows[1].transpose(-1, -2)) * left - share)
                     self.add_weights(pairs, part, of_scores)
                     of_scores = (of_scores * self.scale).to(query.dtype)
                     dq, dk = of_scores @ windows[0], of_scores.transpose(-1, -2) @ tiles
@@ -361,7 +359,7 @@ class _Call:
                 dq = flat(dq, len(query))
                 if pairs.columns and not part.wide:
                     columns = _Columns(self, pairs, part, chunk, query, key)
-                    dq = dq + columns.backward(value, output, normaliser, grad, of_key, of_value)
+                    columns.backward(value, output, normaliser, grad, dq, of_key, of_value)
                 of_query[:, part.heads, places] = dq
                 part.add_windows(of_key, dk, *chunk)
                 part.add_windows(of_value, dv, *chunk)
@@ -403,8 +401,7 @@ class _Call:
             return weights
         self.number += 1
         self.generator.manual_seed((self.seed + self.number) % 2**63)
-        kept = torch.empty_like(weights).bernoulli_(1 - self.dropout, generator=self.generator)
-        return weights * kept.div_(1 - self.dropout)
+        return weights * kept(weights.shape, self.dropout, weights.dtype, weights.device, self.generator)
 
 
 class _Columns:
@@ -436,42 +433,45 @@ class _Columns:
     def of_drawn(self, x: Flat) -> Float[Tensor, "row head query drawn width"]:
         return x.index_select(2, self.drawn.flatten()).unflatten(2, self.drawn.shape)
 
-    def mix(self, weights: Float[Tensor, "row head query column"], value: Flat) -> Flat:
+    def mix_into(self, mixed: Flat, weights: Float[Tensor, "row head query column"], value: Flat) -> None:
         value, split = value[:, self.part.heads], self.pairs.globals
-        mixed = weights[..., :split] @ value[:, :, :split]
+        _add_product(mixed, weights[..., :split], value[:, :, :split])
         if self.pairs.drawn_total:
-            mixed = mixed + (weights[..., split:, None] * self.of_drawn(value)).sum(-2)
-        return mixed
+            mixed += (weights[..., split:, None] * self.of_drawn(value)).sum(-2)
 
-    def backward(self, value, output, normaliser, grad, of_key, of_value) -> Flat:
-        """The gradient of the queries; those of keys, values and weights are added where they belong."""
+    def backward(self, value, output, normaliser, grad, of_query, of_key, of_value) -> None:
+        """Add the gradients of queries (of these blocks), keys, values (of all tokens) and weights."""
         call, split = self.call, self.pairs.globals
         value, of_key, of_value = (x[:, self.part.heads] for x in (value, of_key, of_value))
         output, normaliser, grad = (x[:, self.part.heads, self.places] for x in (output, normaliser, grad))
         weights = (self.scores - normaliser[..., None]).exp()
-        kept = call.dropped(torch.ones_like(weights)) if call.dropout else torch.ones_like(weights)
+        left = call.dropped(torch.ones_like(weights))
         of_weights = [grad @ value[:, :, :split].transpose(-1, -2)]
         if self.pairs.drawn_total:
             of_weights.append((grad[..., None, :] * self.of_drawn(value)).sum(-1))
         share = (grad * output).sum(-1, keepdim=True, dtype=weights.dtype)
-        of_scores = weights * (torch.cat(of_weights, -1) * kept - share)
+        of_scores = weights * (torch.cat(of_weights, -1) * left - share)
         if call.of_weights is not None and self.pairs.layout.weigh_all:
             call.add_bias(self.part, self.distances, of_scores.sum(0))
-        weights, of_scores = (weights * kept).to(grad.dtype), (of_scores * call.scale).to(grad.dtype)
-        of_query = of_scores[..., :split] @ self.key[:, :, :split]
+        weights, of_scores = (weights * left).to(grad.dtype), (of_scores * call.scale).to(grad.dtype)
+        _add_product(of_query, of_scores[..., :split], self.key[:, :, :split])
         of_key[:, :, :split] += of_scores[..., :split].transpose(-1, -2) @ self.query
         of_value[:, :, :split] += weights[..., :split].transpose(-1, -2) @ grad
         if self.pairs.drawn_total:
             places = self.drawn.flatten()
-            of_query = of_query + (of_scores[..., split:, None] * self.of_drawn(self.key)).sum(-2)
+            of_query += (of_scores[..., split:, None] * self.of_drawn(self.key)).sum(-2)
             to_keys = of_scores[..., split:, None] * self.query[..., None, :]
             of_key.index_add_(2, places, to_keys.flatten(2, 3))
             of_value.index_add_(2, places, (weights[..., split:, None] * grad[..., None, :]).flatten(2, 3))
-        return of_query
 
 
 _FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FUSED_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+
+
+def _add_product(into: Flat, left: Float[Tensor, "row head query column"], right: Flat) -> None:
+    for row, (a, b) in enumerate(zip(left, right, strict=True)):
+        into[row].baddbmm_(a, b)
 
 
 def _places(part: Part, chunk: tuple[int, int]) -> slice:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.banded import Band, banded, block_size
 from sparsebert.kernels.flex import Flex
+from sparsebert.kernels.reference import Reference
 from sparsebert.layouts import Layout
-from sparsebert.patterns import Bias, Dense, Pattern, Relation
+from sparsebert.patterns import Dense, Pattern
 
 KERNELS = ("auto", "reference", "banded", "flex")
 
-# What a score costs in `banded`, in units of dense attention's: once its block is there, and for each block
-# of one head before any work is done. Without dropout dense attention is a fused kernel on a processor, with
-# it it is not. Measured with `sparsebert bench attention`, as are the lengths below.
-_SCORE = {"fused": 1.8, "dropout": 1.1}
-_START = 45_000
+# What `banded` costs on a processor, in scores of dense attention: each of its own scores, the keys of
+# windows that take as long as a query's columns, and what every sequence takes. With dropout neither has a
+# fused kernel. Fitted to `sparsebert bench attention`, with one thread, and on the careful side.
+_SCORE = {"fused": 1.3, "dropout": 1.8}
+_GLOBAL_COLUMNS, _DRAWN_COLUMN = 20, 100
+_START, _START_OF_COLUMNS = 12_000, 20_000
 _SHORTEST_ON_GPU = 1024
 
 Heads = Float[Tensor, "batch head length width"]
@@ -73,62 +72,6 @@ def prepare(
     return Reference(pattern, batch)
 
 
-class Reference:
-    """Dense scores and a mask: what any pattern can be computed with, and the specification of the others."""
-
-    def __init__(self, pattern: Pattern, batch: Batch):
-        self.batch, self.heads = batch, 1
-        self.mask: Relation | None = None
-        self.bias: Bias | None = None
-        if not isinstance(pattern, Dense):
-            with torch.no_grad():
-                allowed = pattern.allowed(batch)
-            self.bias = pattern.bias(batch)
-            if self.bias is not None or not (allowed == batch.pairs).all():
-                self.mask = allowed
-        self.name = "dense" if self.mask is None else "reference"
-
-    def count(self, own: Relation | None = None) -> float:
-        pairs = self.batch.pairs if self.mask is None else self.mask
-        if own is not None and own.ndim == 4:
-            pairs = pairs & own
-        return pairs.sum().item() / pairs.shape[1]
-
-    def __call__(
-        self,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        own: Relation | None = None,
-    ) -> Heads:
-        """`own` is what the encoder itself allows beside padding, such as its local windows."""
-        mask = self._added(query.dtype) if own is None else self._within(own, query.dtype)
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
-
-    @cached_property
-    def _all_real(self) -> bool:
-        return bool(self.batch.real.all())
-
-    def _added(self, dtype: torch.dtype) -> Float[Tensor, "#batch #head #query key"] | None:
-        """What is added to the scores; a layer of the same pattern finds it there."""
-        if self.mask is None:
-            return None if self._all_real else self.batch.real[:, None, None]
-        if not hasattr(self, "_cached") or self._cached.dtype != dtype:
-            # A padding query may attend anywhere: its row must not be empty; no one reads it.
-            allowed = self.mask if self._all_real else self.mask | ~self.batch.real[:, None, :, None]
-            zero = torch.zeros((), dtype=dtype, device=allowed.device) if self.bias is None else self.bias
-            self._cached = torch.where(allowed, zero, -torch.inf).to(dtype)
-        return self._cached
-
-    def _within(self, own: Relation, dtype: torch.dtype) -> Tensor:
-        allowed = own
-        if self.mask is not None:
-            allowed = (self.mask | ~self.batch.real[:, None, :, None]) & own
-        return allowed if self.bias is None else self.bias.masked_fill(~allowed, -torch.inf).to(dtype)
-
-
 class Banded:
     """Blocks of queries and the windows of their keys: see `sparsebert.kernels.banded`."""
 
@@ -154,17 +97,19 @@ def _fastest(layout: Layout | None, batch: Batch, heads: int, dropout: float) ->
         if length >= _SHORTEST_ON_GPU and not dropout and _flexible(layout):
             return "flex"
         return "banded" if 4 * _keys(layout) <= length >= _SHORTEST_ON_GPU else "reference"
-    score = _SCORE["dropout" if dropout else "fused"]
-    return "banded" if length * _keys(layout) * score + _START <= length**2 else "reference"
+    start = _START + (_START_OF_COLUMNS if layout.tokens or layout.random else 0)
+    cost = length * _keys(layout) * _SCORE["dropout" if dropout else "fused"] + start
+    return "banded" if cost <= length**2 else "reference"
 
 
 def _keys(layout: Layout) -> float:
-    """Scores that `banded` computes for each query, on average over the heads."""
+    """Keys that `banded` computes each query's scores with, or what takes as long; the mean over heads."""
     widths = [layout.width]
     if layout.kept is not None:
         widths = [int(shares.nonzero().max()) for shares in layout.kept]
     in_windows = sum(block_size(width) + 2 * width for width in widths) / len(widths)
-    return in_windows + 2 * layout.tokens + 8 * sum(k for k, _ in layout.random)  # gathering keys is slow
+    in_columns = layout.tokens and _GLOBAL_COLUMNS + 2 * layout.tokens
+    return in_windows + in_columns + _DRAWN_COLUMN * sum(k for k, _ in layout.random)
 
 
 def _flexible(layout: Layout) -> bool:

@@ -76,4 +76,5 @@ class Flex:
 
 @cache
 def _compiled():
-    return torch.compile(flex_attention)
+    torch._dynamo.config.recompile_limit = 64  # a graph per length and mask; beyond it would run unfused
+    return torch.compile(flex_attention, fullgraph=True)

@@ -1,0 +1,341 @@
+"""A whole encoder, dense against a plan: tokens per second, memory, and where the time goes.
+
+Every step has the same number of tokens, in fewer and longer sequences, so that what differs between lengths
+is attention. Attention's share of the dense step bounds what any plan can gain (Amdahl's law): were it free,
+the step would still take the rest of its time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+
+import pandas as pd
+import psutil
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from sparsebert.attention import ARCHITECTURES, attention_layers, sparsify
+from sparsebert.bench_attention import (
+    _wait,
+    find_device,
+    find_dtype,
+    median,
+    paired_ratio,
+    peak_memory,
+    progress,
+    seconds,
+    spread,
+)
+from sparsebert.encoders import check_encoder, extend_positions, load_classifier
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.plans import parse_plan
+
+PLAN = "neighbour(64) | global(cls)"
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+MODES = ("training", "inference")
+PARTS = ("attention", "projections", "feed_forward", "rest")
+SIZES = ("bert-base",)  # sizes of random models that need no download
+COLUMNS = (
+    "encoder",
+    "mode",
+    "length",
+    "batch",
+    "contender",
+    "plan",
+    "kernel",
+    "density",
+    "seconds",
+    "tokens_per_second",
+    "over_dense",
+    "spread",
+    "memory",
+    *PARTS,
+    "left_out",
+)
+
+
+def measure_models(plan: str = PLAN, lengths: Sequence[int] = LENGTHS, **options: object) -> pd.DataFrame:
+    """A row for each mode, length and contender (`dense` and `plan`); `options` are those of `model_rows`.
+
+    Columns: `encoder`; `mode`, training (a step with its backward pass and AdamW) or inference; `length`
+    (tokens of a sequence) and `batch` (sequences of a step); `contender`, `plan`, `kernel` (those its layers
+    took) and `density` (mean over layers); `seconds` of a step (median of rounds), `tokens_per_second`,
+    `over_dense` (median of the rounds' own ratios of seconds), `spread` (interquartile range of seconds over
+    their median); `memory`, peak bytes of tensors beyond weights and the optimizer's state; shares of the
+    time, which add up to 1: `attention` (the core), `projections` (to queries, keys and values, and of the
+    output), `feed_forward`, `rest`; `left_out`, the reason if it wasn't measured. What wasn't is NaN. Raises
+    `InputError` for a plan that reads words or parses, and for an encoder that is not found.
+    """
+    return pd.DataFrame(list(model_rows(plan, lengths, **options)), columns=list(COLUMNS))
+
+
+def model_rows(
+    plan: str = PLAN,
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    encoder: str = "minilm",
+    modes: Sequence[str] = MODES,
+    tokens: int | None = None,
+    rounds: int = 3,
+    dtype: str = "fp32",
+    device: str | None = None,
+    longest_dense: int | None = None,
+    seed: int = 0,
+) -> Iterator[dict]:
+    """The rows of `measure_models`, as soon as a length is done; progress goes to standard error.
+
+    `encoder` is one that `load_classifier` takes, or `bert-base`, random weights of that size; its positions
+    are extended. `tokens` is how many a step has (by default the longest length); a length has as many
+    sequences as make them up, at least one. Dense attention is left out beyond `longest_dense` tokens and
+    where its scores would not fit into memory. `dtype` is that of autocast.
+    """
+    parsed, device, kind = parse_plan(plan), find_device(device), find_dtype(dtype)
+    if parsed.needs & {"word_ids", "head_ids"}:
+        raise InputError(
+            f"plan '{plan}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
+        )
+    for mode in modes:
+        if mode not in MODES:
+            raise unknown_name("mode", mode, MODES)
+    torch.manual_seed(seed)
+    model = random_or_loaded(encoder, max(lengths)).to(device)
+    parsed.layers(attention_layers(model))  # refuses what the model lacks before anything is measured
+    cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
+    for mode in modes:
+        for length in lengths:
+            batch = max(1, (tokens or max(lengths)) // length)
+            generator = torch.Generator().manual_seed(seed)
+            ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
+            trials = {
+                name: _Trial(model, mode, ids, text, cast, longest_dense)
+                for name, text in (("dense", None), ("plan", str(parsed)))
+            }
+            for number in range(rounds):
+                progress(f"{mode}, {batch} x {length:,} tokens: round {number + 1} of {rounds}")
+                for trial in list(trials.values())[:: -1 if number % 2 else 1]:
+                    trial.take_turn()
+            for name, trial in trials.items():
+                row = {"encoder": encoder, "mode": mode, "length": length, "batch": batch, "contender": name}
+                yield row | trial.row(trials["dense"])
+
+
+def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:
+    """A classifier of two classes that takes `length` tokens; `InputError` as from `load_classifier`."""
+    if encoder in SIZES:
+        return extend_positions(BertForSequenceClassification(BertConfig(num_labels=2)), length)
+    return load_classifier(check_encoder(encoder), ("no", "yes"), length)
+
+
+class _Trial:
+    """A model under a plan, or dense (None), on one batch: what each of its rounds took."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        mode: str,
+        ids: Tensor,
+        plan: str | None,
+        cast: AbstractContextManager,
+        longest_dense: int | None,
+    ):
+        self.model, self.training, self.ids, self.plan, self.cast = model, mode == "training", ids, plan, cast
+        self.device = ids.device.type
+        self.seconds: list[float] = []
+        self.shares: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.memory = self.density = math.nan
+        self.kernels: list[str] = []
+        self.left_out = self._too_long(longest_dense) if plan is None else ""
+        # Fused AdamW, and a rate of 0, so that all contenders keep the same weights.
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+        if not self.left_out:
+            try:
+                self._warm_up()
+            except torch.OutOfMemoryError:
+                self.left_out = "it doesn't fit into the GPU's memory"
+
+    def _too_long(self, longest: int | None) -> str:
+        """Why dense attention should not even be tried: on a processor, running out of memory ends it all."""
+        batch, length = self.ids.shape
+        if longest and length > longest:
+            return f"dense attention is not run beyond {longest:,} tokens"
+        dropout = getattr(self.model.config, "attention_probs_dropout_prob", 0.0)
+        if self.device == "cpu" and self.training and dropout:
+            # Dropout takes the unfused kernel, and each layer keeps its attention weights, before and after.
+            layers, heads = attention_layers(self.model), self.model.config.num_attention_heads
+            wanted, free = 3 * 4 * layers * batch * heads * length**2, psutil.virtual_memory().available
+            if wanted > 0.8 * free:
+                return f"its scores would take {wanted / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free"
+        return ""
+
+    @contextmanager
+    def _under_plan(self) -> Iterator[object]:
+        self.model.train(self.training)
+        with sparsify(self.model, self.plan) if self.plan else nullcontext() as sparse:
+            yield sparse
+
+    def _step(self) -> None:
+        if not self.training:
+            with torch.no_grad(), self.cast:
+                self.model(self.ids, attention_mask=torch.ones_like(self.ids))
+            return
+        labels = torch.zeros(len(self.ids), dtype=torch.long, device=self.ids.device)
+        with self.cast:
+            loss = self.model(self.ids, attention_mask=torch.ones_like(self.ids), labels=labels).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _warm_up(self) -> None:
+        with self._under_plan() as sparse:
+            if sparse is None:
+                self.density = 1.0
+                self._step()
+            else:
+                with sparse.measure() as meter:
+                    self._step()
+                self.density = sum(meter.over_real) / len(meter.over_real)
+                self.kernels = sparse.kernels
+        with self._under_plan():  # anew, so that masks are built and counted
+            self.memory = peak_memory(self._step, self.device)
+
+    def take_turn(self) -> None:
+        """One step as it is, for its time, and one that is watched, for its parts' shares."""
+        if self.left_out:
+            return
+        with self._under_plan():
+            if self.plan:
+                self._step()  # masks of a length are built once
+            self.seconds.append(seconds(self._step, 1, self.device))
+            for part, taken in shares(self.model, self._step, self.device).items():
+                self.shares[part].append(taken)
+
+    def row(self, dense: _Trial) -> dict:
+        taken = median(self.seconds)
+        return {
+            "plan": self.plan or "dense",
+            "kernel": ", ".join(dict.fromkeys(self.kernels)),
+            "density": self.density,
+            "seconds": taken,
+            "tokens_per_second": self.ids.numel() / taken,
+            "over_dense": paired_ratio(self.seconds, dense.seconds),
+            "spread": spread(self.seconds),
+            "memory": self.memory,
+            **{part: median(taken) for part, taken in self.shares.items()},
+            "left_out": self.left_out,
+        }
+
+
+# ---- where the time goes ------------------------------------------------------------------------
+
+
+def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cpu") -> dict[str, float]:
+    """Shares of a step's time by part, forward and backward passes together; they add up to 1.
+
+    Hooks on modules switch a stopwatch from part to part; what is in none of them, such as embeddings, norms,
+    dropout, masks and the optimizer, is `rest`.
+    """
+    watch = _Stopwatch(device)
+    handles = []
+    for module, part in parts_of(model):
+        enter, leave = watch.enter(part), watch.leave(part)
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+        handles.append(module.register_full_backward_pre_hook(enter))
+        handles.append(module.register_full_backward_hook(leave))
+    try:
+        watch.start()
+        step()
+        return watch.stop()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
+    """The modules of an encoder's layers whose time is told apart, and the part each belongs to.
+
+    An attention module is the core but for the projections inside it.
+    """
+    cores = ARCHITECTURES[model.config.model_type]
+    for name, module in model.base_model.named_modules():
+        within_layers = any(piece.isdecimal() for piece in name.split("."))
+        if type(module).__name__ == cores:
+            yield module, "attention"
+        elif within_layers and not any(module.children()):
+            if isinstance(module, nn.Linear) and ("attention" in name or ".attn" in name):
+                yield module, "projections"
+            elif "attention" not in name and not isinstance(module, nn.LayerNorm | nn.Dropout | nn.Identity):
+                yield module, "feed_forward"
+
+
+class _Stopwatch:
+    """Seconds by part; a part that is entered within another stops the outer one's time."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.taken = dict.fromkeys(PARTS, 0.0)
+        self.running = ["rest"]
+
+    def start(self) -> None:
+        _wait(self.device)
+        self.last = perf_counter()
+
+    def stop(self) -> dict[str, float]:
+        self._lap()
+        assert self.running == ["rest"], f"parts were entered and not left: {self.running}"
+        total = sum(self.taken.values())
+        return {part: taken / total for part, taken in self.taken.items()}
+
+    def enter(self, part: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            self._lap()
+            self.running.append(part)
+
+        return hook
+
+    def leave(self, part: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            self._lap()
+            assert self.running.pop() == part
+
+        return hook
+
+    def _lap(self) -> None:
+        _wait(self.device)
+        now = perf_counter()
+        self.taken[self.running[-1]] += now - self.last
+        self.last = now
+
+
+# ---- on paper -----------------------------------------------------------------------------------
+
+
+def as_text(frame: pd.DataFrame) -> str:
+    """Tables for a terminal: tokens per second, gigabytes and percent, a table per mode."""
+    parts = []
+    for (encoder, mode), own in frame.groupby(["encoder", "mode"], sort=False):
+        table = pd.DataFrame(
+            {
+                "length": own["length"],
+                "batch": own["batch"],
+                "": own["contender"],
+                "kernel": own["kernel"],
+                "density": own["density"].map("{:.3f}".format),
+                "tokens/s": own["tokens_per_second"].map("{:,.0f}".format),
+                "of dense's time": own["over_dense"].map("{:.2f}".format),
+                "GB": (own["memory"] / 1e9).map("{:.3f}".format),
+            }
+            | {part.replace("_", "-") + " %": own[part].mul(100).map("{:.0f}".format) for part in PARTS}
+        ).replace("nan", "-")
+        left = [
+            f"  {row.length:,} without {row.contender}: {row.left_out}"
+            for row in own.itertuples()
+            if row.left_out
+        ]
+        parts.append("\n".join([f"{encoder}, {mode}", table.to_string(index=False), *left]))
+    plans = frame.loc[frame["contender"] == "plan", "plan"].unique()
+    return "\n\n".join([*parts, f"plan: {', '.join(plans)}"])

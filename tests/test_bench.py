@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from models import CONFIGS, tiny_batch, tiny_model
+
+from sparsebert import bench_attention, bench_models, figures_cost
+from sparsebert.bench_attention import (
+    CONTENDERS,
+    Case,
+    bars,
+    costs_json,
+    crossover,
+    growth,
+    measure_attention,
+    parse_lengths,
+    peak_memory,
+    provenance,
+    read_costs,
+)
+from sparsebert.bench_models import PARTS, measure_models, parts_of, shares
+from sparsebert.cli import main
+from sparsebert.errors import InputError
+from sparsebert.patterns import parse_pattern
+
+SMALL = {"heads": 2, "width": 8, "rounds": 2}
+COMMON = ("dense", "masked", "auto", "reference", "banded", "longformer")
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """Every contender that needs no compiler, at a length that BigBird takes too and one that it doesn't."""
+    return measure_attention(
+        "neighbour(32) | global(cls)", [128, 768], contenders=[*COMMON, "bigbird"], **SMALL
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return measure_models("neighbour(2) | global(cls)", [32, 64], encoder="tiny", rounds=2)
+
+
+def costs(contender="auto", lengths=(1024, 4096, 16384), power=1.0, **columns):
+    """Made-up rows of one contender whose time and memory grow with a power of the length."""
+    rows = []
+    for length in lengths:
+        row = dict.fromkeys(bench_attention.COLUMNS, math.nan)
+        row |= {"pattern": "neighbour(64)", "contender": contender, "length": length, "left_out": ""}
+        for what in bench_attention.PASSES:
+            row |= {what: 1e-6 * length**power, f"memory_{what}": 1e3 * length**power}
+        rows.append(row | {name: at(length) if callable(at) else at for name, at in columns.items()})
+    return pd.DataFrame(rows)
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, ["bench", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+# ---- the contenders
+
+
+@pytest.mark.parametrize("name", ["reference", "banded", "flex", "longformer"])
+@pytest.mark.parametrize("pattern", ["neighbour(32) | global(cls)", "neighbour(16)"])
+def test_contenders_of_a_pattern_compute_the_same(name, pattern):
+    """Above all Longformer's layer, whose projections are taken out."""
+    case = Case(parse_pattern(pattern), 128, 2, 8, torch.float32, "cpu", math.inf, 0)
+    *inputs, _ = case.inputs()
+    (attend, _, density), (masked, _, wanted) = (
+        bench_attention._MAKERS[which](case, False) for which in (name, "masked")
+    )
+    torch.testing.assert_close(attend(*inputs), masked(*inputs))
+    assert density() == pytest.approx(wanted())
+    torch.testing.assert_close(inputs, list(case.inputs()[:3]), rtol=0, atol=0)  # nobody writes into them
+
+
+def test_what_cannot_run_is_left_out_with_the_reason(layer):
+    left = layer[layer["left_out"] != ""].set_index(["contender", "length"])["left_out"]
+    assert left.to_dict() == {("bigbird", 128): "BigBird takes multiples of 64 above 704 tokens"}
+    missing = layer[(layer["contender"] == "bigbird") & (layer["length"] == 128)]
+    assert missing[["forward", "both", "forward_over_dense", "memory_both"]].isna().all(axis=None)
+
+
+def test_flex_alone_and_dense_are_left_out_where_they_are_too_heavy():
+    frame = measure_attention(
+        "neighbour(1)", [32], contenders=["dense", "auto", "flex alone"], longest_dense=16, **SMALL
+    ).set_index("contender")
+    assert "not run beyond 16" in frame.loc["dense", "left_out"]
+    assert "gradients on a GPU only" in frame.loc["flex alone", "left_out"]
+    assert frame.loc["auto", "forward"] > 0 and math.isnan(frame.loc["auto", "forward_over_dense"])
+
+
+def test_a_bug_of_ours_is_not_taken_for_a_reason(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(bench_attention, "prepare", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        measure_attention("neighbour(1)", [16], contenders=["banded"], **SMALL)
+
+
+# ---- numbers
+
+
+def test_a_row_for_each_length_and_contender(layer):
+    assert tuple(layer) == bench_attention.COLUMNS
+    assert layer[["length", "contender"]].apply(tuple, axis=1).tolist() == list(
+        itertools.product([128, 768], [*COMMON, "bigbird"])
+    )
+    measured = layer[layer["left_out"] == ""]
+    assert (measured[["forward", "both", "memory_forward", "memory_both"]] > 0).all(axis=None)
+    ours = measured[measured["contender"].isin(["masked", "auto", "reference", "banded"])]
+    assert ours["masks"].notna().all()
+
+
+def test_ratios_and_floor_follow_from_the_rounds(monkeypatch):
+    """The median of ratios, 0.19, is not the ratio of medians, 1.9 / 9; the floor is dense's time / 4."""
+    given = {"dense": [8.0, 10.0, 9.0], "banded": [2.0, 1.9, 1.0]}
+    turns = {(name, what): iter(times) for name, times in given.items() for what in ("forward", "both")}
+
+    def take_turn(trial, what):
+        trial.seconds[what].append(next(turns[trial.name, what]))
+
+    monkeypatch.setattr(bench_attention._Trial, "take_turn", take_turn)
+    frame = measure_attention("neighbour(0)", [4], contenders=["dense", "banded"], heads=1, width=4, rounds=3)
+    band = frame.set_index("contender").loc["banded"]
+    assert band["density"] == 1 / 4
+    for what in ("forward", "both"):
+        assert band[what] == 1.9
+        assert band[f"{what}_over_dense"] == pytest.approx(0.19)
+        assert band[f"{what}_over_floor"] == pytest.approx(4 * 0.19)
+    assert band["spread"] == pytest.approx((1.95 - 1.45) / 1.9)
+
+
+def test_growth_is_the_exponent():
+    lengths = np.array([1024, 2048, 16384])
+    assert growth(lengths, 3e-6 * lengths**1.5) == pytest.approx(1.5)
+    assert math.isnan(growth([1024], [1.0]))
+
+
+def test_crossover_is_where_it_stays_faster():
+    ratios = {16: 1.0, 64: 0.8, 256: 0.97, 512: 0.9, 1024: 0.3}
+    frame = costs(lengths=list(ratios), forward_over_dense=ratios.get)
+    assert crossover(frame) == 512
+    assert crossover(frame[frame["length"] <= 64]) == 64
+    assert crossover(frame[frame["length"] <= 256]) is None
+    assert crossover(frame, "banded") is None
+
+
+def test_bars_are_judged_by_what_was_measured():
+    ours = costs(forward_over_floor=1.9, both_over_floor=2.6, forward_over_dense=1.0, both_over_dense=1.06)
+    peers = [costs(name, forward_over_auto=4.5, both_over_auto=3.0) for name in ("longformer", "bigbird")]
+    met = bars(pd.concat([ours, *peers])).set_index("bar")["met"]
+    assert (
+        met["forward over the floor, 4,096 tokens"]
+        and met["times as fast as longformer, forward, 4,096 tokens"]
+    )
+    assert met[[name for name in met.index if name.startswith("growth")]].all()
+    failed = [
+        "forward + backward over the floor, 4,096 tokens",
+        "times as fast as longformer, forward + backward, 4,096 tokens",
+        "times as fast as bigbird, forward, 4,096 tokens",
+        "times as fast as bigbird, forward + backward, 4,096 tokens",
+        "over dense, forward + backward, worst length",
+    ]
+    assert met[~met.astype(bool)].index.tolist() == failed
+    steep = bars(costs(power=1.3))
+    assert not steep[steep["bar"].str.startswith("growth")]["met"].any()
+    assert steep[~steep["bar"].str.startswith("growth")]["met"].isna().all()
+    assert bars(costs(lengths=[1024, 4096]))["met"].isna().all()
+
+
+def test_peak_memory_counts_what_exists_at_a_time():
+    kilobytes = 1000
+
+    def step():
+        first = torch.ones(250, 100)  # 100 kB
+        second = torch.ones(500, 100)  # 200 kB
+        del first
+        third = torch.ones(125, 100)  # 50 kB, into less than what was freed
+        return second, third
+
+    assert peak_memory(step) == 300 * kilobytes
+    kept = [torch.ones(1000, 100)]
+    assert peak_memory(kept.clear) == 0  # what was there before counts neither way
+    x = torch.ones(100, 100, requires_grad=True)
+    both = peak_memory(lambda: torch.autograd.grad((x.exp() @ x).sum(), x))
+    assert 3 * 40 * kilobytes <= both <= 6 * 40 * kilobytes  # tensors of the backward pass are seen
+
+
+def test_memory_of_masks_is_counted(layer):
+    """A mask of all pairs of 768 tokens has 0.6 million cells; a band has none."""
+    memory = layer[layer["length"] == 768].set_index("contender")["memory_forward"]
+    assert memory["masked"] > 768**2 and memory["reference"] > 768**2
+    assert memory["banded"] < 768**2 / 2 + 4 * 2 * 768 * 8 * 10
+
+
+# ---- whole models
+
+
+def test_models_give_a_row_for_each_mode_length_and_contender(model):
+    assert tuple(model) == bench_models.COLUMNS
+    assert model[["mode", "length", "contender"]].apply(tuple, axis=1).tolist() == list(
+        itertools.product(["training", "inference"], [32, 64], ["dense", "plan"])
+    )
+    assert model["batch"].tolist() == [2, 2, 1, 1] * 2  # every step has 64 tokens
+    assert model["tokens_per_second"].tolist() == pytest.approx((64 / model["seconds"]).tolist())
+    assert model[list(PARTS)].sum(axis=1).between(0.5, 1.5).all()  # medians of shares that add up to 1
+    plan, dense = (model[model["contender"] == name] for name in ("plan", "dense"))
+    assert (plan["density"] < 0.4).all() and (dense["density"] == 1).all()
+    assert (dense["over_dense"] == 1).all() and (plan["memory"] > 0).all()
+    training, inference = (model[model["mode"] == mode] for mode in ("training", "inference"))
+    assert training["memory"].min() > inference["memory"].max()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_shares_of_every_architecture_add_up_and_leave_no_hook(kind):
+    model, batch = tiny_model(kind).train(), tiny_batch()
+
+    def step():
+        labels = torch.zeros(3, dtype=torch.long)
+        model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+
+    found = shares(model, step)
+    assert sum(found.values()) == pytest.approx(1) and min(found.values()) > 0
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+
+
+def test_parts_of_a_layer():
+    parts = {}
+    model = tiny_model("bert")
+    names = {module: name for name, module in model.base_model.named_modules()}
+    for module, part in parts_of(model):
+        if "layer.0" in names[module]:
+            parts.setdefault(part, []).append(names[module].partition("layer.0.")[2])
+    assert parts == {
+        "attention": ["attention.self"],
+        "projections": [f"attention.self.{x}" for x in ("query", "key", "value")]
+        + ["attention.output.dense"],
+        "feed_forward": ["intermediate.dense", "intermediate.intermediate_act_fn", "output.dense"],
+    }
+
+
+def test_a_slow_part_has_the_larger_share(monkeypatch):
+    """With a clock that only the feed-forward moves, all of the time is the feed-forward's."""
+    now = [0.0]
+    monkeypatch.setattr(bench_models, "perf_counter", lambda: now[0])
+    model, batch = tiny_model("bert"), tiny_batch()
+    feed_forward = model.base_model.encoder.layer[1].intermediate.dense
+    forward = feed_forward.forward
+
+    def slow(x):
+        now[0] += 1.0
+        return forward(x)
+
+    feed_forward.forward = slow
+    step = lambda: model(batch["input_ids"], attention_mask=batch["attention_mask"])  # noqa: E731
+    assert shares(model, step) == {"attention": 0, "projections": 0, "feed_forward": 1, "rest": 0}
+
+
+def test_dense_models_that_do_not_fit_are_not_tried(monkeypatch):
+    class Free:
+        available = 10_000
+
+    monkeypatch.setattr(bench_models.psutil, "virtual_memory", Free)
+    frame = measure_models("neighbour(1)", [32], encoder="tiny", rounds=1, modes=["training"])
+    dense, plan = frame.to_dict("records")
+    assert "its scores would take" in dense["left_out"] and math.isnan(dense["seconds"])
+    assert plan["seconds"] > 0 and math.isnan(plan["over_dense"])
+    (dense, _) = measure_models(
+        "neighbour(1)", [32], encoder="tiny", rounds=1, modes=["inference"], longest_dense=16
+    ).to_dict("records")
+    assert "not run beyond 16" in dense["left_out"]
+
+
+def test_bert_base_is_made_without_a_download():
+    with torch.device("meta"):
+        made = bench_models.random_or_loaded("bert-base", 512)
+    assert made.config.num_hidden_layers == 12 and made.config.hidden_size == 768
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("which", ["layer", "model"])
+def test_costs_are_read_as_they_were_written(request, tmp_path, which):
+    frame = request.getfixturevalue(which)
+    where = provenance(seed=3, rounds=2, lengths=[128, 768])
+    text = costs_json(frame, where)
+    (tmp_path / "costs.json").write_text(text)
+    read, found = read_costs(tmp_path / "costs.json")
+    pd.testing.assert_frame_equal(read, frame, check_dtype=False, rtol=1e-5)
+    assert found == where and {"versions", "device", "threads", "dtype", "seed", "commit"} <= found.keys()
+    assert len(text.splitlines()) == len(frame) + 3  # a line per row
+
+
+@pytest.mark.parametrize("content", [None, "[", "[]", '{"records": []}'])
+def test_files_that_hold_no_costs_are_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "costs.json").write_text(content)
+    with pytest.raises(InputError, match="holds no recorded costs"):
+        read_costs(tmp_path / "costs.json")
+
+
+def test_lengths_are_read_in_thousands():
+    assert parse_lengths("4k, 512,1k") == [512, 1024, 4096]
+
+
+# ---- command line
+
+
+def test_bench_attention_prints_tables_bars_and_reasons(tmp_path):
+    chosen = [part for name in ("dense", "auto", "bigbird") for part in ("--contender", name)]
+    size = ["--lengths", "16,64", "--heads", 2, "--width", 8, "--rounds", 1]
+    text = call("attention", *size, *chosen, "--plot", tmp_path / "a.png").stdout
+    for word in (
+        "16 tokens",
+        "64 tokens",
+        "density",
+        "masks ms",
+        "without bigbird:",
+        "not measured",
+        "rounds",
+    ):
+        assert word in text
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    printed = call("attention", *size, "--pattern", "neighbour(1)", "--contender", "auto", "--json")
+    content = json.loads(printed.stdout)
+    assert [row["length"] for row in content["records"]] == [16, 64]
+    assert content["provenance"]["lengths"] == [16, 64] and content["provenance"]["interrupted"] is False
+    assert "round 1 of 1" in printed.stderr
+
+
+def test_bench_model_prints_tables_and_json(tmp_path):
+    size = ["--encoder", "tiny", "--lengths", "16", "--rounds", 1, "--mode", "inference"]
+    text = call("model", *size, "--plot", tmp_path / "m.png").stdout
+    assert "tokens/s" in text and "feed-forward %" in text and "plan: neighbour(64) | global(cls)" in text
+    assert (tmp_path / "m.png").exists()
+    rows = json.loads(call("model", *size, "--plan", "neighbour(1)", "--json").stdout)["records"]
+    assert [row["contender"] for row in rows] == ["dense", "plan"]
+
+
+def test_an_interruption_leaves_what_was_measured(monkeypatch):
+    def interrupted(*_, **__):
+        yield from costs(lengths=[16]).to_dict("records")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_attention, "attention_rows", interrupted)
+    result = call("attention", code=130)
+    assert "16 tokens" in result.stdout and "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, answer",
+    [
+        (("attention", "--lengths", "5x"), "'5x' is no length"),
+        (("attention", "--lengths", "0"), "'0' is no length"),
+        (("attention", "--longest-dense", "much"), "--longest-dense much"),
+        (("attention", "--pattern", "neighbor(1)"), "did you mean 'neighbour'"),
+        (("attention", "--pattern", "syntax"), "reads more than positions"),
+        (("attention", "--pattern", "learned"), "names no file"),
+        (("attention", "--contender", "longfromer"), "did you mean 'longformer'"),
+        (("attention", "--dtype", "fp8"), "unknown dtype 'fp8'"),
+        (("attention", "--device", "tpu"), "unknown device 'tpu'"),
+        (("attention", "--plot", "costs.pdf"), "figures are PNG files"),
+        (("attention", "--plot", "no/such/costs.png"), "there is no folder"),
+        (("model", "--plan", "syntax"), "reads parses"),
+        (("model", "--encoder", "minlm"), "did you mean 'minilm'"),
+        (("model", "--encoder", "tiny", "--plan", "neighbour(1) @ 7"), "its layers are 0-1"),
+        (("model", "--mode", "trainin"), "did you mean 'training'"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence_and_exit_code_2(arguments, answer):
+    result = call(*arguments, code=2)
+    (line,) = (line for line in result.stderr.splitlines() if not line.startswith("  "))
+    assert answer in line and result.stdout == ""
+
+
+def test_every_contender_is_offered():
+    assert set(CONTENDERS) == set(bench_attention._MAKERS)
+
+
+# ---- figures
+
+
+@pytest.mark.parametrize("kind", ["times", "memory", "over_floor"])
+def test_costs_are_drawn_by_contender_and_pass(layer, kind):
+    figure = getattr(figures_cost, kind)(layer)
+    assert [axes.get_title() for axes in figure.axes] == ["forward", "forward + backward"]
+    assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
+    drawn = {line.get_label(): line for line in figure.axes[0].lines}
+    own = layer[layer["contender"] == "banded"]
+    column, unit = {"times": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}.get(
+        kind, ("forward_over_floor", 1)
+    )
+    np.testing.assert_allclose(drawn["banded"].get_ydata(), unit * own[column])
+    assert ("dense" in drawn) == (kind != "over_floor")
+
+
+def test_the_crossover_is_marked_and_told():
+    ratios = {256: 1.2, 512: 0.9, 1024: 0.5}
+    frame = pd.concat(
+        [costs("dense", list(ratios)), costs("auto", list(ratios), forward_over_dense=ratios.get)]
+    )
+    forward, both = figures_cost.times(frame).axes
+    assert [text.get_text() for text in forward.texts] == ["auto is faster\nfrom 512"]
+    assert not both.texts
+    text = figures_cost.describe_times(frame)
+    assert "at 1,024 tokens: dense 1.02, auto 1.02" in text and "faster than dense from 512 tokens on" in text
+
+
+def test_descriptions_say_what_the_longest_length_takes(layer, model):
+    assert "at 768 tokens:" in figures_cost.describe_memory(layer)
+    assert "banded" in figures_cost.describe_floor(layer)
+    text = figures_cost.describe_shares(model)
+    assert "training at 32 tokens" in text and "inference at 64 tokens" in text and "nan" not in text
+
+
+def test_stacked_parts_add_up_to_the_time_per_token(model):
+    training, _ = figures_cost.where_time_goes(model).axes
+    bars_ = training.patches
+    assert len(bars_) == 4 * len(PARTS)
+    first = model.iloc[0]
+    heights = [bar.get_height() for bar in bars_[: len(PARTS)]]
+    assert heights == pytest.approx([1e6 / first["tokens_per_second"] * first[part] for part in PARTS])
+    assert [bar.get_y() for bar in bars_[: len(PARTS)]] == pytest.approx([0, *np.cumsum(heights)[:-1]])
+
+
+def test_throughput_has_a_panel_per_mode(model):
+    for column in ("tokens_per_second", "memory"):
+        panels = figures_cost.throughput(model, column=column).axes
+        assert [axes.get_title() for axes in panels] == ["training", "inference"]
+
+
+def test_accuracy_against_time_has_intervals_both_ways():
+    rows = [
+        {
+            "pattern": pattern,
+            "plan": f"{pattern} @ {at}",
+            "density": 0.2,
+            "accuracy": 0.8 + i,
+            "time": 0.5 + i,
+        }
+        for pattern in ("neighbour(2) | global(cls)", "random(4) | global(cls)")
+        for at in ("all", "late")
+        for i in (0.0, 0.01, 0.03)
+    ]
+    figure = figures_cost.accuracy_against_time(pd.DataFrame(rows), dense=[0.85, 0.86])
+    points = figure.axes[0].containers
+    assert len(points) == 4 and all(point.has_xerr and point.has_yerr for point in points)
+    with pytest.raises(InputError, match="lacks the column time"):
+        figures_cost.accuracy_against_time(pd.DataFrame(rows).drop(columns="time"))
+
+
+def test_nothing_measured_is_not_drawn(layer):
+    with pytest.raises(InputError, match="nothing was measured"):
+        figures_cost.times(layer[layer["left_out"] != ""])
