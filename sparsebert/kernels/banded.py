@@ -29,7 +29,7 @@ from sparsebert.layouts import Layout
 from sparsebert.patterns import drawn_keys
 
 _BLOCKS = (32, 64, 128)
-_SCORES = {"cpu": 2**21, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
+_SCORES = {"cpu": 2**19, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
 
 Flat = Float[Tensor, "row head query width"]
 Tiles = Float[Tensor, "tile head query width"]
@@ -165,12 +165,12 @@ class Pairs:
         ends = [*starts[1:], self.heads]
         return [(slice(a, b), widths[a]) for a, b in zip(starts, ends, strict=True)]
 
-    def chunks(self, part: Part, scores: int | None, width: int) -> Iterator[tuple[int, int]]:
+    def chunks(self, part: Part, scores: int, width: int) -> Iterator[tuple[int, int]]:
         """Some blocks at a time, first and count, so that no more than so many scores are worked on."""
         heads = part.heads.stop - part.heads.start
         drawn = 0 if part.wide else self.drawn_total * width
         each = heads * part.block * (part.window + drawn)
-        some = part.blocks if scores is None and not drawn else max(1, (scores or _SCORES["cpu"]) // each)
+        some = max(1, scores // each)
         for first in range(0, part.blocks, some):
             yield first, min(some, part.blocks - first)
 
@@ -308,8 +308,7 @@ class _Call:
 
     def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
         for part in pairs.parts:
-            whole = self.fused and not pairs.columns
-            for chunk in pairs.chunks(part, None if whole else self.scores, query.shape[3]):
+            for chunk in pairs.chunks(part, self.scores, query.shape[3]):
                 tiles = part.tiles(query, *chunk)
                 windows = part.windows(key, *chunk), part.windows(value, *chunk)
                 added = self.added(pairs, part, chunk, len(query), query.dtype)
