@@ -31,7 +31,7 @@ book: $(INSTALLED)  ## run the chapters that changed, render the book, end with 
 	@$(BIN)/sparsebert book --profile $(PROFILE)
 
 test: $(INSTALLED)  ## everything that is needed, then the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
 	@test -f $(INDEX) || $(MAKE) --no-print-directory book

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from sparsebert.attention import ARCHITECTURES, attention_layers, sparsify
+from sparsebert.attention import ARCHITECTURES, Sparsified, attention_layers, sparsify
 from sparsebert.bench_attention import (
     _wait,
     find_device,
@@ -30,6 +30,7 @@ from sparsebert.bench_attention import (
     seconds,
     spread,
 )
+from sparsebert.dropout import quicken_dropout
 from sparsebert.encoders import check_encoder, extend_positions, load_classifier
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.plans import parse_plan
@@ -103,6 +104,7 @@ def model_rows(
             raise unknown_name("mode", mode, MODES)
     torch.manual_seed(seed)
     model = random_or_loaded(encoder, max(lengths)).to(device)
+    quicken_dropout(model)  # as in fine-tuning
     parsed.layers(attention_layers(model))  # refuses what the model lacks before anything is measured
     cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
     for mode in modes:
@@ -172,9 +174,9 @@ class _Trial:
         return ""
 
     @contextmanager
-    def _under_plan(self) -> Iterator[object]:
+    def _under_plan(self) -> Iterator[Sparsified]:
         self.model.train(self.training)
-        with sparsify(self.model, self.plan) if self.plan else nullcontext() as sparse:
+        with sparsify(self.model, self.plan or "dense") as sparse:
             yield sparse
 
     def _step(self) -> None:
@@ -191,14 +193,10 @@ class _Trial:
 
     def _warm_up(self) -> None:
         with self._under_plan() as sparse:
-            if sparse is None:
-                self.density = 1.0
+            with sparse.measure() as meter:
                 self._step()
-            else:
-                with sparse.measure() as meter:
-                    self._step()
-                self.density = sum(meter.over_real) / len(meter.over_real)
-                self.kernels = sparse.kernels
+            self.density = sum(meter.over_real) / len(meter.over_real)
+            self.kernels = sparse.kernels
         with self._under_plan():  # anew, so that masks are built and counted
             self.memory = peak_memory(self._step, self.device)
 
