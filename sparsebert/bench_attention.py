@@ -370,6 +370,7 @@ def _bigbird(case: Case, gradient: bool) -> Made:
     from transformers import BigBirdConfig
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
+    case.check_dense()  # its masks and copies of blocks grow almost so: some 20 GB at 16k tokens
     size, drawn, length = _BIGBIRD_BLOCK, _BIGBIRD_RANDOM, case.length
     if length % size or length <= (5 + 2 * drawn) * size:
         raise Missing(f"BigBird takes multiples of {size} above {(5 + 2 * drawn) * size} tokens")
