@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    import datasets
 
 # Columns of prepared data that have a value for each token, and what they are padded with.
 _PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0, "word_ids": -1, "head_ids": -1}
@@ -71,6 +73,18 @@ class Rows(Dataset):
         columns = {name: table[name].combine_chunks() for name in table.column_names if name in _PADDING}
         self.ends = np.cumsum(columns["input_ids"].value_lengths().to_numpy())
         self.tokens = {name: lists.flatten().to_numpy() for name, lists in columns.items()}
+
+    @classmethod
+    def of_arrays(
+        cls,
+        lengths: Int[np.ndarray, "rows"],
+        tokens: dict[str, Int[np.ndarray, "tokens"]],
+        label: list[int] | list[float] | None = None,
+    ) -> Rows:
+        """Rows of these lengths, whose tokens stand one after the other in each of the columns."""
+        rows = cls.__new__(cls)
+        rows.label, rows.ends, rows.tokens = label, np.cumsum(lengths), tokens
+        return rows
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -65,6 +65,7 @@ def bench_finetune(
 
 def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
+    task.load()  # refuses prepared data, which the default trainer can't read
     precision = resolve_precision(config.precision)
     max_length = fitting_length(config, task, _fresh_model(config, task))
     parsed = "word_ids" in plan.needs

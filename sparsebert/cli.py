@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +29,12 @@ class _Kind(click.Group):
             failure = click.ClickException(str(error))
             failure.exit_code = 2
             raise failure from None
+        except ModuleNotFoundError as error:
+            if not error.name or error.name.startswith("sparsebert"):
+                raise
+            failure = click.ClickException(f"this needs the package {error.name}, which is not installed")
+            failure.exit_code = 2
+            raise failure from error
         except RuntimeError as error:
             if type(error).__name__ != "ChapterError":
                 raise
@@ -91,6 +100,28 @@ def _config(ctx: click.Context, **defaults: object):
     return RunConfig.checked(**defaults | fields)
 
 
+def _from_prepared(ctx: click.Context, option: click.Parameter, folder: str | None) -> None:
+    """Name the folder to this process and those it starts, until the command ends."""
+    if folder is None:
+        return
+    before = os.environ.get("SPARSEBERT_PREPARED_DIR")
+    os.environ["SPARSEBERT_PREPARED_DIR"] = str(Path(folder).expanduser().absolute())
+
+    def restore() -> None:
+        del os.environ["SPARSEBERT_PREPARED_DIR"]
+        if before is not None:
+            os.environ["SPARSEBERT_PREPARED_DIR"] = before
+
+    ctx.call_on_close(restore)
+
+
+_prepared = click.option(
+    "--prepared",
+    metavar="DIR",
+    expose_value=False,
+    callback=_from_prepared,
+    help="Read tasks from what `sparsebert prepare` wrote there; or set SPARSEBERT_PREPARED_DIR.",
+)
 _data_dir = click.option(
     "--data-dir",
     metavar="DIR",
@@ -118,6 +149,7 @@ def main() -> None:
     "--plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
 )
 @_data_dir
+@_prepared
 @_runs_dir
 @click.option("--save", metavar="FOLDER", help="Keep the model there, with its plan and its degrees.")
 @_json
@@ -131,11 +163,14 @@ def finetune(
     Times, memory, device, versions and the data's hash are in the record.
     """
     config = _config(ctx)
+    from sparsebert.finetune import processes
     from sparsebert.runs import RunStore
     from sparsebert.sweeps import describe, run
 
     store = RunStore(runs_dir)
     record, found = run(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
+    if not processes().is_main_process:
+        return
     if as_json:
         click.echo(record.model_dump_json(indent=1))
     else:
@@ -156,11 +191,184 @@ def finetune(
             click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
 
 
+@main.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
+@click.argument("grid")
+@click.option("--dry-run", is_flag=True, help="Print the runs and an estimate of their time; train nothing.")
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Such as 2h, 90min or 1h30m: start no run that is expected to end later; those running end.",
+)
+@click.option(
+    "--executor",
+    "kind",
+    default="inline",
+    show_default=True,
+    help="Where runs are trained: inline (one after the other), processes (several on this machine) or dask.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that share the cores or GPUs.  [default: one for a GPU, else one per core, up to 4]",
+)
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Where the Dask cluster's scheduler answers.")
+@_data_dir
+@_prepared
+@_runs_dir
+@_json
+def sweep(
+    grid: str,
+    dry_run: bool,
+    budget: str | None,
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    data_dir: str | None,
+    runs_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
+
+    Lists multiply; zip, exclude and grids are explained in the book. All runs are checked before the first
+    one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code
+    1), with their reasons in runs/failed/.
+    """
+    from sparsebert.grids import load_grid
+
+    configs, seconds = load_grid(grid), _duration(budget)
+    from sparsebert import sweeps
+    from sparsebert.executors import open_executor
+    from sparsebert.runs import RunStore
+
+    store = RunStore(runs_dir)
+    with open_executor(kind, workers, scheduler) as executor:
+        if dry_run:
+            plan = sweeps.forecast(configs, store, data_dir, executor)
+            click.echo(json.dumps(plan.as_dict(), indent=1) if as_json else str(plan))
+            return
+        try:
+            result = sweeps.sweep(configs, store, data_dir, executor, seconds)
+        except KeyboardInterrupt:
+            click.echo("interrupted: finished runs are recorded, and the same command goes on", err=True)
+            raise SystemExit(130) from None
+    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
+    if result.failed:
+        raise SystemExit(1)
+
+
+def _duration(text: str | None) -> float | None:
+    """Seconds of a time such as 2h or 1h30m."""
+    if text is None:
+        return None
+    number = r"(\d+(?:\.\d+)?)\s*"
+    parts = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
+        if parts
+        else 0
+    )
+    if not seconds:
+        raise InputError(f"--budget {text}: write a time with its unit, such as 2h, 90min or 1h30m")
+    return seconds
+
+
+@main.command(
+    epilog="Example: sparsebert prepare glue/sst2 glue/mrpc --encoder minilm --out prepared --parsed"
+)
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--encoder", default="minilm", show_default=True, help="Encoder whose tokens are written.")
+@click.option(
+    "--out", required=True, metavar="DIR", help="Folder of prepared data; each task has its own in it."
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(4),
+    help="Tokens a row is cut to.  [default: the task's, within the encoder's positions]",
+)
+@click.option(
+    "--train-size", type=click.IntRange(1), help="Training rows that runs can ask for.  [default: all]"
+)
+@click.option("--eval-size", type=click.IntRange(1), help="Evaluation rows likewise.  [default: all]")
+@click.option("--parsed", is_flag=True, help="With parses, which plans with `syntax` read; takes its time.")
+@_data_dir
+def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: object) -> None:
+    """Write tasks as tokens, for `finetune` and `sweep` on a machine without their texts.
+
+    That machine needs neither a network nor spaCy or datasets. Runs there are the same, with the same names.
+    """
+    from sparsebert.prepare import write_prepared
+    from sparsebert.tasks import get_task
+
+    found = [get_task(name, data_dir) for name in tasks]
+    for task in found:
+        started = time.perf_counter()
+        place = write_prepared(task, folder=out, progress=_say, **how)
+        size = sum(path.stat().st_size for path in place.iterdir())
+        click.echo(f"{task.name}: {place} ({_mib(size)}, {time.perf_counter() - started:.0f} s)")
+
+
+@main.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz --part-size 60")
+@click.argument("grid")
+@click.option("--out", required=True, metavar="FILE.tar.gz")
+@click.option(
+    "--prepared", metavar="DIR", help="Take prepared data from there, and write there what it lacks."
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="VERSION",
+    help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
+)
+@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option(
+    "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
+)
+@_data_dir
+def bundle(
+    grid: str,
+    out: str,
+    prepared: str | None,
+    pythons: tuple[str, ...],
+    no_wheels: bool,
+    part_size: int | None,
+    data_dir: str | None,
+) -> None:
+    """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
+
+    There, unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes
+    back to the recorded runs.
+    """
+    from sparsebert.bundle import PYTHONS
+    from sparsebert.bundle import bundle as pack
+
+    wheels = () if no_wheels else pythons or PYTHONS
+    parts = pack(grid, out, data_dir, prepared, wheels, part_size, _say)
+    size = sum(path.stat().st_size for path in parts)
+    if part_size:
+        click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")
+    else:
+        click.echo(f"{parts[0]} ({_mib(size)}); unpack it with: tar xzf {parts[0].name}")
+        if size > 64 * 2**20:
+            click.echo("some machines take 64 MiB at a time: --part-size 60 cuts it")
+    click.echo("then: sh sparsebert-bundle/run.sh")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
 @main.command(epilog="Example: sparsebert evaluate my-model --json")
 @click.argument("folder")
 @click.option("--task", help="Another task with the same labels.  [default: the one it was trained on]")
 @click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
 @_data_dir
+@_prepared
 @_json
 def evaluate(
     folder: str, task: str | None, eval_size: int | None, data_dir: str | None, as_json: bool
@@ -288,6 +496,56 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     for token, row in zip(tokens, allowed.tolist(), strict=True):
         click.echo(f"{token:>{width}}  {' '.join('■' if may else '·' for may in row)}  degree {sum(row) - 1}")
     click.echo(f"density {allowed.float().mean():.3f}")
+
+
+@main.group()
+def results() -> None:
+    """The recorded runs behind the book, in book/results/: list, check, or add to them."""
+
+
+@results.command(name="list")
+@_json
+def results_list(as_json: bool) -> None:
+    """List the recorded runs: by file, task and plan, with their seeds, device and versions."""
+    from sparsebert.results import as_text, overview
+
+    table = overview()
+    click.echo(json.dumps(table.to_dict("records"), indent=1) if as_json else as_text(table))
+
+
+@results.command(name="check")
+def results_check() -> None:
+    """Check the recorded runs: torn lines, wrong names, runs that stand twice, data that differ.
+
+    A line for each finding, and exit code 1 if there is one.
+    """
+    from sparsebert.results import check, recorded_names
+
+    findings = check()
+    for finding in findings:
+        click.echo(finding)
+    if findings:
+        raise SystemExit(1)
+    click.echo(f"sound: {', '.join(recorded_names()) or 'nothing is recorded'}")
+
+
+@results.command(
+    name="merge", epilog="Example: sparsebert results merge runs/ other/runs.jsonl --into connections"
+)
+@click.argument("files", nargs=-1, required=True)
+@click.option("--into", required=True, metavar="NAME", help="Add the runs to book/results/NAME.jsonl.")
+@click.option("--newest", is_flag=True, help="Of two records of one run, take the one finished last.")
+def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
+    """Add runs to the recorded ones: FILES are folders of runs, .jsonl files, or records of single runs.
+
+    A run that is there already is kept once. What is torn or no record is named and left out.
+    """
+    from sparsebert.results import merge
+
+    merged = merge(files, into, newest)
+    for complaint in merged.left_out:
+        click.echo(f"left out: {complaint}", err=True)
+    click.echo(str(merged))
 
 
 @main.group()

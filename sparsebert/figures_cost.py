@@ -360,7 +360,7 @@ def accuracy_against_time(
         axes.errorbar(*centre, **looks[str(pattern)] | size | filled | bounds, zorder=3)
     axes.set(xlabel=label, ylabel=f"{metric}, %")
     axes.set_xlim(left=0)
-    _legend_above(figure, _pattern_marks(looks) + _dense_mark(dense))
+    _legend_above(figure, _pattern_marks(looks) + ([] if "dense" in looks else _dense_mark(dense)))
     return figure
 
 

@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -31,6 +34,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
+from sparsebert import __version__
 from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.batches import Collator, Rows
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
@@ -45,7 +49,11 @@ from sparsebert.runs import Learning, RunConfig, RunRecord
 from sparsebert.saving import load, read_settings, save
 from sparsebert.tasks import Task, get_task
 
-EVAL_BATCH = 64
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+COMMIT_FILE = "COMMIT"  # beside the package's modules, where a bundle was made of them
+EVAL_ROWS, EVAL_TOKENS = 64, 2**15  # at most, of a batch that is evaluated
 
 
 def finetune(
@@ -67,8 +75,14 @@ def finetune(
     goes on from it. Progress goes to stderr every `progress_seconds` (0: never). With `save_to` the model,
     its plan and its degrees are kept in that folder (see `sparsebert.saving`). Raises `InputError` for a
     task, encoder or plan that does not exist or does not fit.
+
+    Processes that `accelerate launch` started share the rows of each step and all return the record; what is
+    written here is written by the first of them.
     """
     started = time.perf_counter()
+    together = processes()
+    if config.degrees and together.num_processes > 1:
+        raise InputError("degrees are learned by one process; start this run without accelerate launch")
     task = get_task(config.task, data_dir)
     plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
@@ -79,9 +93,10 @@ def finetune(
     plan.layers(
         attention_layers(model), learner
     )  # says so now if the plan does not fit, not after the parsing
-    data = prepare(
-        task, config.encoder, max_length, config.train_size, config.eval_size, parsed="word_ids" in plan.needs
-    )
+    parsed = "word_ids" in plan.needs
+    with together.main_process_first():  # the others find what it prepared
+        data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
+        resume, first_step = _last_checkpoint(scratch)
     trainer = build_trainer(model, config, data, precision, scratch)
     if progress_seconds:
         trainer.add_callback(_Progress(progress_seconds))
@@ -94,7 +109,6 @@ def finetune(
     with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
         if learner and plan.open_layers(attention_layers(model), Learned):
             trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
-        resume, first_step = _last_checkpoint(scratch)
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
         with sparse.measure(padded_to=max_length) as meter:
@@ -104,7 +118,7 @@ def finetune(
             prefix = name.removeprefix("validation_")
             scores = score(trainer, task, data[name])
             metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
-    if save_to:
+    if save_to and together.is_main_process:
         save(model, plan, config, max_length, save_to, learner)
 
     share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
@@ -120,7 +134,7 @@ def finetune(
         train_rows=len(data["train"]),
         eval_rows=len(data["validation"]),
         steps=outcome.global_step,
-        train_loss=_mean_loss(trainer.state, outcome.training_loss, first_step),
+        train_loss=_mean_loss(trainer.state, outcome.training_loss, first_step, together),
         seconds={
             "prepare": prepared - started,
             "train": trained - prepared,
@@ -131,15 +145,22 @@ def finetune(
             "evaluate": len(data["validation"]) / (evaluated - trained),
         },
         peak_memory_mib=_peak_memory(),
-        device=device_name(),
+        device=device_name()
+        if together.num_processes == 1
+        else f"{together.num_processes} x {device_name()}",
         precision=precision,
         kernels=list(sparse.kernels),
-        versions=versions(),
+        versions=versions() | task.prepared_with,
         commit=commit(),
         data_hash=input_hash(config, data_dir),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         learning=_learning(config, learner, trainer.state, meter),
     )
+
+
+def processes() -> PartialState:
+    """The processes that make a run together: this one, or those that `accelerate launch` started."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def input_hash(config: RunConfig, data_dir: str | Path | None = None) -> str:
@@ -191,16 +212,17 @@ def evaluate(
 def build_trainer(
     model: PreTrainedModel,
     config: RunConfig,
-    data: DatasetDict,
+    data: DatasetDict | dict[str, Rows],
     precision: str,
     scratch: Path | None = None,
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
+    train, validation = _rows(data["train"]), _rows(data["validation"])
     arguments = TrainingArguments(
         output_dir=str(scratch or "unused"),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=EVAL_BATCH,
+        per_device_eval_batch_size=max(1, min(EVAL_ROWS, EVAL_TOKENS // max(validation.lengths))),
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=0.1,
@@ -214,6 +236,7 @@ def build_trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,  # word_ids and head_ids are for the plan, not for the model's signature
         label_names=["labels"],
+        average_tokens_across_devices=False,  # losses are means over rows, and several processes average them
         save_strategy="no",
         save_total_limit=1,
         logging_strategy="no",
@@ -223,11 +246,17 @@ def build_trainer(
     quicken_dropout(model)
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.per_device_train_batch_size, rest = divmod(config.batch_size, arguments.world_size)
+    if rest:
+        raise InputError(
+            f"batch_size={config.batch_size} can't be shared by {arguments.world_size} processes; "
+            "write a multiple of their number"
+        )
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=Rows(data["train"]),
-        eval_dataset=Rows(data["validation"]),
+        train_dataset=train,
+        eval_dataset=validation,
         data_collator=Collator(load_tokenizer(config.encoder).pad_token_id),
     )
     trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
@@ -265,8 +294,8 @@ def device_name() -> str:
 @cache
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
-    packages = ("sparsebert", "torch", "transformers", "tokenizers", "datasets", "spacy")
-    found = {"python": platform.python_version()}
+    packages = ("torch", "transformers", "tokenizers", "datasets", "spacy")
+    found = {"python": platform.python_version(), "sparsebert": __version__}
     for package in packages:
         try:
             found[package] = metadata.version(package)
@@ -277,8 +306,13 @@ def versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of the package's clone, with a `+` if files were changed since; None outside a clone."""
+    """The commit of the package's clone, with a `+` if files were changed since; None outside a clone.
+
+    A bundle has it in a file.
+    """
     here = Path(__file__).resolve().parent
+    if (here / COMMIT_FILE).is_file():
+        return (here / COMMIT_FILE).read_text().strip() or None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
@@ -292,11 +326,29 @@ def commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def score(trainer: Trainer, task: Task, rows: Dataset) -> dict[str, float]:
+def score(trainer: Trainer, task: Task, rows: Dataset | Rows) -> dict[str, float]:
     """The task's metrics of the trainer's model on some rows."""
-    outcome = trainer.predict(Rows(rows))
+    rows = _rows(rows)
+    if trainer.args.world_size > 1:
+        return task.score(*_predict_alone(trainer, rows))
+    outcome = trainer.predict(rows)
     logits = outcome.predictions[0] if isinstance(outcome.predictions, tuple) else outcome.predictions
     return task.score(logits, outcome.label_ids)
+
+
+@torch.no_grad()
+def _predict_alone(trainer: Trainer, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of all rows, by each process: shares of equal size would hold some rows twice."""
+    trainer.model.eval()
+    logits = [
+        trainer.model(**trainer._prepare_inputs(batch)).logits.float().cpu()
+        for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
+    ]
+    return torch.cat(logits).numpy(), np.array(rows.label)
+
+
+def _rows(data: Dataset | Rows) -> Rows:
+    return data if isinstance(data, Rows) else Rows(data)
 
 
 def _learning(
@@ -335,14 +387,18 @@ def _last_checkpoint(scratch: Path | None) -> tuple[str | None, int]:
     return last, TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME)).global_step
 
 
-def _mean_loss(state: TrainerState, loss_since: float, first_step: int) -> float:
-    """Mean loss over all steps; the Trainer's own, `loss_since`, leaves out those before it went on."""
+def _mean_loss(state: TrainerState, loss_since: float, first_step: int, together: PartialState) -> float:
+    """Mean loss over all steps; the Trainer's own, `loss_since`, leaves out those before it went on.
+
+    Each process knows the loss of its own rows.
+    """
     total, before = loss_since * (state.global_step - first_step), 0
     for entry in state.log_history:
         if "loss" in entry and entry["step"] <= first_step:
             total += entry["loss"] * (entry["step"] - before)
             before = entry["step"]
-    return total / state.global_step
+    mean = torch.tensor(total / state.global_step, dtype=torch.float64, device=together.device)
+    return reduce(mean, "mean").item()
 
 
 class _Trainer(Trainer):
@@ -380,7 +436,9 @@ class _Trainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Rows | None = None) -> LengthGroupedSampler:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return _EpochSampler(self.args.train_batch_size, self.args.data_seed, rows.lengths)
+        # Batches are dealt to the processes in turn: together they are the batches of one process.
+        rows_per_step = self.args.train_batch_size * self.args.world_size
+        return _EpochSampler(rows_per_step, self.args.data_seed, rows.lengths)
 
 
 class _EpochSampler(LengthGroupedSampler):
@@ -405,7 +463,10 @@ class _Checkpoint(TrainerCallback):
         self.seconds, self.last = seconds, time.perf_counter()
 
     def on_step_end(self, args, state, control, **_):
-        if time.perf_counter() - self.last >= self.seconds:
+        due = [time.perf_counter() - self.last >= self.seconds]
+        if args.world_size > 1:
+            broadcast_object_list(due)  # clocks differ, and all processes have to save at the same step
+        if due[0]:
             self.last = time.perf_counter()
             control.should_log = control.should_save = True  # the log keeps the loss until here
 
@@ -422,7 +483,7 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         now = time.perf_counter()
-        if now - self.last >= self.seconds:
+        if state.is_world_process_zero and now - self.last >= self.seconds:
             self.last = now
             rate = (now - self.started) / (state.global_step - self.first_step)
             left = rate * (state.max_steps - state.global_step)

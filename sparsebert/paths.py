@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from sparsebert.errors import InputError
 
 
 def cache_dir() -> Path:
     """Folder of downloads and prepared data: SPARSEBERT_CACHE_DIR, or the user's cache."""
-    return Path(os.environ.get("SPARSEBERT_CACHE_DIR") or user_cache_dir("sparsebert"))
+    if named := os.environ.get("SPARSEBERT_CACHE_DIR"):
+        return Path(named)
+    from platformdirs import user_cache_dir  # not there on machines that are given prepared data
+
+    return Path(user_cache_dir("sparsebert"))
 
 
 def data_dir(given: str | Path | None = None) -> Path | None:
@@ -28,6 +30,23 @@ def data_dir(given: str | Path | None = None) -> Path | None:
         origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
         raise InputError(
             f"{origin} names '{path}', which is not a folder; give the folder that holds SST-2, MRPC, ..."
+        )
+    return path
+
+
+def prepared_dir() -> Path | None:
+    """Folder that all tasks are read from as tokens: SPARSEBERT_PREPARED_DIR, or None.
+
+    Raises `InputError` if it does not exist.
+    """
+    named = os.environ.get("SPARSEBERT_PREPARED_DIR")
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if not path.is_dir():
+        raise InputError(
+            f"there is no folder '{path}' of prepared data; give --prepared or SPARSEBERT_PREPARED_DIR one "
+            "that `sparsebert prepare` wrote"
         )
     return path
 

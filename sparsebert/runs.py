@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sparsebert.degrees import DegreeConfig
@@ -21,7 +21,12 @@ from sparsebert.hardened import HardDegrees
 from sparsebert.paths import project_root, runs_dir
 from sparsebert.plans import parse_plan
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
+
+_NAME = re.compile(r"[0-9a-f]{16}")
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -190,7 +195,7 @@ class RunStore:
 
     def __iter__(self) -> Iterator[RunRecord]:
         for path in sorted(self.folder.glob("*.json")):
-            if record := self._read(path):
+            if _NAME.fullmatch(path.stem) and (record := self._read(path)):
                 yield record
 
     def _path(self, name: str) -> Path:
@@ -215,25 +220,35 @@ class RunStore:
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
 
 
-def recorded(name: str) -> list[RunRecord]:
+def results_dir() -> Path:
+    """Folder of the recorded runs, `book/results/` of the project; `InputError` outside of one."""
+    root = project_root()
+    if root is None:
+        raise InputError("recorded runs are kept in a clone of the project; call this from inside it")
+    return root / "book" / "results"
+
+
+def recorded(name: str | None = None) -> list[RunRecord]:
     """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
 
-    Raises `InputError` for a line that is no record of this version.
+    Without a name those of all files, each run once. Raises `InputError` for a line that is no record of
+    this version.
     """
-    root = project_root()
-    path = root / "book" / "results" / f"{name}.jsonl" if root else None
-    if path is None or not path.is_file():
+    if project_root() is None:
         return []
-    records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            records.append(RunRecord.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(
-                f"{path}, line {number} is not a record of this version: {first['msg'].lower()}"
-            ) from None
-    return records
+    paths = sorted(results_dir().glob("*.jsonl")) if name is None else [results_dir() / f"{name}.jsonl"]
+    records: list[RunRecord] = []
+    for path in paths:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(RunRecord.model_validate_json(line))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise InputError(
+                    f"{path}, line {number} is not a record of this version: {first['msg'].lower()}"
+                ) from None
+    return records if name else list({record.name: record for record in records}.values())
 
 
 def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -243,6 +258,8 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
     the sparsest layer, and `sparsity` the mean over all layers.
     """
+    import pandas as pd
+
     return pd.DataFrame(
         {
             **record.config.model_dump(exclude={"degrees"}),
@@ -273,6 +290,7 @@ def _learned_columns(record: RunRecord) -> dict[str, Any]:
 
 def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
+    import pandas as pd
 
     def distinct(values: Iterator[object]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))

@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
+import json
+import re
 import shutil
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context, parent_process
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from sparsebert.finetune import finetune, input_hash
+from sparsebert.attention import sparsify
+from sparsebert.degrees import attach_degrees
+from sparsebert.encoders import load_classifier
+from sparsebert.errors import InputError
+from sparsebert.estimates import Estimates, Forecast, in_words
+from sparsebert.executors import (
+    DaskExecutor,
+    InlineExecutor,
+    ProcessesExecutor,
+    default_workers,
+    open_executor,
+)
+from sparsebert.finetune import device_name, finetune, input_hash, processes, resolve_precision
+from sparsebert.plans import parse_plan
 from sparsebert.runs import RunConfig, RunRecord, RunStore
+from sparsebert.tasks import get_task
+from sparsebert.tasks.prepared import PreparedTask
+
+__all__ = [
+    "Forecast",
+    "Sweep",
+    "check_runs",
+    "default_workers",
+    "describe",
+    "forecast",
+    "run",
+    "run_all",
+    "sweep",
+]
+
+_LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown
 
 
 def run(
@@ -36,8 +70,9 @@ def run(
         return record, True
     scratch = store.scratch(config, data_hash)
     record = finetune(config, data_dir, scratch, progress_seconds=progress_seconds, save_to=save_to)
-    store.add(record)
-    shutil.rmtree(scratch, ignore_errors=True)
+    if processes().is_main_process:
+        store.add(record)
+        shutil.rmtree(scratch, ignore_errors=True)
     return record, False
 
 
@@ -54,66 +89,259 @@ def run_all(
     stops the call.
     """
     store = store or RunStore()
-    records: dict[RunConfig, RunRecord] = {}
-    for config in configs:
-        if record := store.find(config, input_hash(config, data_dir)):
-            records[config] = record
-    missing = list(dict.fromkeys(config for config in configs if config not in records))
+    hashes = {config: input_hash(config, data_dir) for config in configs}
+    records = {config: record for config in hashes if (record := store.find(config, hashes[config]))}
+    missing = {config: hashes[config] for config in hashes if config not in records}
     if records:
-        _say(f"  {len(records)} of {len(set(configs))} runs found in {store.folder.name}/")
+        _say(f"  {len(records)} of {len(hashes)} runs found in {store.folder.name}/")
+    workers = min(workers or default_workers(), len(missing))
     started = time.perf_counter()
-    for done, (config, record) in enumerate(
-        _trained(missing, store, data_dir, workers or default_workers()), 1
-    ):
-        records[config] = record
-        left = (time.perf_counter() - started) / done * (len(missing) - done)
-        _say(f"  [{done}/{len(missing)}] {describe(record)} ({left:.0f} s left)")
+    with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
+        for done, (config, future) in enumerate(_outcomes(missing, store, data_dir, executor), 1):
+            records[config] = future.result()
+            left = (time.perf_counter() - started) / done * (len(missing) - done)
+            _say(f"  [{done}/{len(missing)}] {describe(records[config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
 
 
-def default_workers() -> int:
-    """One process for a GPU; on a processor up to four, since small models use several cores badly."""
-    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
+@dataclass
+class Sweep:
+    """What became of the runs of a grid."""
+
+    found: list[RunConfig] = field(default_factory=list)
+    trained: list[RunConfig] = field(default_factory=list)
+    failed: dict[RunConfig, str] = field(default_factory=dict)
+    left: list[RunConfig] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Names of the runs, and the reasons of those that failed."""
+        names = {kind: [c.name for c in getattr(self, kind)] for kind in ("found", "trained", "left")}
+        return names | {"failed": {config.name: reason for config, reason in self.failed.items()}}
+
+    def __str__(self) -> str:
+        counts = {kind: len(getattr(self, kind)) for kind in ("found", "trained", "failed", "left")}
+        lines = [
+            f"{sum(counts.values())} runs: "
+            + ", ".join(f"{number} {kind}" for kind, number in counts.items())
+        ]
+        lines += [f"failed: {_asked(config)} ({config.name}): {why}" for config, why in self.failed.items()]
+        if self.left:
+            lines.append("the time was not enough for those left; the same command goes on with them")
+        return "\n".join(lines)
+
+
+def sweep(
+    configs: Sequence[RunConfig],
+    store: RunStore | None = None,
+    data_dir: str | Path | None = None,
+    executor: Executor | None = None,
+    budget: float | None = None,
+) -> Sweep:
+    """Train the runs that the store lacks, with a line of progress and the time left on stderr for each.
+
+    All runs are checked before the first one starts (`check_runs`). A run that fails does not stop the rest:
+    its reason is kept in `failed/<name>.json` beside the records until it succeeds. With a `budget` in
+    seconds no run is started that is expected to end after it; those that were started end. A record is
+    written here, not by the worker that trained it, so a worker needs no folder in common with this process.
+    """
+    store, executor = store or RunStore(), executor or InlineExecutor()
+    started = time.monotonic()
+    hashes = check_runs(configs, data_dir)
+    result = Sweep()
+    for config, data_hash in hashes.items():
+        (result.found if store.find(config, data_hash) else result.left).append(config)
+    estimates = _estimates(store, executor, data_dir)
+    count = len(result.left)
+    if result.found:
+        _say(f"  {len(result.found)} of {len(hashes)} runs found in {store.folder.name}/")
+
+    def in_time(config: RunConfig, running: int) -> bool:
+        if budget is None:
+            return True
+        turns = 1 + running // executor.workers  # it waits for those that are running
+        return time.monotonic() - started + turns * (estimates.seconds(config) or 0) < budget
+
+    missing = {config: hashes[config] for config in result.left}
+    for config, future in _outcomes(missing, store, data_dir, executor, in_time):
+        result.left.remove(config)
+        place = f"  [{count - len(result.left)}/{count}]"
+        if error := future.exception():
+            result.failed[config] = _keep_failure(store, config, error)
+            _say(f"{place} {_asked(config)} failed: {result.failed[config]}")
+            continue
+        record = future.result()
+        _failure(store, config).unlink(missing_ok=True)
+        result.trained.append(config)
+        estimates.add(record)
+        left = in_words(estimates.total(result.left, executor.workers))
+        _say(f"{place} {describe(record)} ({left} left)")
+    return result
+
+
+def forecast(
+    configs: Sequence[RunConfig],
+    store: RunStore | None = None,
+    data_dir: str | Path | None = None,
+    executor: Executor | None = None,
+) -> Forecast:
+    """Check the runs as `sweep` does, and say what it would train and how long that takes."""
+    store, executor = store or RunStore(), executor or InlineExecutor()
+    hashes = check_runs(configs, data_dir)
+    estimates = _estimates(store, executor, data_dir)
+    missing = [config for config in hashes if not store.find(config, hashes[config])]
+    records = [record for config in missing for record in estimates.comparable(config)]
+    return Forecast(
+        configs=list(hashes),
+        seconds={config: estimates.seconds(config) for config in missing},
+        total=estimates.total(missing, executor.workers),
+        workers=executor.workers,
+        devices=sorted({record.device for record in records}),
+    )
+
+
+def _estimates(store: RunStore, executor: Executor, data_dir: str | Path | None) -> Estimates:
+    """Estimates from the store's records; on a cluster, whose devices are not known, from all of them."""
+    device = None if isinstance(executor, DaskExecutor) else device_name()
+    if isinstance(executor, ProcessesExecutor):
+        device = re.sub(r"\d+ threads", f"{executor.threads} threads", device)
+    return Estimates(store, device, data_dir)
+
+
+def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None) -> dict[RunConfig, str]:
+    """The hash of what each run reads. Nothing is trained.
+
+    Raises `InputError`, with the run that it is about, for a task, an encoder or a file that does not exist,
+    a plan that does not fit the encoder or the degrees, and a precision that this device lacks.
+    """
+    model = cache(lambda encoder: load_classifier(encoder, ["any"]))
+
+    @cache
+    def check(encoder: str, plan: str, degrees: object, precision: str, kernel: str) -> None:
+        resolve_precision(precision)
+        parsed = parse_plan(plan)
+        learner = attach_degrees(model(encoder), parsed, degrees)
+        sparsify(model(encoder), parsed, learner, kernel).undo()
+
+    hashes = {}
+    for config in configs:
+        try:
+            hashes[config] = input_hash(config, data_dir)
+            task = get_task(config.task, data_dir)
+            if isinstance(task, PreparedTask):
+                parsed = "word_ids" in parse_plan(config.plan).needs
+                task.find(config.train_size, config.eval_size, parsed, config.max_length)
+            check(config.encoder, config.plan, config.degrees, config.precision, config.kernel)
+        except InputError as error:
+            raise InputError(f"run '{_asked(config)}': {error}") from None
+    return hashes
 
 
 def describe(record: RunRecord) -> str:
     """One line for a person: what ran and what came out."""
-    config = record.config
     metric, value = next(iter(record.metrics.items()))
+    return f"{_asked(record.config)}: {metric} {value:.3f}, density {record.density:.3f}"
+
+
+def _asked(config: RunConfig) -> str:
     how = config.degrees
     learned = f" by {how.method} per {how.sharing}, {how.harden}" if how else ""
-    asked = f"{config.task} · {config.plan}{learned} · seed {config.seed}"
-    return f"{asked}: {metric} {value:.3f}, density {record.density:.3f}"
+    return f"{config.task} · {config.plan}{learned} · seed {config.seed}"
 
 
-def _trained(
-    configs: list[RunConfig], store: RunStore, data_dir: str | Path | None, workers: int
-) -> Iterator[tuple[RunConfig, RunRecord]]:
-    """Each config with its record, in the order in which runs finish."""
-    workers = min(workers, len(configs))
-    if workers <= 1:
-        yield from ((config, run(config, store, data_dir)[0]) for config in configs)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    # Processes are spawned, not forked: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (threads,))
+def _outcomes(
+    hashes: dict[RunConfig, str],
+    store: RunStore,
+    data_dir: str | Path | None,
+    executor: Executor,
+    in_time: Callable[[RunConfig, int], bool] = lambda config, running: True,
+) -> Iterator[tuple[RunConfig, Future]]:
+    """Each run with the future of its `RunRecord`, which is in the store by then, as they are finished."""
+    progress = 15 if isinstance(executor, InlineExecutor) else 0
+    waiting, running = dict(hashes), {}
+    while True:
+        while len(running) < executor.room:
+            config = next((config for config in waiting if in_time(config, len(running))), None)
+            if config is None:
+                break
+            data_hash = waiting.pop(config)
+            if record := store.find(config, data_hash):  # another sweep was faster
+                yield config, _done(record)
+                continue
+            scratch = store.scratch(config, data_hash).absolute()
+            call = (config.model_dump_json(), data_dir, scratch, data_hash, progress)
+            running[executor.submit(train, *call)] = config
+        if not running:
+            return
+        for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
+            yield running.pop(future), _stored(future, store)
+
+
+def _stored(future: Future, store: RunStore) -> Future:
+    """A future of the record whose JSON a worker sent."""
     try:
-        running = {pool.submit(run, config, store, data_dir, 0): config for config in configs}
-        for future in as_completed(running):
-            yield running[future], future.result()[0]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        record = RunRecord.model_validate_json(future.result())
+        store.add(record)
+    except Exception as error:
+        failed: Future = Future()
+        failed.set_exception(error)
+        return failed
+    return _done(record)
 
 
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+def _done(record: RunRecord) -> Future:
+    future: Future = Future()
+    future.set_result(record)
+    return future
 
 
-def _leave_with_parent() -> None:
-    """End this worker when the process that started it is gone, however that one ended."""
-    parent_process().join()
-    os._exit(1)
+def train(
+    config: str, data_dir: str | Path | None, scratch: Path, data_hash: str, progress_seconds: float
+) -> str:
+    """Train one run of a sweep, wherever this is called: JSON of the config in, JSON of the record out.
+
+    Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written or is in use.
+    Raises `InputError` if the data found here is not that of `data_hash`.
+    """
+    config = RunConfig.model_validate_json(config)
+    if input_hash(config, data_dir) != data_hash:
+        raise InputError("the worker has other data than the process that asked for this run")
+    with _checkpoints(scratch) as folder:
+        return finetune(config, data_dir, folder, progress_seconds=progress_seconds).model_dump_json()
+
+
+@contextmanager
+def _checkpoints(folder: Path) -> Iterator[Path]:
+    """The folder of a run's checkpoints, for one process at a time; removed when the run is finished."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(folder / "lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _failure(store: RunStore, config: RunConfig) -> Path:
+    return store.folder / "failed" / f"{config.name}.json"
+
+
+def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> str:
+    """Write down why a run failed; returns the reason in one line."""
+    text = str(error).strip()
+    reason = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    path = _failure(store, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entry = {
+        "name": config.name,
+        "config": config.model_dump(),
+        "reason": reason,
+        "traceback": "".join(traceback.format_exception(error)),
+        "failed": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path.write_text(json.dumps(entry, indent=1) + "\n")
+    return reason.splitlines()[0]
 
 
 def _say(line: str) -> None:

@@ -463,3 +463,10 @@ def test_accuracy_against_time_has_intervals_both_ways():
 def test_nothing_measured_is_not_drawn(layer):
     with pytest.raises(InputError, match="nothing was measured"):
         figures_cost.times(layer[layer["left_out"] != ""])
+
+
+def test_the_blocks_of_the_band_are_drawn():
+    figure = figures_cost.tiles(24, 2, 4)
+    assert figure.axes[0].get_xlabel() == "keys"
+    with pytest.raises(InputError):
+        figures_cost.tiles(0, 2, 4)

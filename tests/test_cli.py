@@ -39,6 +39,7 @@ MENTIONED = {
     (): [
         "finetune",
         "evaluate",
+        "sweep",
         "run",
         "book",
         "tasks",
@@ -49,6 +50,16 @@ MENTIONED = {
         "--version",
     ],
     ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--save", "--json", "Example:"],
+    ("sweep",): [
+        "GRID",
+        "--dry-run",
+        "--budget",
+        "--executor",
+        "--workers",
+        "--scheduler",
+        "--json",
+        "Example:",
+    ],
     ("evaluate",): ["FOLDER", "--task", "--eval-size", "--data-dir", "--json", "Example:"],
     ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
     ("book",): ["--profile", "smoke", "quick", "full"],
@@ -65,6 +76,17 @@ MENTIONED = {
         *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
         *("--plot", "--json", "Example:"),
     ],
+    ("results",): ["list", "check", "merge", "book/results/"],
+    ("results", "list"): ["--json"],
+    ("results", "check"): ["exit code 1"],
+    ("results", "merge"): ["FILES", "--into", "--newest", "Example:"],
+    ("prepare",): [
+        *("TASK...", "--encoder", "--out", "--max-length", "--train-size", "--eval-size", "--parsed"),
+        *("--data-dir", "Example:"),
+    ],
+    ("bundle",): [
+        *("GRID", "--out", "--prepared", "--python", "--no-wheels", "--part-size", "run.sh", "Example:"),
+    ],
     ("doctor",): ["machine"],
 }
 
@@ -78,7 +100,7 @@ def test_help_mentions_what_a_command_takes(command):
 
 def test_every_command_has_its_help_tested():
     commands = {(name,) for name in main.commands} | {
-        ("bench", name) for name in main.commands["bench"].commands
+        (group, name) for group in ("bench", "results") for name in main.commands[group].commands
     }
     assert commands == MENTIONED.keys() - {()}
 

@@ -76,14 +76,16 @@ def build_book(
 def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) -> str:
     """A hash of everything that an executed notebook depends on; if it is unchanged, so is the result.
 
-    The notebook, its parameters, the package's source, the versions of Python and of what the package
-    requires, and the folders of runs and data in use.
+    The notebook, its parameters, the recorded runs, the package's source, the versions of Python and of what
+    the package requires, and the folders of runs and data in use.
     """
     package = Path(sparsebert.__file__).parent
+    recorded = sorted((notebook.parent.parent / "book" / "results").glob("*.json*"))
     facts = {
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
         "profile": profile,
+        "recorded": {file.name: _hash(file) for file in recorded},
         "package": {str(file.relative_to(package)): _hash(file) for file in sorted(package.rglob("*.py"))},
         "versions": versions(),
         "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],

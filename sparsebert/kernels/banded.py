@@ -40,6 +40,19 @@ def block_size(width: int) -> int:
     return next((size for size in _BLOCKS if size >= width / 2), _BLOCKS[-1])
 
 
+def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
+    """Adjacent heads whose widths need about as many keys, and the largest of these widths.
+
+    They are computed together: calls of their own would take longer than the keys in excess.
+    """
+    if layout.kept is None:
+        return [(slice(0, heads), layout.width)]
+    widths = [int(row.nonzero().max()) for row in layout.kept.expand(heads, -1)]
+    steps = [max(1, -(-width // _BLOCKS[0])) for width in widths]
+    starts = [h for h in range(heads) if not h or steps[h] != steps[h - 1]]
+    return [(slice(a, b), max(widths[a:b])) for a, b in zip(starts, [*starts[1:], heads], strict=True)]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Queries in blocks of some adjacent heads, and the windows of their keys.
@@ -138,7 +151,7 @@ class Pairs:
             yield Part(slice(0, self.heads), 0, self.globals, 1, 0, self.length, wide=True)
         if self.globals == self.length:
             return
-        for heads, width in self._widths():
+        for heads, width in head_groups(self.layout, self.heads):
             width = min(width, self.length - 1)
             block = block_size(width)
             first, last = self.globals, self.length
@@ -154,16 +167,6 @@ class Pairs:
             end = inner + blocks * block
             if end < last:
                 yield Part(heads, end, last - end, 1, end - width, last - end + width)
-
-    def _widths(self) -> list[tuple[slice, int]]:
-        """Adjacent heads of the same width, and it."""
-        kept = self.layout.kept
-        if kept is None:
-            return [(slice(0, self.heads), self.layout.width)]
-        widths = [int(row.nonzero().max()) for row in kept.expand(self.heads, -1)]
-        starts = [h for h in range(self.heads) if not h or widths[h] != widths[h - 1]]
-        ends = [*starts[1:], self.heads]
-        return [(slice(a, b), widths[a]) for a, b in zip(starts, ends, strict=True)]
 
     def chunks(self, part: Part, scores: int, width: int) -> Iterator[tuple[int, int]]:
         """Some blocks at a time, first and count, so that no more than so many scores are worked on."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels.banded import Band, banded, block_size
+from sparsebert.kernels.banded import Band, banded, block_size, head_groups
 from sparsebert.kernels.flex import Flex
 from sparsebert.kernels.reference import Reference
 from sparsebert.layouts import Layout
@@ -18,8 +18,9 @@ from sparsebert.patterns import Dense, Pattern
 KERNELS = ("auto", "reference", "banded", "flex")
 
 # What `banded` costs on a processor, in scores of dense attention: each of its own scores, the keys of
-# windows that take as long as a query's columns, and what every sequence takes. With dropout neither has a
-# fused kernel. Fitted to `sparsebert bench attention`, with one thread, and on the careful side.
+# windows that take as long as a query's columns, and what every sequence takes for each group of heads. With
+# dropout neither has a fused kernel. Fitted to `sparsebert bench attention`, with one thread, and on the
+# careful side.
 _SCORE = {"fused": 1.3, "dropout": 1.8}
 _GLOBAL_COLUMNS, _DRAWN_COLUMN = 20, 100
 _START, _START_OF_COLUMNS = 12_000, 20_000
@@ -96,18 +97,17 @@ def _fastest(layout: Layout | None, batch: Batch, heads: int, dropout: float) ->
     if batch.real.is_cuda:
         if length >= _SHORTEST_ON_GPU and not dropout and _flexible(layout):
             return "flex"
-        return "banded" if 4 * _keys(layout) <= length >= _SHORTEST_ON_GPU else "reference"
+        return "banded" if 4 * _keys(layout, heads) <= length >= _SHORTEST_ON_GPU else "reference"
+    groups = head_groups(layout, heads)
     start = _START + (_START_OF_COLUMNS if layout.tokens or layout.random else 0)
-    cost = length * _keys(layout) * _SCORE["dropout" if dropout else "fused"] + start
+    cost = length * _keys(layout, heads) * _SCORE["dropout" if dropout else "fused"] + start * len(groups)
     return "banded" if cost <= length**2 else "reference"
 
 
-def _keys(layout: Layout) -> float:
+def _keys(layout: Layout, heads: int) -> float:
     """Keys that `banded` computes each query's scores with, or what takes as long; the mean over heads."""
-    widths = [layout.width]
-    if layout.kept is not None:
-        widths = [int(shares.nonzero().max()) for shares in layout.kept]
-    in_windows = sum(block_size(width) + 2 * width for width in widths) / len(widths)
+    groups = head_groups(layout, heads)
+    in_windows = sum((group.stop - group.start) * (block_size(w) + 2 * w) for group, w in groups) / heads
     in_columns = layout.tokens and _GLOBAL_COLUMNS + 2 * layout.tokens
     return in_windows + in_columns + _DRAWN_COLUMN * sum(k for k, _ in layout.random)
 

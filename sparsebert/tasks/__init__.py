@@ -2,7 +2,8 @@
 
 `packaged` tasks need a package index alone; `glue` tasks come from a local folder or the Hugging Face hub;
 `files` reads a person's own data. Whatever the origin, a `Task` loads to the same columns: text, text_pair
-(pairs only), label.
+(pairs only), label. Where SPARSEBERT_PREPARED_DIR names a folder of `prepared` data, its tasks are the only
+ones; they have tokens instead of texts, and what reads texts is not imported.
 
 >>> get_task("glue/sst2").metrics
 ('accuracy',)
@@ -14,21 +15,30 @@ from pathlib import Path
 
 from sparsebert import paths
 from sparsebert.errors import unknown_name
-from sparsebert.tasks.files import PREFIX, file_task
-from sparsebert.tasks.glue import GLUE, glue_task
-from sparsebert.tasks.packaged import PACKAGED
+from sparsebert.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.tasks.task import Task
 
 __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 
 
 def task_names() -> tuple[str, ...]:
-    """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own."""
+    """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own.
+
+    Of prepared data, the names of its tasks.
+    """
+    if folder := paths.prepared_dir():
+        return prepared_tasks(folder)
+    from sparsebert.tasks.files import PREFIX
+    from sparsebert.tasks.glue import GLUE
+    from sparsebert.tasks.packaged import PACKAGED
+
     return (*PACKAGED, *GLUE, f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
     """Names of the folders that a local data folder may hold: SST-2, MRPC, ..."""
+    from sparsebert.tasks.glue import GLUE
+
     return tuple(benchmark.folder for benchmark in GLUE.values())
 
 
@@ -36,9 +46,15 @@ def get_task(name: str, data_dir: str | Path | None = None) -> Task:
     """The task of that name. Data is read by `task.load()`, except that `file:` tasks read theirs here.
 
     `data_dir` (or else SPARSEBERT_DATA_DIR) is a folder in the GLUE layout; a task that has no folder there
-    comes from the hub. Raises `InputError` for an unknown name, a folder that does not exist, or a file that
-    cannot be used.
+    comes from the hub. Where SPARSEBERT_PREPARED_DIR names a folder, tasks come from there alone. Raises
+    `InputError` for an unknown name, a folder that does not exist, or a file that cannot be used.
     """
+    if folder := paths.prepared_dir():
+        return prepared_task(name, folder)
+    from sparsebert.tasks.files import PREFIX, file_task
+    from sparsebert.tasks.glue import GLUE, glue_task
+    from sparsebert.tasks.packaged import PACKAGED
+
     if name in PACKAGED:
         return PACKAGED[name]
     if name in GLUE:

@@ -1,30 +1,48 @@
-"""The metrics that GLUE reports, from scikit-learn and SciPy."""
+"""The metrics that GLUE reports; NumPy is enough for them, and is wherever torch and transformers are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from sparsebert.errors import InputError
 
 
-def _correlation(correlate, labels: np.ndarray, predictions: np.ndarray) -> float:
+def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return np.mean(labels == predictions)
+
+
+def _f1(labels: np.ndarray, predictions: np.ndarray, of: int = 1) -> float:
+    """Of one class; 0 where nobody names it."""
+    true, guessed = labels == of, predictions == of
+    return 2 * np.sum(true & guessed) / max(np.sum(true) + np.sum(guessed), 1)
+
+
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return np.mean([_f1(labels, predictions, of) for of in np.union1d(labels, predictions)])
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
     """0 where one side is constant: undefined by the formula, but such predictions say nothing of labels."""
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0
-    return correlate(labels, predictions).statistic
+    return np.corrcoef(labels.astype(float), predictions.astype(float))[0, 1]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 METRICS = {
-    "accuracy": accuracy_score,
-    "f1": lambda labels, predictions: f1_score(labels, predictions, zero_division=0),
-    "macro_f1": lambda labels, predictions: f1_score(labels, predictions, average="macro", zero_division=0),
-    "matthews": matthews_corrcoef,
-    "pearson": lambda labels, predictions: _correlation(stats.pearsonr, labels, predictions),
-    "spearman": lambda labels, predictions: _correlation(stats.spearmanr, labels, predictions),
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _pearson,  # which it is, for two classes
+    "pearson": _pearson,
+    "spearman": lambda labels, predictions: _pearson(_ranks(labels), _ranks(predictions)),
 }
 """By name, called with (labels, predictions); f1 is class 1's, macro_f1 the mean over the classes."""
 

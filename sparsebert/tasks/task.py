@@ -7,14 +7,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from sparsebert.tasks.metrics import score
 
-Splits = dict[str, pd.DataFrame]
+if TYPE_CHECKING:  # machines that are given prepared data have neither
+    import pandas as pd
+    from datasets import Dataset, DatasetDict
+
+Splits = dict[str, "pd.DataFrame"]
 """Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number)."""
 
 
@@ -48,10 +51,14 @@ class Task:
 
         Raises `InputError` if the data cannot be had or is malformed.
         """
+        from datasets import DatasetDict
+
         return DatasetDict(self._datasets)
 
     @cached_property
     def _datasets(self) -> dict[str, Dataset]:
+        from datasets import ClassLabel, Dataset, Features, Value
+
         features = Features(
             {
                 "text": Value("string"),
@@ -77,6 +84,16 @@ class Task:
                 digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {split: len(rows) for split, rows in self._datasets.items()}
+
+    @property
+    def prepared_with(self) -> dict[str, str]:
+        """Versions of what made its tokens, where that was on another machine."""
+        return {}
+
     def score(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The task's metrics of `predictions`: [rows] (classes or numbers) or [rows, labels] (logits)."""
         return score(self.metrics, predictions, labels)
@@ -89,6 +106,7 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     out, at least one if there are two. Rows of the same text stay together, and both splits are ordered by
     digest, that is, shuffled.
 
+    >>> import pandas as pd
     >>> rows = pd.DataFrame({"text": ["a", "b", "b", "c", "d"], "label": [0, 0, 0, 1, 1]})
     >>> {split: sorted(part["text"]) for split, part in hold_out(rows, 0.5).items()}
     {'train': ['a', 'c'], 'validation': ['b', 'b', 'd']}

@@ -1,0 +1,209 @@
+"""Bundles: a grid with all that its runs need, in one archive for a machine with torch and transformers.
+
+Inside are the package, the encoders, the prepared data of the tasks, the files that plans name, and wheels of
+the small packages that such a machine may lack. The same inputs give the same archive, byte for byte. What it
+does on arrival is in `sparsebert.bundled`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from sparsebert.bundled import BROUGHT, GRID, PREPARED, WHEELS, WITH
+from sparsebert.encoders import ENCODERS, load_classifier, packaged_minilm
+from sparsebert.errors import InputError
+from sparsebert.finetune import COMMIT_FILE, commit, fitting_length
+from sparsebert.grids import load_grid
+from sparsebert.plans import parse_plan
+from sparsebert.prepare import write_prepared
+from sparsebert.runs import RunConfig
+from sparsebert.sweeps import check_runs
+from sparsebert.tasks import get_task
+
+TOP = "sparsebert-bundle"
+SUFFIX = ".tar.gz"
+PYTHONS = ("3.11", "3.12")
+# pip takes wheels of the platforms that it is told, not of older ones besides.
+PLATFORMS = ("manylinux2014", *(f"manylinux_2_{version}" for version in (12, 17, 24, 28)))
+ENCODER_FILES = (
+    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*"),
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
+)
+
+RUN = """\
+#!/bin/sh
+# Trains the runs of grid.yaml; options are those of `sparsebert sweep`, such as --budget 2h.
+cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.bundled "$@"
+"""
+README = """\
+Run `sh run.sh` (options of `sparsebert sweep` may follow); it needs Python 3.11, torch and transformers.
+Take the folder `runs/` back to the project; `sparsebert results merge` adds it to the recorded runs.
+"""
+
+
+def bundle(
+    grid: str | Path,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    prepared: str | Path | None = None,
+    pythons: Sequence[str] = PYTHONS,
+    part_size: int | None = None,
+    progress: Callable[[str], object] = lambda line: None,
+) -> list[Path]:
+    """Write the archive of a grid; returns its files, several if `part_size` (MiB) cuts it.
+
+    `prepared` is a folder of prepared data to take from; what it lacks is made there. `pythons` are the
+    versions that wheels are brought for, on x86-64 Linux; without any the machine has to have the packages.
+    Raises `InputError` for a grid with a run that cannot be made, a path that would not lead to the same file
+    inside the bundle, and wheels that cannot be had.
+    """
+    out = Path(out).expanduser()
+    if not out.name.endswith(SUFFIX):
+        raise InputError(f"--out {out}: write a name that ends in {SUFFIX}")
+    configs = load_grid(grid)
+    # Whether the other machine computes in bf16 is seen there.
+    check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], data_dir)
+    files = _package() | {GRID: Path(grid).expanduser()}
+    for name in dict.fromkeys(config.encoder for config in configs):
+        files |= _encoder(name, weights=name != "tiny")
+    for path in dict.fromkeys(path for config in configs for path in parse_plan(config.plan).files):
+        files[_inside(path, "file of a plan")] = Path(path).expanduser()
+    with tempfile.TemporaryDirectory() as temporary:
+        for place in _prepare(configs, Path(prepared or temporary), data_dir, progress):
+            files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
+        if pythons:
+            progress(f"wheels for Python {', '.join(pythons)}")
+            wheels = _download(Path(temporary) / WHEELS, pythons)
+            files |= {f"{WHEELS}/{path.name}": path for path in wheels}
+        texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
+        progress("packing")
+        return _pack(files, texts, out, part_size)
+
+
+def _package() -> dict[str, Path]:
+    here = Path(__file__).resolve().parent
+    return {f"sparsebert/{path.relative_to(here).as_posix()}": path for path in here.rglob("*.py")}
+
+
+def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
+    """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
+    if name in ENCODERS:
+        folder = packaged_minilm()
+        module, prefix = folder.parent / "__init__.py", folder.parent.name
+        files = {f"{prefix}/{folder.name}/{path.name}": path for path in _encoder_files(folder)}
+        files = {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
+        return files | {f"{prefix}/__init__.py": module}
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        prefix = _inside(name, "encoder")
+    else:
+        prefix, folder = name, _from_hub(name)
+    return {f"{prefix}/{path.name}": path for path in _encoder_files(folder)}
+
+
+def _encoder_files(folder: Path) -> set[Path]:
+    return {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(ENCODER_FILES)))
+    except Exception as error:  # the hub's client lets through whatever its HTTP library raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"encoder '{name}' could not be taken from the hub ({reason})") from None
+
+
+def _inside(path: str, what: str) -> str:
+    """A relative path, which names the same file in the bundle's folder."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or path.startswith("~"):
+        raise InputError(
+            f"{what} '{path}': in a bundle, paths start at its own folder; write a path that is relative to "
+            "the folder you call this from"
+        )
+    return str(pure)
+
+
+def _prepare(
+    configs: Iterable[RunConfig], folder: Path, data_dir: str | Path | None, progress: Callable
+) -> list[Path]:
+    """The places of prepared data that the runs read; each holds the most that one of them asks for."""
+    needs: dict[tuple[str, str, int], list[RunConfig]] = {}
+    for config in configs:
+        task = get_task(config.task, data_dir)
+        length = config.max_length or fitting_length(
+            config, task, load_classifier(config.encoder, task.label_names)
+        )
+        needs.setdefault((config.task, config.encoder, length), []).append(config)
+    places = []
+    for (name, encoder, length), alike in needs.items():
+        sizes = [
+            None if None in asked else max(asked)
+            for asked in ([c.train_size for c in alike], [c.eval_size for c in alike])
+        ]
+        parsed = any("word_ids" in parse_plan(config.plan).needs for config in alike)
+        task = get_task(name, data_dir)
+        places.append(write_prepared(task, encoder, folder, length, *sizes, parsed, progress))
+    return list(dict.fromkeys(places))
+
+
+def _download(folder: Path, pythons: Sequence[str]) -> list[Path]:
+    """Wheels of the versions that are installed here."""
+    names = [package for name in BROUGHT for package in (name, *WITH.get(name, ()))]
+    wanted = [f"{name}=={metadata.version(name)}" for name in names]
+    for python in pythons:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-deps", "--only-binary", ":all:", "--python-version", python]
+        command += ["--implementation", "cp", "-d", str(folder)]
+        command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
+        pip = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
+        if pip.returncode:
+            errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
+            reason = (errors or ["no message"])[-1].removeprefix("ERROR: ")
+            raise InputError(
+                f"pip could not download the wheels for Python {python} ({reason}); "
+                f"mend that, or write --no-wheels if the machine has {', '.join(BROUGHT)}"
+            )
+    return sorted(folder.iterdir())
+
+
+def _pack(files: dict[str, Path], texts: dict[str, str], out: Path, part_size: int | None) -> list[Path]:
+    """Tar and gzip without times, owners and the order of folders; whole or not at all."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".writing-") as temporary:
+            whole = Path(temporary) / out.name
+            with (
+                open(whole, "wb") as file,
+                gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+            ):
+                for place in sorted({*files, *texts}):
+                    content = texts[place].encode() if place in texts else files[place].read_bytes()
+                    entry = tarfile.TarInfo(f"{TOP}/{place}")
+                    entry.size, entry.mode = len(content), 0o755 if place == "run.sh" else 0o644
+                    archive.addfile(entry, io.BytesIO(content))
+            for stale in [out, *out.parent.glob(f"{out.name}.part-*")]:
+                stale.unlink(missing_ok=True)
+            return _cut(whole, out, part_size * 2**20) if part_size else [whole.rename(out)]
+    except OSError as error:
+        raise InputError(f"'{out}' cannot be written: {error.strerror}; give another --out") from None
+
+
+def _cut(whole: Path, out: Path, size: int) -> list[Path]:
+    parts = []
+    with open(whole, "rb") as file:
+        while content := file.read(size):
+            parts.append(out.with_name(f"{out.name}.part-{len(parts):02}"))
+            parts[-1].write_bytes(content)
+    return parts

@@ -1,0 +1,793 @@
+"""The paper's claims C1 to C6: the rule of each, and its verdict on each task, computed from recorded runs.
+
+The rules and their numbers stand in `CLAIMS` and in the constants above it; they were written down before the
+runs that they are applied to. `verdicts` applies them. A *point* is 0.01 of a task's first metric, or 0.01 of
+density. Differences are paired: two runs of one seed and one setting (the same task, data, sizes, encoder,
+training and precision) that differ in the plan alone. An interval is Student's 95 % interval over seeds.
+
+A claim holds if all that its rule asks for is met, and does not hold if a part of it is refuted. Anything
+else is undecided, and the reason says what is missing or too uncertain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sparsebert.degrees import DegreeConfig
+from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, Union
+from sparsebert.plans import parse_plan
+from sparsebert.results import without_seeds
+from sparsebert.runs import RunRecord
+
+SPARSE = 0.78  # least sparsity of the layers that a pattern is applied at, over pairs of real tokens
+C1_LOSS, C1_EXCLUDED = 1.0, 2.0  # points: the largest loss, and what its interval has to exclude
+C2_LOSS, C2_TIMES = 2.0, 2.0  # points: the least loss, and how many times the loss at the later half
+MATCHED = 0.01  # densities that differ by no more count as equal
+C5_MISS = 0.5  # points of density
+GRID = 3  # least number of different r, and of different w, that makes runs of mixtures a grid
+C6_DENSITY, C6_MARGIN = 0.10, 1.0  # and the points that the interval may reach below 0
+SLACK = 0.005  # by which a density may exceed another and still count as at most that
+
+BERT_BASE_LAYERS = 12
+
+Word = Literal["holds", "does not hold", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One thing that a rule asks about, in points: its mean over `seeds` seeds and its interval.
+
+    `wanted` says in words what meets the rule and `bound` is where it lies on the scale. `state` is "met",
+    "refuted" or "open". `low` and `high` are NaN for one seed, and for densities, which have no interval.
+    """
+
+    what: str
+    wanted: str
+    bound: float
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    state: Literal["met", "refuted", "open"]
+
+    def __str__(self) -> str:
+        between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
+        alone = ", one seed" if self.seeds == 1 else ""
+        return f"{self.what}: {self.mean:.{1 if between or alone else 2}f} points{between}{alone}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's verdict on a task, with the numbers behind it and the reason in a sentence.
+
+    `label` is the task and, where one task was run in several settings, what tells them apart.
+    """
+
+    claim: str
+    task: str
+    label: str
+    verdict: Word
+    numbers: tuple[Estimate, ...]
+    reason: str
+
+
+class Setting(NamedTuple):
+    """What two runs have to share to be compared."""
+
+    task: str
+    encoder: str
+    train_size: int | None
+    eval_size: int | None
+    max_length: int | None
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    precision: str
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim in the paper's sense, the rule for its verdict, and the function that applies it.
+
+    `judge` takes the runs of one setting and gives the estimates and what is missing, in sentences.
+    """
+
+    says: str
+    holds: str
+    fails: str
+    judge: Callable[..., Judgement]
+
+
+@dataclass
+class Judgement:
+    estimates: list[Estimate] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        what: str,
+        wanted: str,
+        bound: float,
+        points: Iterable[float],
+        met: Callable[[float, float, float], bool],
+        refuted: Callable[[float, float, float], bool],
+    ) -> None:
+        """An estimate from points by seed; `met` and `refuted` take its mean, low and high."""
+        points = list(points)
+        # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
+        numbers = tuple(round(number, 9) for number in interval(points))
+        decided = len(points) > 1
+        state = "met" if decided and met(*numbers) else "refuted" if decided and refuted(*numbers) else "open"
+        self.estimates.append(Estimate(what, wanted, bound, *numbers, len(points), state))
+
+    @property
+    def verdict(self) -> Word:
+        states = {estimate.state for estimate in self.estimates}
+        if "refuted" in states:
+            return "does not hold"
+        return "undecided" if self.gaps or states != {"met"} else "holds"
+
+    @property
+    def reason(self) -> str:
+        if self.verdict != "undecided":
+            state = "refuted" if self.verdict == "does not hold" else "met"
+            return "; ".join(f"{e}, wanted: {e.wanted}" for e in self.estimates if e.state == state)
+        unclear = [
+            f"{e}, wanted: {e.wanted}" + ("; a single seed has no interval" if e.seeds == 1 else "")
+            for e in self.estimates
+            if e.state == "open"
+        ]
+        return "; ".join(dict.fromkeys(self.gaps + unclear))
+
+
+def interval(points: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent values and its Student-t interval, NaN for a single value: (mean, low, high)."""
+    mean = float(np.mean(points))
+    if len(points) == 1:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf((1 + level) / 2, len(points) - 1) * stats.sem(points))
+    return mean, mean - half, mean + half
+
+
+# ---- what a run is ------------------------------------------------------------------------------
+
+
+def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]:
+    """The runs of each setting, a row per run, in an order that does not depend on that of the records.
+
+    Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned or other); `pattern`,
+    without its global tokens and seeds, and `controls`, the pattern whose degrees a control has; `placement`
+    (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and neighbours, else
+    NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density
+    that learned degrees were asked for. Runs that start from a file of learned degrees are left out.
+    """
+    rows: dict[Setting, list[dict]] = {}
+    for record in _each_once(records):
+        if not parse_plan(record.config.plan).files:
+            rows.setdefault(_setting(record), []).append(_row(record))
+    return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
+
+
+def _each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records in order of their names; of two of one run the one that was finished last."""
+    by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
+    return [record for _, record in sorted({record.name: record for record in by_age}.items())]
+
+
+def _setting(record: RunRecord) -> Setting:
+    found = {"precision": record.precision, "data_hash": record.data_hash}
+    asked = {name: getattr(record.config, name) for name in Setting._fields if name not in found}
+    return Setting(**asked, **found)
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    layers = len(record.density_per_layer)
+    plan = parse_plan(without_seeds(record.config.plan))
+    steps = [(pattern, place.layers(layers)) for pattern, place in plan.steps if pattern != Dense()]
+    placed = sorted(layer for _, where in steps for layer in where) or range(layers)
+    named = {tuple(range(layers)): "all", tuple(range(layers // 2, layers)): "late"}
+    density, padded = (
+        float(np.mean([values[layer] for layer in placed]))
+        for values in (record.density_per_layer, record.padded_density_per_layer)
+    )
+    described: dict[str, Any] = {"kind": "other", "pattern": str(plan)}
+    if not steps:
+        described["kind"] = "dense"
+    elif len(steps) == 1:
+        described |= _described(steps[0][0])
+    if described["kind"] == "learned":
+        described |= _learned(record)
+    return {
+        "controls": None,
+        "asked": math.nan,
+        **dict.fromkeys("grw", math.nan),
+        "seed": record.config.seed,
+        "score": 100 * next(iter(record.metrics.values())),
+        "placement": named.get(tuple(placed), "other"),
+        "density": density,
+        "sparsity": 1 - density,
+        "padded_sparsity": 1 - padded,
+        "length": math.sqrt(padded / density) * (record.config.max_length or math.nan),
+        **described,
+    }
+
+
+def _described(pattern: Pattern) -> dict[str, Any]:
+    """Kind, text, and g, r and w of the pattern of a plan with one step."""
+    parts = pattern.parts if isinstance(pattern, Union) else (pattern,)
+    tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
+    bare = [part for part in parts if not isinstance(part, Global)]
+    text = " | ".join(map(str, bare))
+    found: dict[str, Any] = {"kind": "other", "pattern": text or "itself"}
+    widths = [part.w for part in bare if isinstance(part, Neighbour)]
+    keys = [part.k for part in bare if isinstance(part, Random) and part.like is None]
+    if len(widths) + len(keys) == len(bare) and max(len(widths), len(keys)) <= 1:
+        found |= {"g": tokens, "r": sum(keys), "w": sum(widths)}
+    if tokens != 1 or len(bare) != 1:
+        return found
+    (part,) = bare
+    if isinstance(part, Random) and part.like is not None:
+        return found | {"kind": "control", "controls": _described(part.like)["pattern"]}
+    if isinstance(part, Neighbour | Random | Syntax | Lexical):
+        return found | {"kind": "pattern"}
+    return found | ({"kind": "learned"} if isinstance(part, Learned) else {})
+
+
+def _tokens(part: Global) -> int:
+    return 1 if part.tokens == "cls" else part.tokens
+
+
+def _learned(record: RunRecord) -> dict[str, Any]:
+    """Learned degrees as the rules mean them: the defaults, that is per head and with weights."""
+    how, learning = record.config.degrees or DegreeConfig(), record.learning
+    if how.target_density is None or learning is None:
+        return {"kind": "other"}
+    if how.model_copy(update={"target_density": None}) != DegreeConfig():
+        return {"kind": "other"}
+    return {"asked": how.target_density, "density": learning.hard_density}
+
+
+# ---- pairs --------------------------------------------------------------------------------------
+
+
+def _scores(runs: pd.DataFrame) -> pd.Series:
+    """Scores by seed; runs of one seed with several random graphs are averaged."""
+    return runs.groupby("seed")["score"].mean()
+
+
+def _losses(runs: pd.DataFrame, placement: str, patterns: Iterable[str], judged: Judgement) -> pd.DataFrame:
+    """Dense minus sparse, in points: a row for each seed that has all patterns, a column per pattern."""
+    dense = _scores(runs[runs["kind"] == "dense"])
+    own = runs[(runs["kind"] == "pattern") & (runs["placement"] == placement)]
+    table = pd.DataFrame({name: dense - _scores(own[own["pattern"] == name]) for name in patterns})
+    return _complete(table, "a dense run and all patterns", judged)
+
+
+def _complete(table: pd.DataFrame, needs: str, judged: Judgement) -> pd.DataFrame:
+    """The rows without gaps; if none is left, that is said."""
+    whole = table.dropna()
+    if whole.empty:
+        judged.gaps.append(f"no seed has {needs}")
+    return whole
+
+
+def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
+    """Scores by seed that patterns of one kind have at a density, or None where it can't be told.
+
+    They lie on the straight line, seed by seed, between the pattern that is next sparser and the one that is
+    next denser; if one of these is missing, they are those of a pattern within `MATCHED` of the density.
+    """
+    means = runs.groupby("pattern")["density"].mean()
+    below, above = means[means <= density], means[means > density]
+    if len(below) and len(above):
+        share = (density - below.max()) / (above.min() - below.max())
+        sparser, denser = (_scores(runs[runs["pattern"] == p]) for p in (below.idxmax(), above.idxmin()))
+        return ((1 - share) * sparser + share * denser).dropna()
+    near = (means - density).abs()
+    if len(near) and round(near.min(), 9) <= MATCHED:
+        return _scores(runs[runs["pattern"] == near.idxmin()])
+    return None
+
+
+# ---- C1 and C2: where connections are missing ---------------------------------------------------
+
+
+def _sparse_patterns(runs: pd.DataFrame, judged: Judgement) -> list[str]:
+    """Patterns that leave the later half sparse enough."""
+    late = runs[(runs["kind"] == "pattern") & (runs["placement"] == "late")]
+    if late.empty:
+        judged.gaps.append("no recorded runs with a pattern at the later half")
+        return []
+    sparsity = late.groupby("pattern")[["sparsity", "padded_sparsity"]].mean()
+    enough = sparsity.index[sparsity["sparsity"].round(9) >= SPARSE].tolist()
+    if not enough:
+        judged.gaps.append(_out_of_reach(runs, sparsity))
+    return enough
+
+
+def _out_of_reach(runs: pd.DataFrame, sparsity: pd.DataFrame) -> str:
+    best = sparsity["sparsity"].idxmax()
+    said = (
+        f"no pattern leaves the later half {100 * SPARSE:.0f} % sparse: the sparsest, {best}, leaves "
+        f"{100 * sparsity['sparsity'][best]:.1f} % (over the padded square it would be "
+        f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
+    )
+    itself = 1 - runs.loc[(runs["pattern"] == "itself") & (runs["g"] == 1), "density"].mean()
+    length = runs["length"].mean()
+    if not math.isnan(itself):
+        possible = "could be had" if itself >= SPARSE else "is out of reach"
+        return f"{said}; {possible}, since each token itself and [CLS] alone leave {100 * itself:.1f} %"
+    if not math.isnan(length):
+        return (
+            f"{said}; with texts of about {length:.0f} tokens each token itself and [CLS] alone take about "
+            f"{100 * min(1, 3 / length):.0f} %"
+        )
+    return said
+
+
+def _median(table: pd.DataFrame) -> pd.Series:
+    return table.median(axis=1)
+
+
+def _of(table: pd.DataFrame) -> str:
+    return f"median of {table.shape[1]} patterns" if table.shape[1] > 1 else table.columns[0]
+
+
+def _judge_c1(runs: pd.DataFrame) -> Judgement:
+    judged = Judgement()
+    if patterns := _sparse_patterns(runs, judged):
+        late = _losses(runs, "late", patterns, judged)
+        if len(late):
+            judged.add(
+                f"loss at the later half ({_of(late)})",
+                f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
+                C1_LOSS,
+                _median(late),
+                met=lambda mean, low, high: mean <= C1_LOSS and high < C1_EXCLUDED,
+                refuted=lambda mean, low, high: low > C1_LOSS,
+            )
+    return judged
+
+
+def _judge_c2(runs: pd.DataFrame) -> Judgement:
+    judged = Judgement()
+    patterns = _sparse_patterns(runs, judged)
+    everywhere = set(runs.loc[(runs["kind"] == "pattern") & (runs["placement"] == "all"), "pattern"])
+    both = [name for name in patterns if name in everywhere]
+    if patterns and not both:
+        judged.gaps.append("no recorded runs with the same patterns at all layers")
+    if not both:
+        return judged
+    at_all, late = _losses(runs, "all", both, judged), _losses(runs, "late", both, judged)
+    if len(at_all):
+        judged.add(
+            f"loss at all layers ({_of(at_all)})",
+            f"at least {C2_LOSS:g}, the interval above 0",
+            C2_LOSS,
+            _median(at_all),
+            met=lambda mean, low, high: mean >= C2_LOSS and low > 0,
+            refuted=lambda mean, low, high: high < C2_LOSS,
+        )
+    times = (_median(at_all) - C2_TIMES * _median(late)).dropna()
+    if len(times):
+        judged.add(
+            f"loss at all layers minus {C2_TIMES:g} times that at the later half",
+            "at least 0",
+            0,
+            times,
+            met=lambda mean, low, high: mean >= 0,
+            refuted=lambda mean, low, high: high < 0,
+        )
+    elif len(at_all) and len(late):
+        judged.gaps.append("no seed has the patterns both at all layers and at the later half")
+    return judged
+
+
+# ---- C3: which connections ----------------------------------------------------------------------
+
+
+def _judge_c3(runs: pd.DataFrame) -> Judgement:
+    judged = Judgement()
+    runs = runs[runs["placement"] == "all"]
+    own, controls = runs[runs["kind"] == "pattern"], runs[runs["kind"] == "control"]
+    positions = {name: own[own["pattern"].str.startswith(name)] for name in ("neighbour", "random")}
+    for family in ("syntax", "lexical"):
+        members = own[own["pattern"].str.startswith(family)]
+        if members.empty:
+            judged.gaps.append(f"no recorded runs of {family} at all layers")
+        for pattern, part in members.groupby("pattern"):
+            score, density = _scores(part), part["density"].mean()
+            control = _scores(controls[controls["controls"] == pattern])
+            rivals = {"random": control if len(control) else at_density(positions["random"], density)}
+            rivals["neighbour"] = at_density(positions["neighbour"], density)
+            if rivals["neighbour"] is None:
+                rivals["neighbour"] = _by_gain(positions["neighbour"], controls, control, density)
+            for name, rival in rivals.items():
+                points = pd.Series(dtype=float) if rival is None else (rival - score).dropna()
+                if points.empty:
+                    at = f"at the density of {pattern} ({density:.2f})"
+                    judged.gaps.append(f"no recorded runs of {name} {at}")
+                else:
+                    judged.add(
+                        f"{pattern} loses more than {name}",
+                        "the interval above 0",
+                        0,
+                        points,
+                        met=lambda mean, low, high: low > 0,
+                        refuted=lambda mean, low, high: high < 0,
+                    )
+    return judged
+
+
+def _by_gain(
+    near: pd.DataFrame, controls: pd.DataFrame, control: pd.Series, density: float
+) -> pd.Series | None:
+    """What a neighbour pattern of another density would score here: the control's score plus its own gain.
+
+    The gain is over its own control, random connections of the same degrees.
+    """
+    means = near[near["pattern"].isin(controls["controls"])].groupby("pattern")["density"].mean()
+    if means.empty or control.empty:
+        return None
+    nearest = (means - density).abs().idxmin()
+    gain = _scores(near[near["pattern"] == nearest]) - _scores(controls[controls["controls"] == nearest])
+    return (control + gain).dropna()
+
+
+# ---- C4: how many of each kind ------------------------------------------------------------------
+
+
+def _judge_c4(runs: pd.DataFrame) -> Judgement:
+    judged = Judgement()
+    mixtures = runs[(runs["placement"] == "all") & runs["g"].notna()]
+    density = mixtures.groupby(["g", "r", "w"])["density"].mean()
+    full = [point for point in density.index if point[0] > 1 and point[1] and point[2]]
+    if not full:
+        judged.gaps.append(
+            "no recorded runs of a mixture with neighbours, random keys and global tokens besides [CLS]"
+        )
+        return judged
+    score = {point: _scores(part) for point, part in mixtures.groupby(["g", "r", "w"])}
+    lost, more = {}, {"random": {}, "global": {}}
+    for point in full:
+        left_out = {
+            part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
+            for axis, part in enumerate(("global", "random", "neighbour"))
+        }
+        missing = [part for part, other in left_out.items() if other is None]
+        if not missing:
+            without = score[left_out["neighbour"]]
+            lost[point] = score[point] - without
+            for part, points in more.items():
+                points[point] = score[left_out[part]] - without
+    if not lost:
+        what = ", ".join("global but for [CLS]" if part == "global" else part for part in missing)
+        judged.gaps.append(
+            f"no recorded runs of a mixture's match in density (within {MATCHED:g}) without one part: {what}"
+        )
+        return judged
+    above = {"met": lambda mean, low, high: low > 0, "refuted": lambda mean, low, high: high < 0}
+    several = f"median of {len(lost)} mixtures" if len(lost) > 1 else _mixture(next(iter(lost)))
+    tables = [("the mixture loses without neighbours", "above 0", lost)]
+    tables += [(f"more than without {part}", "the interval above 0", points) for part, points in more.items()]
+    for what, wanted, points in tables:
+        table = _complete(pd.DataFrame(points), "all mixtures", judged)
+        if len(table):
+            rule = above | ({"met": lambda mean, low, high: mean > 0} if points is lost else {})
+            judged.add(f"{what} ({several})", wanted, 0, _median(table), **rule)
+    return judged
+
+
+def _left_out(point: tuple, axis: int, keep: float, density: pd.Series) -> tuple | None:
+    """The mixture in which a part went and the others took its edges over: the nearest in density."""
+    fits = [
+        other
+        for other in density.index
+        if other[axis] == keep and all(other[a] >= point[a] for a in range(3) if a != axis)
+    ]
+    nearest = min(fits, key=lambda other: abs(density[other] - density[point]), default=None)
+    if nearest is None or round(abs(density[nearest] - density[point]), 9) > MATCHED:
+        return None
+    return nearest
+
+
+def _mixture(point: tuple) -> str:
+    tokens, keys, width = map(int, point)
+    parts = [f"neighbour({width})"] * (width > 0) + [f"random({keys})"] * (keys > 0)
+    return " | ".join([*parts, "global(cls)" if tokens == 1 else f"global({tokens})"])
+
+
+# ---- C5 and C6: learned degrees -----------------------------------------------------------------
+
+
+def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Judgement:
+    """`gaps`: the largest gaps in points, of "learned" and "bigbird", where they have been computed."""
+    judged = Judgement()
+    learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+    if learned.empty:
+        judged.gaps.append(
+            "no recorded runs of degrees learned per head, with weights and a density asked for"
+        )
+        return judged
+    asked = sorted(learned["asked"].unique())
+    miss = round(100 * (learned["density"] - learned["asked"]).abs().max(), 9)
+    judged.estimates.append(
+        _density_estimate(
+            f"largest miss of {len(asked)} densities asked for",
+            f"at most {C5_MISS:g}",
+            C5_MISS,
+            miss,
+            miss <= C5_MISS,
+        )
+    )
+    if len(asked) < 2 and gaps is None:
+        judged.gaps.append("only one density was asked for, so there is no range to look for gaps in")
+        return judged
+    if gaps is None:
+        grid = _bigbird(runs)["density"]
+        values = {axis: grid.index.unique(axis) for axis in "rw"}
+        if min(map(len, values.values())) < GRID:
+            judged.gaps.append(
+                f"no recorded grid of BigBird's mixtures, with at least {GRID} numbers of random keys and "
+                f"{GRID} widths"
+            )
+            return judged
+        low, high = asked[0], asked[-1]
+        reached = [low, *sorted(value for value in grid if low < value < high), high]
+        gaps = {"learned": 2 * miss, "bigbird": 100 * max(np.diff(reached))}
+    learned_gap, grid_gap = gaps["learned"], gaps["bigbird"]
+    judged.estimates.append(
+        _density_estimate(
+            "largest gap between reachable densities",
+            f"below that of BigBird's grid, {grid_gap:.2f}",
+            grid_gap,
+            learned_gap,
+            learned_gap < grid_gap,
+        )
+    )
+    return judged
+
+
+def _density_estimate(what: str, wanted: str, bound: float, value: float, met: bool) -> Estimate:
+    return Estimate(what, wanted, bound, value, math.nan, math.nan, 0, "met" if met else "refuted")
+
+
+def _bigbird(runs: pd.DataFrame) -> pd.DataFrame:
+    """Density and mean score of each fixed mixture with a global [CLS] at all layers, by its g, r and w."""
+    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1)]
+    return fixed.groupby(["g", "r", "w"])[["density", "score"]].mean()
+
+
+def _judge_c6(runs: pd.DataFrame) -> Judgement:
+    judged = Judgement()
+    learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+    density = learned.groupby("asked")["density"].mean()
+    sparse = density[density <= C6_DENSITY + SLACK]
+    if sparse.empty:
+        lowest = f"; the lowest is {density.min():.2f}" if len(density) else ""
+        judged.gaps.append(f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}")
+        return judged
+    everywhere = runs[runs["placement"] == "all"]
+    widths = everywhere[(everywhere["kind"] == "pattern") & everywhere["pattern"].str.startswith("neighbour")]
+    for asked, measured in sparse.items():
+        own = _scores(learned[learned["asked"] == asked])
+        fixed = _bigbird(runs)
+        fixed = fixed.loc[fixed["density"] <= measured + SLACK, "score"]
+        rivals = {}
+        if len(fixed):
+            best = fixed.idxmax()
+            chosen = everywhere[(everywhere[["g", "r", "w"]] == list(best)).all(axis=1)]
+            rivals[f"the best mixture, {_mixture(best)}"] = _scores(chosen)
+        single = at_density(widths, measured)
+        if single is not None and len(single):
+            rivals["a single width of equal density"] = single
+        name = max(rivals, key=lambda name: rivals[name].mean(), default=None)
+        points = (own - rivals[name]).dropna() if name else []
+        if not len(points):
+            why = f"no seed has {name}, too" if name else "no recorded fixed pattern of at most that density"
+            judged.gaps.append(f"learned degrees at density {measured:.2f}: {why}")
+            continue
+        judged.add(
+            f"at density {measured:.2f}, learned degrees minus {name}",
+            f"at least 0, the interval above −{C6_MARGIN:g}",
+            0,
+            points,
+            met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
+            refuted=lambda mean, low, high: high < 0,
+        )
+    return judged
+
+
+# ---- the claims and their rules -----------------------------------------------------------------
+
+CLAIMS = {
+    "C1": Claim(
+        says=f"attention that is at least {100 * SPARSE:.0f} % sparse costs little at the later layers",
+        holds=f"at the later half and at least {100 * SPARSE:.0f} % measured sparsity, the median over "
+        f"patterns of the paired loss is at most {C1_LOSS:.1f} point, and its interval excludes "
+        f"{C1_EXCLUDED:g}",
+        fails=f"the interval lies above {C1_LOSS:.1f} point",
+        judge=_judge_c1,
+    ),
+    "C2": Claim(
+        says="the same sparsity at every layer reduces performance significantly",
+        holds=f"the same patterns at all layers lose at least {C2_LOSS:g} points in the median, the interval "
+        f"lying above 0, and at least {C2_TIMES:g} times what they lose at the later half",
+        fails=f"the interval of the loss lies below {C2_LOSS:g} points, or that of the loss minus "
+        f"{C2_TIMES:g} times the other one below 0",
+        judge=_judge_c2,
+    ),
+    "C3": Claim(
+        says="neighbour and random patterns damage the model least",
+        holds="at all layers and at matched density, syntax and lexical each lose more than neighbours and "
+        "than random connections, the intervals of all differences lying above 0",
+        fails="one of these intervals lies below 0",
+        judge=_judge_c3,
+    ),
+    "C4": Claim(
+        says="neighbour connections matter most; taking them away does the most damage",
+        holds=f"at matched density (within {MATCHED:g}) the mixture without neighbours loses, and loses more "
+        "than the one without random keys and the one without global tokens but for [CLS], the intervals of "
+        "both differences lying above 0",
+        fails="one of the intervals lies below 0",
+        judge=_judge_c4,
+    ),
+    "C5": Claim(
+        says="learned degrees control the trade-off more finely than fixed patterns such as BigBird's",
+        holds=f"every density asked for is met within {C5_MISS:g} points, and between the smallest and the "
+        "largest of them the largest gap between reachable densities is smaller than that of BigBird's grid",
+        fails="otherwise",
+        judge=_judge_c5,
+    ),
+    "C6": Claim(
+        says="learned degrees are more accurate than BigBird when attention is very sparse",
+        holds=f"at densities of {100 * C6_DENSITY:.0f} % and below learned degrees are at least as accurate "
+        "as the best mixture of at most their density and as a single width of equal density: the difference "
+        f"to the better of the two is not negative, and its interval lies above −{C6_MARGIN:g} point",
+        fails="one of the intervals lies below 0",
+        judge=_judge_c6,
+    ),
+}
+
+
+def judge(claim: str, records: Sequence[RunRecord], **known: Any) -> list[Verdict]:
+    """One claim's verdict for each setting of the records; `known` is what else its rule can take.
+
+    C5 takes `gaps`, the largest gaps between reachable densities in points, of "learned" and "bigbird".
+    Without it, the gap of learned degrees is taken as twice their largest miss (a density asked for is met
+    that closely, wherever it was asked), and BigBird's is that of the recorded mixtures.
+    """
+    return _judged(claim, runs_by_setting(records), known)
+
+
+def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Verdict]:
+    """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not."""
+    settings = runs_by_setting(records)
+    missing = [task for task in dict.fromkeys(tasks) if all(task != setting.task for setting in settings)]
+    found = []
+    for claim in CLAIMS:
+        found += _judged(claim, settings, {})
+        for task in missing:
+            found.append(Verdict(claim, task, task, "undecided", (), f"no recorded runs of {task}"))
+    return found
+
+
+def _judged(claim: str, settings: Mapping[Setting, pd.DataFrame], known: dict) -> list[Verdict]:
+    labels = _labels(settings)
+    found = []
+    for setting, runs in settings.items():
+        judged = CLAIMS[claim].judge(runs, **known)
+        numbers = tuple(judged.estimates)
+        found.append(Verdict(claim, setting.task, labels[setting], judged.verdict, numbers, judged.reason))
+    return found
+
+
+def _labels(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """The task of each setting and, if it has several, in what they differ."""
+    settings = list(settings)
+    labels = {}
+    for setting in settings:
+        alike = [other for other in settings if other.task == setting.task]
+        differing = [name for name in Setting._fields if len({getattr(other, name) for other in alike}) > 1]
+        words = {"train_size": "all rows", "eval_size": "all rows", "max_length": "the task's"}
+        said = [setting.task]
+        for name in differing:
+            value = getattr(setting, name)
+            value = words[name] if value is None else str(value)[:12] if name == "data_hash" else value
+            said.append(str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}")
+        labels[setting] = ", ".join(said)
+    return labels
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def rules() -> pd.DataFrame:
+    """The claims and their rules, a row per claim."""
+    rows = [
+        {"claim": name, "it says": c.says, "holds if": c.holds, "does not hold if": c.fails}
+        for name, c in CLAIMS.items()
+    ]
+    return pd.DataFrame(rows).set_index("claim")
+
+
+def summary(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per claim, a column per task or setting, the verdict in each cell."""
+    rows = [{"claim": v.claim, "label": v.label, "verdict": v.verdict} for v in found]
+    frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
+    return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
+
+
+def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per number behind a verdict: claim, task, label, verdict and the fields of `Estimate`."""
+    columns = ["claim", "task", "label", "verdict", *Estimate.__dataclass_fields__]
+    rows = [
+        {"claim": v.claim, "task": v.task, "label": v.label, "verdict": v.verdict, **vars(number)}
+        for v in found
+        for number in v.numbers
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What each pattern loses at the later half and at all layers, with its interval over seeds, in points.
+
+    A row per setting, placement and pattern, controls included; `sparsity` is that of the layers it is
+    applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square.
+    """
+    settings = runs_by_setting(records)
+    labels = _labels(settings)
+    rows = []
+    for setting, runs in settings.items():
+        dense = _scores(runs[runs["kind"] == "dense"])
+        shown = runs[runs["kind"].isin(["pattern", "control"]) & runs["placement"].isin(["late", "all"])]
+        for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
+            points = (dense - _scores(part)).dropna()
+            mean, low, high = interval(points) if len(points) else (math.nan,) * 3
+            rows.append(
+                {
+                    "task": setting.task,
+                    "label": labels[setting],
+                    "placement": placement,
+                    "pattern": pattern,
+                    "seeds": len(points),
+                    "sparsity": part["sparsity"].mean(),
+                    "padded_sparsity": part["padded_sparsity"].mean(),
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    columns = ["task", "label", "placement", "pattern", "seeds", "sparsity", "padded_sparsity"]
+    return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high"])
+
+
+def caveats(records: Sequence[RunRecord]) -> list[str]:
+    """What stands between these runs and the paper's, a sentence for each setting."""
+    own: dict[Setting, list[RunRecord]] = {}
+    for record in _each_once(records):
+        if not parse_plan(record.config.plan).files:
+            own.setdefault(_setting(record), []).append(record)
+    said = []
+    for setting, label in _labels(sorted(own, key=str)).items():
+        layers = len(own[setting][0].density_per_layer)
+        rows = max(record.eval_rows for record in own[setting])
+        trained = max(record.train_rows for record in own[setting])
+        seeds = len({record.config.seed for record in own[setting]})
+        half = f"its later half has {layers - layers // 2} layers"
+        if layers != BERT_BASE_LAYERS:
+            half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
+        said.append(
+            f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
+            f"{rows:,} evaluated on (one row is {100 / rows:.2f} points of accuracy), at most "
+            f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
+        )
+    return said

@@ -1,0 +1,260 @@
+"""Prepared data: tasks as tokens in a folder, for machines without their texts, a parser or a network.
+
+    FOLDER/reviews-128-0a1b2c3d/prepared.json       what it is: a `Manifest`
+    FOLDER/reviews-128-0a1b2c3d/rows.safetensors    arrays of each split, such as train/input_ids
+
+Token columns stand flat, one row after the other, in the smallest integers that hold them; `lengths` says how
+many tokens each row has. A split with all its rows has them in the task's order, and `order` is the shuffle
+whose first rows a smaller size takes. A split that was cut has the first rows of that shuffle. So runs of
+different sizes read one folder. `sparsebert.prepare` writes it; NumPy and safetensors are enough to read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.tasks.task import Task
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from sparsebert.batches import Rows
+
+MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
+SYNTAX = ("word_ids", "head_ids")
+
+
+class Split(BaseModel):
+    """How many rows of a split there are, and how many `of` them the task has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    of: int
+
+    def covers(self, size: int | None) -> bool:
+        """Whether a run of that size can be made from these rows."""
+        return self.rows >= min(size or self.of, self.of)
+
+
+class Manifest(BaseModel):
+    """What stands in `prepared.json`: the task, what its rows were made with, and the hash of the arrays.
+
+    `tokenizer` and `sha256` are hashes, `parser` is None where words and heads are left out, `default_length`
+    is the task's own `max_length`, `versions` are those of what made the tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    task: str
+    summary: str
+    metrics: tuple[str, ...]
+    label_names: tuple[str, ...]
+    default_length: int
+    paired: bool
+    source: str
+    licence: str
+    data_hash: str
+    encoder: str
+    tokenizer: str
+    max_length: int
+    parser: str | None
+    versions: dict[str, str]
+    splits: dict[str, Split]
+    sha256: str
+
+    def covers(self, train_size: int | None, eval_size: int | None) -> bool:
+        """Whether a run of these sizes can be made from it."""
+        return all(
+            rows.covers(train_size if split == "train" else eval_size) for split, rows in self.splits.items()
+        )
+
+
+@dataclass(frozen=True)
+class PreparedTask(Task):
+    """A task whose rows are there as tokens alone, cut and parsed in the ways of its `entries`."""
+
+    folder: Path = field(default=Path(), repr=False)
+    entries: tuple[tuple[Path, Manifest], ...] = field(default=(), repr=False)
+
+    def load(self) -> DatasetDict:
+        """Raises `InputError`: there are no texts."""
+        raise InputError(
+            f"task '{self.name}' is there as tokens alone, in '{self.folder}', and this needs its texts; "
+            "unset SPARSEBERT_PREPARED_DIR"
+        )
+
+    @property
+    def data_hash(self) -> str:
+        """That of the texts which the tokens were made from."""
+        return self.entries[0][1].data_hash
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each split of the task, whether they are all there or not."""
+        return {split: rows.of for split, rows in self.entries[0][1].splits.items()}
+
+    @property
+    def prepared_with(self) -> dict[str, str]:
+        return self.entries[0][1].versions
+
+    def find(
+        self,
+        train_size: int | None,
+        eval_size: int | None,
+        parsed: bool,
+        max_length: int | None = None,
+        tokenizer: str | None = None,
+    ) -> tuple[Path, Manifest]:
+        """The entry that a run can be made from; length and tokenizer may be left open.
+
+        Raises `InputError` if there is none, with the command that makes one.
+        """
+        entries = list(self.entries)
+        wanted: list[tuple[str, Callable[[Manifest], bool]]] = [
+            ("another tokenizer than the encoder's", lambda found: tokenizer in (None, found.tokenizer)),
+            (f"rows not cut to {max_length} tokens", lambda found: max_length in (None, found.max_length)),
+            ("rows without parses", lambda found: bool(found.parser) or not parsed),
+            ("fewer rows than asked for", lambda found: found.covers(train_size, eval_size)),
+        ]
+        for instead, fits in wanted:
+            entries = [entry for entry in entries if fits(entry[1])]
+            if not entries:
+                sizes = {"max-length": max_length, "train-size": train_size, "eval-size": eval_size}
+                options = "".join(f" --{name} {value}" for name, value in sizes.items() if value)
+                raise InputError(
+                    f"the prepared data of '{self.name}' in '{self.folder}' has {instead}; where its texts "
+                    f"are, run: sparsebert prepare {self.name} --encoder ENCODER --out FOLDER{options}"
+                    + (" --parsed" if parsed else "")
+                )
+        return entries[0]
+
+    def rows(
+        self,
+        tokenizer: str,
+        max_length: int,
+        train_size: int | None = None,
+        eval_size: int | None = None,
+        parsed: bool = False,
+    ) -> dict[str, Rows]:
+        """The rows of each split, those of `sparsebert.prepare.prepare` and in the same order.
+
+        Raises `InputError` if they are not all there, torn or changed.
+        """
+        place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
+        arrays = _read_arrays(place, manifest)
+        rows = {}
+        for split in manifest.splits:
+            prefix = f"{split}/"
+            columns = {
+                name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)
+            }
+            size = train_size if split == "train" else eval_size
+            rows[split] = _rows(columns, size, parsed, by_length=split != "train")
+        return rows
+
+
+def prepared_tasks(folder: Path) -> tuple[str, ...]:
+    """Names of the tasks in a folder of prepared data."""
+    return tuple(dict.fromkeys(manifest.task for _, manifest in _entries(folder)))
+
+
+def prepared_task(name: str, folder: Path) -> PreparedTask:
+    """The task of that name; `InputError` if the folder has none, or has it from different texts."""
+    entries = tuple(entry for entry in _entries(folder) if entry[1].task == name)
+    if not entries:
+        raise unknown_name(f"task of the prepared data in {folder}", name, prepared_tasks(folder))
+    (first, manifest), *others = entries
+    for other, its in others:
+        if its.data_hash != manifest.data_hash:
+            raise InputError(
+                f"'{first.name}' and '{other.name}' in '{folder}' were made from different data of "
+                f"'{name}'; remove one of them"
+            )
+    return PreparedTask(
+        name=name,
+        summary=manifest.summary,
+        metrics=manifest.metrics,
+        label_names=manifest.label_names,
+        max_length=manifest.default_length,
+        paired=manifest.paired,
+        source=manifest.source,
+        licence=manifest.licence,
+        read=dict,
+        folder=folder,
+        entries=entries,
+    )
+
+
+def read_manifest(place: Path) -> Manifest:
+    """What `place` says it holds; `InputError` if that is not what this version writes."""
+    path = place / MANIFEST
+    return _read_manifest(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _read_manifest(path: Path, changed: int) -> Manifest:
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"'{path}' is not what this version writes ({where}: {first['msg'].lower()}); prepare it again"
+        ) from None
+
+
+def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
+    places = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if (folder / MANIFEST).is_file():
+        places.append(folder)
+    if not places:
+        raise InputError(f"'{folder}' holds no prepared data; give a folder that `sparsebert prepare` wrote")
+    return [(place, read_manifest(place)) for place in places]
+
+
+def _read_arrays(place: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    try:
+        content = (place / ARRAYS).read_bytes()
+    except OSError as error:
+        raise InputError(f"'{place / ARRAYS}' cannot be read: {error.strerror}; prepare it again") from None
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+        raise InputError(f"'{place / ARRAYS}' is torn, or was changed later; prepare it again")
+    return load(content)
+
+
+def _rows(columns: dict[str, np.ndarray], size: int | None, parsed: bool, by_length: bool) -> Rows:
+    from sparsebert.batches import Rows
+
+    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label")
+    order = columns.pop("order", None)
+    chosen = np.arange(len(lengths))
+    if size is not None and (order is None or size < len(order)):
+        chosen = (chosen if order is None else order.astype(np.int64))[:size]
+    if by_length:
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    tokens = {
+        name: _taken(flat, lengths, chosen) for name, flat in columns.items() if parsed or name not in SYNTAX
+    }
+    tokens["attention_mask"] = np.ones_like(tokens["input_ids"])
+    return Rows.of_arrays(lengths[chosen], tokens, label[chosen].tolist())
+
+
+def _taken(flat: np.ndarray, lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The tokens of some rows, as 64-bit integers."""
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    parts: list[Any] = [flat[starts[row] : ends[row]] for row in chosen]
+    return np.concatenate(parts).astype(np.int64)

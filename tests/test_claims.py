@@ -1,0 +1,469 @@
+"""The verdicts on C1 to C6, each reached by runs that were made up for it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_runs import record_of
+
+from sparsebert import claims, figures_claims
+from sparsebert.degrees import DegreeConfig
+from sparsebert.errors import InputError
+from sparsebert.runs import RunConfig
+from sparsebert.tasks import task_names
+
+SEEDS = range(5)
+NOISE = (-0.2, 0.1, 0.0, 0.2, -0.1)  # points; they add up to nothing
+CLS = " | global(cls)"
+DENSE = 80.0
+
+
+def run(plan, seed=0, score=DENSE, density=0.2, layers=6, **changes):
+    """A run with a score in points, its sparse layers having this density."""
+    config = RunConfig(
+        plan=plan, seed=seed, **{n: changes.pop(n) for n in list(changes) if n in RunConfig.model_fields}
+    )
+    late = config.plan.endswith("@ late")
+    if config.plan == "dense":
+        density = 1.0
+    per_layer = [1.0 if late and layer < layers // 2 else density for layer in range(layers)]
+    return record_of(
+        config,
+        metrics={"accuracy": score / 100},
+        density=sum(per_layer) / layers,
+        density_per_layer=per_layer,
+        padded_density=sum(per_layer) / layers / 4,
+        padded_density_per_layer=[value / 4 for value in per_layer],
+        **changes,
+    )
+
+
+def several(plan, loss, seeds=SEEDS, spread=1.0, **changes):
+    """Runs of a plan that lose so many points against DENSE on average, a bit more or less by seed."""
+    return [run(plan, s, DENSE - loss + spread * NOISE[s % 5], **changes) for s in seeds]
+
+
+def dense(seeds=SEEDS, **changes):
+    return [run("dense", seed, **changes) for seed in seeds]
+
+
+def verdict(claim, records, **known):
+    (found,) = claims.judge(claim, records, **known)
+    assert found.claim == claim and found.task == "reviews" and found.reason
+    return found
+
+
+# ---- C1
+
+
+def late(*losses, **changes):
+    names = ["neighbour(1)", "syntax", "lexical(2)"]
+    return [
+        record
+        for name, loss in zip(names, losses, strict=False)
+        for record in several(f"{name}{CLS} @ late", loss, **changes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "spread", "expected"),
+    [
+        ((0.0, 0.9, 5.0), 1, "holds"),  # the median of the patterns counts
+        ((1.0, 1.0, 1.0), 1, "holds"),
+        ((1.1, 1.1, 1.1), 1, "undecided"),  # above 1, but its interval is not
+        ((3.0, 3.0, 0.0), 1, "does not hold"),
+        ((0.9, 0.9, 0.9), 6, "undecided"),  # the interval includes 2
+        ((-3.0, -3.0, -3.0), 1, "holds"),
+    ],
+)
+def test_c1_asks_for_a_small_median_loss_with_an_interval_that_excludes_2(losses, spread, expected):
+    found = verdict("C1", dense() + late(*losses, spread=spread))
+    assert found.verdict == expected
+    (number,) = found.numbers
+    assert number.mean == pytest.approx(sorted(losses)[1]) and number.seeds == 5
+    assert number.low < number.mean < number.high
+
+
+def test_c1_counts_a_loss_of_exactly_one_point_and_a_sparsity_of_exactly_78_percent():
+    assert verdict("C1", dense() + late(1.0, spread=0, density=0.22)).verdict == "holds"
+    assert verdict("C1", dense() + late(1.0, spread=0, density=0.2201)).verdict == "undecided"
+
+
+def test_c1_is_undecided_where_78_percent_is_out_of_reach_and_says_why():
+    records = dense() + late(0.0, density=0.25)
+    reason = verdict("C1", records).reason
+    assert (
+        "the sparsest, neighbour(1), leaves 75.0 %" in reason and "padded square it would be 93.8 %" in reason
+    )
+    floor = several("global(cls)", 5, density=0.23)
+    assert (
+        "is out of reach, since each token itself and [CLS] alone leave 77.0 %"
+        in verdict("C1", records + floor).reason
+    )
+    known = dense(max_length=40) + late(0.0, density=0.25, max_length=40)
+    assert "texts of about 20 tokens" in verdict("C1", known).reason
+
+
+def test_c1_leaves_out_patterns_that_are_not_sparse_enough_and_other_plans():
+    others = several(f"neighbour(5){CLS} @ late", 9, density=0.4)
+    others += several("neighbour(1) @ late", 9)  # [CLS] is not global
+    others += several(f"random(like=syntax, besides=global(cls)){CLS} @ late", 9)  # a control
+    others += several(f"neighbour(1) | random(2){CLS} @ late", 9)  # a mixture
+    others += several(f"neighbour(1){CLS} @ 4-", 9) + several(f"neighbour(1){CLS} @ early", 9)
+    found = verdict("C1", dense() + late(0.5) + others)
+    assert found.verdict == "holds" and "(neighbour(1))" in found.numbers[0].what
+
+
+def test_the_later_half_may_be_written_in_numbers():
+    records = [
+        record.model_copy(
+            update={"name": f"{record.name}+", "config": RunConfig(plan=f"syntax{CLS} @ 3-5", seed=s)}
+        )
+        for s, record in enumerate(late(0.5))
+    ]
+    assert verdict("C1", dense() + records).verdict == "holds"
+
+
+def test_random_graphs_of_each_seed_are_one_pattern():
+    records = [run(f"random(2, seed={seed}){CLS} @ late", seed, DENSE - 0.5) for seed in SEEDS]
+    assert verdict("C1", dense() + records).numbers[0].seeds == 5
+
+
+# ---- what is missing
+
+
+def test_one_seed_decides_nothing():
+    found = verdict("C1", dense([0]) + late(0.0, seeds=[0]))
+    assert found.verdict == "undecided" and "a single seed has no interval" in found.reason
+    assert verdict("C1", dense([0]) + late(9.0, seeds=[0])).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    "partners",
+    [
+        [],
+        dense([7, 8]),
+        dense(train_size=100),
+        dense(encoder="tiny"),
+        dense(learning_rate=5e-5),
+        [record.model_copy(update={"precision": "bf16"}) for record in dense()],
+        [record.model_copy(update={"data_hash": "others"}) for record in dense()],
+    ],
+)
+def test_runs_are_paired_with_dense_ones_of_the_same_seed_and_setting_only(partners):
+    found = [v for v in claims.judge("C1", partners + late(0.0)) if "no seed has a dense run" in v.reason]
+    assert [v.verdict for v in found] == ["undecided"]
+
+
+def test_pairing_takes_out_what_seeds_share():
+    luck = [5.0, -5.0, 3.0, -3.0, 0.0]
+    records = [run("dense", s, DENSE + luck[s]) for s in SEEDS]
+    records += [run(f"syntax{CLS} @ late", s, DENSE + luck[s] - 0.5 + NOISE[s]) for s in SEEDS]
+    assert verdict("C1", records).verdict == "holds"
+
+
+def test_a_seed_counts_only_if_it_has_all_patterns():
+    records = dense() + late(0.5, 0.5)
+    (lacking,) = [r for r in records if r.config.seed == 0 and "syntax" in r.config.plan]
+    records.remove(lacking)
+    assert verdict("C1", records).numbers[0].seeds == 4
+
+
+def test_tasks_without_runs_are_undecided_in_one_sentence():
+    found = claims.verdicts(dense() + late(0.5), ["reviews", "topics"])
+    missing = [v for v in found if v.task == "topics"]
+    assert [v.claim for v in missing] == list(claims.CLAIMS)
+    assert {(v.verdict, v.reason) for v in missing} == {("undecided", "no recorded runs of topics")}
+    assert claims.summary(found).loc["C1"].to_dict() == {"reviews": "holds", "topics": "undecided"}
+    assert {v.verdict for v in claims.verdicts([], task_names()[:2])} == {"undecided"}
+
+
+def test_settings_of_one_task_are_judged_apart_and_told_apart():
+    small = {"train_size": 100}
+    records = dense() + late(0.5) + dense(**small) + late(9.0, **small)
+    found = {v.label: v.verdict for v in claims.judge("C1", records)}
+    assert found == {"reviews, train size all rows": "holds", "reviews, train size 100": "does not hold"}
+
+
+# ---- C2
+
+
+def everywhere(loss, **changes):
+    return several(f"neighbour(1){CLS}", loss, **changes)
+
+
+@pytest.mark.parametrize(
+    ("at_late", "at_all", "spread", "expected"),
+    [
+        (0.5, 4.0, 1, "holds"),
+        (1.0, 2.0, 0, "holds"),  # exactly 2 points, and twice as much
+        (0.5, 1.0, 1, "does not hold"),  # less than 2 points
+        (3.0, 4.0, 1, "does not hold"),  # less than twice as much
+        (0.5, 1.9, 1, "undecided"),
+        (0.5, 3.0, 20, "undecided"),  # the interval includes 0
+        (1.1, 2.1, 1, "undecided"),
+    ],
+)
+def test_c2_asks_for_a_loss_at_all_layers_that_is_large_and_twice_the_later_one(
+    at_late, at_all, spread, expected
+):
+    # Seeds vary in opposite directions, so that the difference has an interval, too.
+    records = dense() + late(at_late, spread=-spread) + everywhere(at_all, spread=spread)
+    assert verdict("C2", records).verdict == expected
+
+
+def test_c2_compares_the_same_patterns():
+    records = dense() + late(0.5, 8.0) + everywhere(4.0)  # syntax was not run at all layers
+    found = verdict("C2", records)
+    assert found.verdict == "holds" and all("patterns" not in n.what for n in found.numbers)
+    assert "same patterns at all layers" in verdict("C2", dense() + late(0.5)).reason
+    assert "later half" in verdict("C2", dense() + everywhere(4.0)).reason
+
+
+# ---- C3
+
+
+def c3_runs(neighbour=2.0, drawn=2.0, meaning=5.0, **changes):
+    records = several(f"syntax{CLS}", meaning) + several(f"lexical(2){CLS}", meaning, density=0.205)
+    records += several(f"neighbour(1){CLS}", neighbour, **changes)
+    for name in ("syntax", "lexical(2)"):
+        records += several(f"random(like={name}, besides=global(cls)){CLS}", drawn)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ({}, "holds"),
+        ({"neighbour": 6.0}, "does not hold"),
+        ({"drawn": 6.0}, "does not hold"),
+        ({"neighbour": 5.0}, "undecided"),
+    ],
+)
+def test_c3_compares_at_matched_density_with_neighbours_and_random_controls(losses, expected):
+    records = c3_runs(**losses)
+    # Without any spread an interval of nothing would decide.
+    records = [r.model_copy(update={"metrics": {"accuracy": shifted(r)}}) for r in records]
+    found = verdict("C3", records)
+    assert found.verdict == expected and len(found.numbers) == 4
+
+
+def shifted(record):
+    """The accuracy with some luck that depends on the plan as well as on the seed."""
+    luck = random.Random(f"{record.config.plan[:9]}{record.config.seed}").uniform(-0.002, 0.002)
+    return record.metrics["accuracy"] + luck
+
+
+def test_c3_takes_a_neighbour_at_the_same_density_from_the_line_between_two():
+    records = c3_runs(neighbour=9.0, density=0.1) + several(f"neighbour(3){CLS}", 1.0, density=0.3)
+    by_what = {n.what: n.mean for n in verdict("C3", records).numbers}
+    assert by_what["syntax loses more than neighbour"] == pytest.approx(5.0 - 5.0)
+    assert by_what["lexical(2) loses more than neighbour"] == pytest.approx(5.0 - 4.8 + 0.0, abs=0.01)
+
+
+def test_c3_takes_gains_over_controls_where_no_density_matches():
+    records = c3_runs(neighbour=1.0, drawn=4.0, density=0.35)
+    assert "no recorded runs of neighbour at the density of syntax" in verdict("C3", records).reason
+    records += several(f"random(like=neighbour(1), besides=global(cls)){CLS}", 3.0, density=0.35)
+    by_what = {n.what: n.mean for n in verdict("C3", records).numbers}
+    assert by_what["syntax loses more than neighbour"] == pytest.approx(5.0 - (4.0 - 2.0))
+
+
+def test_c3_takes_random_keys_where_there_is_no_control():
+    records = [record for record in c3_runs() if "like" not in record.config.plan]
+    assert "no recorded runs of random at the density of syntax" in verdict("C3", records).reason
+    assert verdict("C3", records + several(f"random(2){CLS}", 2.0)).verdict == "holds"
+    assert verdict("C3", records + several(f"random(2){CLS}", 2.0, density=0.3)).verdict == "undecided"
+
+
+def test_c3_says_which_kind_of_pattern_is_missing():
+    records = [record for record in c3_runs() if not record.config.plan.startswith("syntax")]
+    found = verdict("C3", records)
+    assert found.verdict == "undecided" and found.reason.startswith("no recorded runs of syntax")
+
+
+# ---- C4
+
+
+def c4_runs(neighbour=3.0, drawn=1.0, tokens=1.0, density=0.2):
+    return (
+        several("neighbour(2) | random(4) | global(2)", 1.0)
+        + several("random(6) | global(3)", 1.0 + neighbour, spread=-1, density=density)
+        + several("neighbour(3) | global(3)", 1.0 + drawn, density=0.205)
+        + several(f"neighbour(2) | random(6){CLS}", 1.0 + tokens, density=0.195)
+        + several("random(4) | global(2)", 9.0, density=0.15)  # fewer connections: no match
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ({}, "holds"),
+        ({"drawn": 5.0}, "does not hold"),
+        ({"tokens": 5.0}, "does not hold"),
+        ({"neighbour": -3.0, "drawn": -5.0, "tokens": -5.0}, "does not hold"),
+        ({"drawn": 3.0}, "undecided"),
+        ({"density": 0.2101}, "undecided"),
+    ],
+)
+def test_c4_compares_what_is_lost_without_each_part_at_matched_density(losses, expected):
+    found = verdict("C4", c4_runs(**losses))
+    assert found.verdict == expected
+    if expected != "undecided":
+        assert [n.what.split(" (")[0] for n in found.numbers] == [
+            "the mixture loses without neighbours",
+            "more than without random",
+            "more than without global",
+        ]
+
+
+def test_c4_names_the_part_whose_match_is_missing():
+    assert verdict("C4", c4_runs(density=0.22)).reason.endswith("without one part: neighbour")
+    assert "global tokens besides [CLS]" in verdict("C4", dense()).reason
+
+
+# ---- C5 and C6
+
+
+def learned(asked, loss=0.0, miss=0.0, seeds=SEEDS, degrees=None, spread=1.0):
+    how = DegreeConfig(target_density=asked, **degrees or {})
+    learning = {
+        "target_density": asked,
+        "hard_density": asked + miss,
+        "degrees": {"max_distance": 1, "kept": [[[1.0]]] * 6},
+    }
+    plan = f"learned{CLS}"
+    return several(plan, loss, seeds, spread, density=asked + miss, degrees=how, learning=learning)
+
+
+def grid(step=0.03, loss=3.0):
+    """BigBird's mixtures of up to 2 random keys and widths up to 2, a bit denser with each."""
+    records = []
+    for r in range(3):
+        for w in range(3):
+            parts = [f"neighbour({w})"] * (w > 0) + [f"random({r})"] * (r > 0) + ["global(cls)"]
+            density = 0.05 + step * (r + 2 * w)
+            records += several(" | ".join(parts), loss - 0.1 * (r + 2 * w), density=density)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("miss", "step", "expected"),
+    [
+        (0.0, 0.03, "holds"),
+        (0.005, 0.03, "holds"),  # 0.5 points
+        (0.0051, 0.03, "does not hold"),
+        (-0.0051, 0.03, "does not hold"),
+        (0.004, 0.007, "does not hold"),  # BigBird's grid is as fine
+    ],
+)
+def test_c5_asks_for_densities_that_are_met_more_closely_than_the_grid_is_fine(miss, step, expected):
+    asked = [0.05, 0.05 + 6 * step]
+    found = verdict("C5", grid(step) + [r for value in asked for r in learned(value, miss=miss)])
+    assert found.verdict == expected
+    assert [n.mean for n in found.numbers] == pytest.approx([100 * abs(miss), 200 * abs(miss)])
+
+
+def test_c5_takes_gaps_that_were_computed_elsewhere():
+    records = learned(0.1) + learned(0.2)
+    assert verdict("C5", records, gaps={"learned": 1.0, "bigbird": 2.0}).verdict == "holds"
+    assert verdict("C5", records, gaps={"learned": 2.0, "bigbird": 2.0}).verdict == "does not hold"
+
+
+def test_c5_is_undecided_without_a_range_a_grid_or_learned_degrees():
+    assert "only one density" in verdict("C5", grid() + learned(0.1)).reason
+    two = learned(0.1) + learned(0.2)
+    assert "no recorded grid" in verdict("C5", two + several(f"neighbour(1){CLS}", 1)).reason
+    others = learned(0.1, degrees={"sharing": "layer"}) + learned(0.2, degrees={"weights": False})
+    assert "no recorded runs of degrees learned per head" in verdict("C5", grid() + others).reason
+
+
+@pytest.mark.parametrize(
+    ("loss", "spread", "expected"),
+    [
+        (1.0, 1, "holds"),
+        (2.8, 1, "holds"),  # as accurate as global(cls) | random(2) at that density
+        (2.85, 1, "undecided"),
+        (4.0, 1, "does not hold"),
+        (2.0, 10, "undecided"),  # the interval reaches below -1
+    ],
+)
+def test_c6_compares_learned_degrees_with_the_best_fixed_pattern_that_is_as_sparse(loss, spread, expected):
+    found = verdict("C6", grid() + learned(0.10, loss, spread=-spread))
+    assert found.verdict == expected
+
+
+def test_c6_has_to_hold_at_each_density_of_a_tenth_or_below():
+    records = grid() + learned(0.10, 0.0)
+    assert verdict("C6", records + learned(0.2, 9.0)).verdict == "holds"
+    assert verdict("C6", records + learned(0.06, 9.0)).verdict == "does not hold"
+
+
+def test_c6_takes_a_single_width_at_equal_density_if_that_is_better():
+    widths = several(f"neighbour(1){CLS}", 9.0, density=0.05) + several(
+        f"neighbour(2){CLS}", 0.0, density=0.2
+    )
+    found = verdict("C6", learned(0.10, 4.0) + widths)
+    assert "a single width of equal density" in found.numbers[0].what
+    assert found.numbers[0].mean == pytest.approx(6.0 - 4.0)
+
+
+def test_c6_is_undecided_where_learned_degrees_or_rivals_are_missing():
+    assert "at density 0.1 or below; the lowest is 0.15" in verdict("C6", grid() + learned(0.15)).reason
+    assert "no recorded fixed pattern" in verdict("C6", learned(0.1)).reason
+    assert "no seed has" in verdict("C6", grid() + learned(0.1, seeds=[8, 9])).reason
+
+
+# ---- all of them
+
+
+EVERYTHING = [*dense(), *late(0.5, 0.7, 1.2), *c3_runs(), *c4_runs(), *grid(), *learned(0.1), *learned(0.2)]
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_order_of_the_records_does_not_matter(shuffling):
+    mixed = list(EVERYTHING)
+    shuffling.shuffle(mixed)
+    assert claims.verdicts(mixed) == claims.verdicts(EVERYTHING)
+    assert claims.caveats(mixed) == claims.caveats(EVERYTHING)
+
+
+def test_a_run_that_stands_twice_counts_once():
+    late_run = late(0.5)[0]
+    again = late_run.model_copy(
+        update={"metrics": {"accuracy": 0.1}, "finished": "2023-12-31T00:00:00+00:00"}
+    )
+    assert claims.verdicts([again, *EVERYTHING, *EVERYTHING]) == claims.verdicts(EVERYTHING)
+
+
+def test_hundreds_of_runs_are_judged_in_seconds_and_their_tables_agree():
+    found = claims.verdicts(EVERYTHING)
+    numbers = claims.estimates(found)
+    assert len(numbers) == sum(len(v.numbers) for v in found) > 8
+    assert set(claims.rules().index) == {v.claim for v in found}
+    lost = claims.losses(EVERYTHING).set_index(["placement", "pattern"])
+    row = lost.loc["late", "neighbour(1)"]
+    assert (row["mean"], row["sparsity"], row["seeds"]) == (pytest.approx(0.5), pytest.approx(0.8), 5)
+    (sentence,) = claims.caveats(EVERYTHING)
+    assert "minilm has 6 layers" in sentence and "BERT-base has 6" in sentence and "5 seeds" in sentence
+    assert "where that of BERT-base" not in claims.caveats([run("dense", layers=12)])[0]
+
+
+def test_the_rules_say_the_numbers_that_are_applied():
+    rules = claims.rules()
+    assert "78 %" in rules.loc["C1", "holds if"] and "1.0 point" in rules.loc["C1", "holds if"]
+    assert "at least 2 points" in rules.loc["C2", "holds if"] and "2 times" in rules.loc["C2", "holds if"]
+    assert "0.5 points" in rules.loc["C5", "holds if"] and "10 %" in rules.loc["C6", "holds if"]
+
+
+def test_the_forest_has_a_row_per_estimate_with_its_interval():
+    numbers = claims.estimates(claims.judge("C3", c3_runs()))
+    [axes] = figures_claims.forest(numbers).axes
+    assert len(axes.get_yticklabels()) == len(numbers) == 4
+    assert len(axes.containers) == 4  # points with error bars
+    with pytest.raises(InputError, match="no rows"):
+        figures_claims.forest(numbers[:0])

