@@ -29,7 +29,7 @@ from sparsebert.layouts import Layout
 from sparsebert.patterns import drawn_keys
 
 _BLOCKS = (32, 64, 128)
-_SCORES = {"cpu": 2**19, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
+_SCORES = {"cpu": 2**20, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
 
 Flat = Float[Tensor, "row head query width"]
 Tiles = Float[Tensor, "tile head query width"]
@@ -145,6 +145,7 @@ class Pairs:
         self.columns = self.globals + self.drawn_total
         self.parts = list(self._parts())
         self._masks: dict[Part, Tensor | None] = {}
+        self.added: dict[tuple, Tensor | None] = {}  # to scores, where it is the same in each call
 
     def _parts(self) -> Iterator[Part]:
         if self.globals:
@@ -311,7 +312,8 @@ class _Call:
 
     def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
         for part in pairs.parts:
-            for chunk in pairs.chunks(part, self.scores, query.shape[3]):
+            # Scores that the fused kernel never holds need no memory.
+            for chunk in pairs.chunks(part, self.scores * (4 if self.fused else 1), query.shape[3]):
                 tiles = part.tiles(query, *chunk)
                 windows = part.windows(key, *chunk), part.windows(value, *chunk)
                 added = self.added(pairs, part, chunk, len(query), query.dtype)
@@ -374,13 +376,20 @@ class _Call:
         self, pairs: Pairs, part: Part, chunk: tuple[int, int], rows: int, dtype: torch.dtype
     ) -> Float[Tensor, "#tile #head query key"] | None:
         """What is added to the scores of windows: minus infinity where there is no pair, and the weights."""
-        added = pairs.mask(part, *chunk)
-        if added is not None and len(added) > 1:  # of each block, in each row
-            added = added.repeat(rows, 1, 1, 1)
+        key = (part, rows, dtype)
+        if key in pairs.added:
+            return pairs.added[key]
+        added = mask = pairs.mask(part, *chunk)
+        of_each_block = mask is not None and len(mask) > 1
+        if of_each_block:
+            added = mask.repeat(rows, 1, 1, 1)
         if self.weights is not None and (not part.wide or pairs.layout.weigh_all):
             bias = self.bias(part, part.distances.to(self.weights.device))[None]
             added = bias if added is None else added + bias
-        return added if added is None else added.to(dtype if self.fused else _exact(dtype))
+        added = added if added is None else added.to(dtype if self.fused else _exact(dtype))
+        if self.of_weights is None and not of_each_block:
+            pairs.added[key] = added
+        return added
 
     def bias(self, part: Part, distances: Int[Tensor, "..."]) -> Float[Tensor, "#head ..."]:
         table = self.weights[part.heads] if len(self.weights) > 1 else self.weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,12 +19,12 @@ from sparsebert.patterns import Dense, Pattern
 KERNELS = ("auto", "reference", "banded", "flex")
 
 # What `banded` costs on a processor, in scores of dense attention: each of its own scores, the keys of
-# windows that take as long as a query's columns, and what every sequence takes for each group of heads. With
-# dropout neither has a fused kernel. Fitted to `sparsebert bench attention`, with one thread, and on the
-# careful side.
+# windows that take as long as a query's columns, and what every sequence takes for each group of heads and,
+# since it is done by one thread alone, for each thread. With dropout neither has a fused kernel. Fitted to
+# `sparsebert bench attention`, on the careful side.
 _SCORE = {"fused": 1.3, "dropout": 1.8}
 _GLOBAL_COLUMNS, _DRAWN_COLUMN = 20, 100
-_START, _START_OF_COLUMNS = 12_000, 20_000
+_START, _START_OF_COLUMNS = 20_000, 30_000
 _SHORTEST_ON_GPU = 1024
 
 Heads = Float[Tensor, "batch head length width"]
@@ -100,7 +101,10 @@ def _fastest(layout: Layout | None, batch: Batch, heads: int, dropout: float) ->
         return "banded" if 4 * _keys(layout, heads) <= length >= _SHORTEST_ON_GPU else "reference"
     groups = head_groups(layout, heads)
     start = _START + (_START_OF_COLUMNS if layout.tokens or layout.random else 0)
-    cost = length * _keys(layout, heads) * _SCORE["dropout" if dropout else "fused"] + start * len(groups)
+    cost = (
+        length * _keys(layout, heads) * _SCORE["dropout" if dropout else "fused"]
+        + start * len(groups) * torch.get_num_threads()
+    )
     return "banded" if cost <= length**2 else "reference"
 
 
