@@ -183,7 +183,7 @@ class Pairs:
     def mask(self, part: Part, first: int, count: int) -> Float[Tensor, "#tile #head query key"] | None:
         """0 for the pairs that exist and minus infinity for others; None if all exist."""
         limits = None if part.wide else self._limits(part)
-        if limits is not None and self._fractional(part):
+        if limits is not None and self.fractional(part):
             return torch.where(self._quantiles(part, first, count) < limits, 0.0, -torch.inf)
         if part not in self._masks:
             if limits is None:
@@ -203,7 +203,10 @@ class Pairs:
         beyond = torch.nn.functional.pad(shares, (0, 1))
         return beyond[:, part.distances.clamp(max=shares.shape[1])]
 
-    def _fractional(self, part: Part) -> bool:
+    def fractional(self, part: Part) -> bool:
+        """Whether some queries keep what others don't, so that no two blocks are alike."""
+        if self.layout.kept is None:
+            return False
         kept = self.layout.kept.expand(self.heads, -1)[part.heads]
         return not ((kept == 0) | (kept == 1)).all()
 
@@ -379,10 +382,10 @@ class _Call:
         key = (part, rows, dtype)
         if key in pairs.added:
             return pairs.added[key]
-        added = mask = pairs.mask(part, *chunk)
-        of_each_block = mask is not None and len(mask) > 1
+        added = pairs.mask(part, *chunk)
+        of_each_block = not part.wide and pairs.fractional(part)
         if of_each_block:
-            added = mask.repeat(rows, 1, 1, 1)
+            added = added.repeat(rows, 1, 1, 1)
         if self.weights is not None and (not part.wide or pairs.layout.weigh_all):
             bias = self.bias(part, part.distances.to(self.weights.device))[None]
             added = bias if added is None else added + bias
