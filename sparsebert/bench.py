@@ -20,7 +20,14 @@ from transformers import (
 
 from sparsebert.attention import sparsify
 from sparsebert.encoders import load_classifier, load_tokenizer
-from sparsebert.finetune import build_trainer, device_name, fitting_length, resolve_precision, versions
+from sparsebert.finetune import (
+    UNUSED,
+    build_trainer,
+    device_name,
+    fitting_length,
+    resolve_precision,
+    versions,
+)
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
 from sparsebert.runs import RunConfig
@@ -86,7 +93,7 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
     def default_trainer(steps: int) -> float:
         model = _fresh_model(config, task)
         arguments = TrainingArguments(
-            output_dir="unused",
+            output_dir=str(UNUSED),
             num_train_epochs=config.epochs,
             max_steps=steps,
             per_device_train_batch_size=config.batch_size,

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 COMMIT_FILE = "COMMIT"  # beside the package's modules, where a bundle was made of them
+UNUSED = Path(tempfile.gettempdir()) / "sparsebert-unused"  # a Trainer makes its folder, needed or not
 EVAL_ROWS, EVAL_TOKENS = 64, 2**15  # at most, of a batch that is evaluated
 
 
@@ -219,7 +221,7 @@ def build_trainer(
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     train, validation = _rows(data["train"]), _rows(data["validation"])
     arguments = TrainingArguments(
-        output_dir=str(scratch or "unused"),
+        output_dir=str(scratch or UNUSED),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=max(1, min(EVAL_ROWS, EVAL_TOKENS // max(validation.lengths))),
