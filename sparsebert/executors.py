@@ -143,10 +143,9 @@ class _Worker:
 
 
 def _start_worker(threads: int, gpu: str | None) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes; the first one ends the others
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an orderly end, which cleans up
+    # Ctrl-C reaches all processes; the first one ends the others, in an orderly way, which cleans up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1) if threading.main_thread().is_alive() else None)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when it is imported
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
