@@ -46,10 +46,15 @@ class Batch:
         return self.real.long().cumsum(-1) - 1
 
     @cached_property
+    def gapless(self) -> bool:
+        """Whether no row has padding between its tokens."""
+        starts = self.real[:, 0].int() + (self.real[:, 1:] & ~self.real[:, :-1]).sum(-1)
+        return bool((starts <= 1).all())
+
+    @cached_property
     def distances(self) -> Int[Tensor, "#batch query key"]:
         """How far apart two tokens stand; meaningless for padding. Rows without gaps share one table."""
-        starts = self.real[:, 0].int() + (self.real[:, 1:] & ~self.real[:, :-1]).sum(-1)
-        if (starts <= 1).all():
+        if self.gapless:
             place = torch.arange(self.real.shape[1], device=self.real.device)[None]
         else:
             place = self.positions

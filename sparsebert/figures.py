@@ -28,9 +28,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 from torch import Tensor
 
+from sparsebert.claims import interval
 from sparsebert.errors import InputError
 from sparsebert.patterns import Global, Pattern, Random, Union, parse_pattern
 
@@ -385,11 +385,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, 
     array = np.asarray(list(values), dtype=float)
     if not array.size:
         raise InputError("a mean needs at least one value")
-    mean = float(array.mean())
-    if array.size == 1:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * stats.sem(array))
-    return mean, mean - half, mean + half
+    return interval(array, level)
 
 
 @style()

@@ -69,10 +69,13 @@ class Part:
     window: int
     wide: bool = False
 
+    def places(self, first: int, count: int) -> slice:
+        """Where the queries of some blocks stand."""
+        return slice(self.query + first * self.block, self.query + (first + count) * self.block)
+
     def tiles(self, x: Flat, first: int, count: int) -> Tiles:
         """The queries of some blocks, one tile for each block."""
-        start = self.query + first * self.block
-        x = x[:, self.heads, start : start + count * self.block]
+        x = x[:, self.heads, self.places(first, count)]
         return x.unflatten(2, (count, self.block)).transpose(1, 2).flatten(0, 1)
 
     def windows(self, x: Flat, first: int, count: int) -> Tiles:
@@ -229,7 +232,7 @@ class Pairs:
 
     def drawn_apart(self, part: Part, first: int, count: int) -> Bool[Tensor, "#head query drawn"]:
         """Which drawn keys of some blocks are in no other part."""
-        span = slice(part.query + first * part.block, part.query + (first + count) * part.block)
+        span = part.places(first, count)
         keys, exist = (x[span] for x in self.drawn)
         distances = (torch.arange(span.start, span.stop, device=self.device)[:, None] - keys).abs()
         if self.layout.kept is None:
@@ -328,7 +331,7 @@ class _Call:
                     weights = self.dropped(scores.sub_(total[..., None]).exp_())
                     mixed = weights.to(value.dtype) @ windows[1]
                 mixed, total = flat(mixed, len(query)), flat(total, len(query))
-                places = _places(part, chunk)
+                places = part.places(*chunk)
                 if pairs.columns and not part.wide:
                     columns = _Columns(self, pairs, part, chunk, query, key)
                     both = torch.logaddexp(total, columns.scores.logsumexp(-1))
@@ -362,7 +365,7 @@ class _Call:
                     self.add_weights(pairs, part, of_scores)
                     of_scores = (of_scores * self.scale).to(query.dtype)
                     dq, dk = of_scores @ windows[0], of_scores.transpose(-1, -2) @ tiles
-                places = _places(part, chunk)
+                places = part.places(*chunk)
                 dq = flat(dq, len(query))
                 if pairs.columns and not part.wide:
                     columns = _Columns(self, pairs, part, chunk, query, key)
@@ -379,7 +382,8 @@ class _Call:
         self, pairs: Pairs, part: Part, chunk: tuple[int, int], rows: int, dtype: torch.dtype
     ) -> Float[Tensor, "#tile #head query key"] | None:
         """What is added to the scores of windows: minus infinity where there is no pair, and the weights."""
-        key = (part, rows, dtype)
+        kind = dtype if self.fused else _exact(dtype)
+        key = (part, kind)
         if key in pairs.added:
             return pairs.added[key]
         added = pairs.mask(part, *chunk)
@@ -389,7 +393,7 @@ class _Call:
         if self.weights is not None and (not part.wide or pairs.layout.weigh_all):
             bias = self.bias(part, part.distances.to(self.weights.device))[None]
             added = bias if added is None else added + bias
-        added = added if added is None else added.to(dtype if self.fused else _exact(dtype))
+        added = added if added is None else added.to(kind)
         if self.of_weights is None and not of_each_block:
             pairs.added[key] = added
         return added
@@ -423,7 +427,7 @@ class _Columns:
 
     def __init__(self, call: _Call, pairs: Pairs, part: Part, chunk: tuple[int, int], query: Flat, key: Flat):
         self.call, self.pairs, self.part = call, pairs, part
-        self.places = _places(part, chunk)
+        self.places = part.places(*chunk)
         self.query, self.key = query[:, part.heads, self.places], key[:, part.heads]
         scores = []
         if pairs.globals:
@@ -486,11 +490,6 @@ _FUSED_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_f
 def _add_product(into: Flat, left: Float[Tensor, "row head query column"], right: Flat) -> None:
     for row, (a, b) in enumerate(zip(left, right, strict=True)):
         into[row].baddbmm_(a, b)
-
-
-def _places(part: Part, chunk: tuple[int, int]) -> slice:
-    first, count = chunk
-    return slice(part.query + first * part.block, part.query + (first + count) * part.block)
 
 
 def _room(like: Flat, zero: bool = True) -> Flat:

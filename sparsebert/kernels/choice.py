@@ -93,7 +93,7 @@ class Banded:
 
 def _fastest(layout: Layout | None, batch: Batch, heads: int, dropout: float) -> str:
     length = batch.real.shape[1]
-    if layout is None or not _gapless(batch):
+    if layout is None or not batch.gapless:
         return "reference"
     if batch.real.is_cuda:
         if length >= _SHORTEST_ON_GPU and not dropout and _flexible(layout):
@@ -120,19 +120,13 @@ def _flexible(layout: Layout) -> bool:
     return not layout.random and not (layout.weights is not None and layout.weights.requires_grad)
 
 
-def _gapless(batch: Batch) -> bool:
-    real = batch.real
-    runs = real[:, 0].int() + (real[:, 1:] & ~real[:, :-1]).sum(-1)
-    return bool((runs <= 1).all())
-
-
 def _check(
     kernel: str, pattern: Pattern, layout: Layout | None, batch: Batch, dropout: float, gradient: bool
 ) -> None:
     why = None
     if layout is None:
         why = f"'{pattern}' is not made of a band, global tokens and drawn keys alone"
-    elif not _gapless(batch):
+    elif not batch.gapless:
         why = "a row has padding between its tokens"
     elif kernel == "flex" and not _flexible(layout):
         why = f"'{pattern}' has drawn keys or trains weights"
