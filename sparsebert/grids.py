@@ -2,7 +2,7 @@
 
     task: [reviews, headlines]     # lists multiply
     seed: [0, 1, 2]
-    zip:                           # the lists of a block go hand in hand
+    zip:                           # the lists of a block go hand in hand, and vary slowest
       - plan: [dense, neighbour(2) | global(cls)]
         learning_rate: [1e-4, 5e-5]
     exclude:                       # a run that meets all of a condition is left out
@@ -33,7 +33,8 @@ Fields = dict[str, Any]
 
 
 def load_grid(path: str | Path) -> list[RunConfig]:
-    """The runs that a grid file asks for, in its order, the last field varying fastest.
+    """The runs that a grid file asks for, in its order: zipped blocks vary slowest,
+    the last field fastest.
 
     Raises `InputError` with the place of what is wrong: a file that cannot be read, a field that does not
     exist, a value that no run can have, a condition that leaves nothing out.
@@ -80,12 +81,12 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
 
 
 def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Fields]:
-    """The fields of each run: of every list, and of every zipped block, one item at a time."""
-    axes = [
+    """The fields of each run: of every zipped block and of every list, one item at a time."""
+    lists = [
         [{name: value} for value in _values(name, given, f"{place}, {name}")]
         for name, given in fields.items()
     ]
-    seen = set(fields)
+    rows, seen = [], set(fields)
     for number, block in enumerate(blocks, 1):
         here = f"{place}, zip, item {number}"
         if not (block := _fields(block, here)):
@@ -102,8 +103,8 @@ def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Field
         for name, column in columns.items():
             for item, value in enumerate(column, 1):
                 _check_value(name, value, f"{here}, {name}, item {item}")
-        axes.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-    for parts in itertools.product(*axes):
+        rows.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    for parts in itertools.product(*rows, *lists):
         yield {name: value for part in parts for name, value in part.items()}
 
 

@@ -117,6 +117,8 @@ def test_zipped_lists_go_hand_in_hand_and_blocks_multiply():
     assert len(found) == len(set(found)) == 8
     assert {row[1:3] for row in found} == {("reviews", 64), ("topics", 512)}
     assert {row[3:] for row in found} == {(1, 8), (2, 4)}
+    assert [row[0] for row in found] == 4 * [0, 1], "blocks vary slowest"
+    assert [row[1] for row in found] == 4 * ["reviews"] + 4 * ["topics"]
 
 
 def test_a_run_that_meets_all_of_a_condition_is_left_out():
