@@ -452,7 +452,8 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
     full = [point for point in density.index if point[0] > 1 and point[1] and point[2]]
     if not full:
         judged.gaps.append(
-            "no recorded runs of a mixture with neighbours, random keys and global tokens besides [CLS]"
+            "no recorded runs, at all layers, of a mixture with neighbours, random keys and global tokens "
+            "besides [CLS]"
         )
         return judged
     score = {point: _scores(part) for point, part in mixtures.groupby(["g", "r", "w"])}
@@ -724,6 +725,12 @@ def summary(found: Sequence[Verdict]) -> pd.DataFrame:
     rows = [{"claim": v.claim, "label": v.label, "verdict": v.verdict} for v in found]
     frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
     return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
+
+
+def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per verdict with its reason, by claim and task or setting."""
+    rows = [{"claim": v.claim, "task": v.label, "verdict": v.verdict, "because": v.reason} for v in found]
+    return pd.DataFrame(rows, columns=["claim", "task", "verdict", "because"]).set_index(["claim", "task"])
 
 
 def estimates(found: Sequence[Verdict]) -> pd.DataFrame:

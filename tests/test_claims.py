@@ -178,6 +178,9 @@ def test_tasks_without_runs_are_undecided_in_one_sentence():
     assert [v.claim for v in missing] == list(claims.CLAIMS)
     assert {(v.verdict, v.reason) for v in missing} == {("undecided", "no recorded runs of topics")}
     assert claims.summary(found).loc["C1"].to_dict() == {"reviews": "holds", "topics": "undecided"}
+    table = claims.reasons(found)
+    assert len(table) == len(found)
+    assert tuple(table.loc[("C1", "topics")]) == ("undecided", "no recorded runs of topics")
     assert {v.verdict for v in claims.verdicts([], task_names()[:2])} == {"undecided"}
 
 
