@@ -500,7 +500,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
 
 @main.group()
 def results() -> None:
-    """The recorded runs behind the book, in book/results/: list, check, or add to them."""
+    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them."""
 
 
 @results.command(name="list")
@@ -546,6 +546,24 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     for complaint in merged.left_out:
         click.echo(f"left out: {complaint}", err=True)
     click.echo(str(merged))
+
+
+@results.command(
+    name="unpack", epilog="Example: sparsebert results unpack experiments --runs-dir runs/experiments"
+)
+@click.argument("name")
+@_runs_dir
+def results_unpack(name: str, runs_dir: Path | None) -> None:
+    """Put the runs of book/results/NAME.jsonl into a folder of runs, so that a sweep goes on from there.
+
+    A run that the folder has already stays as it is.
+    """
+    from sparsebert.results import unpack
+    from sparsebert.runs import RunStore
+
+    store = RunStore(runs_dir)
+    added, total = unpack(name, store)
+    click.echo(f"{total} runs of {name}: {added} put into {store.folder}, {total - added} were there")
 
 
 @main.group()

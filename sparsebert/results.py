@@ -1,4 +1,4 @@
-"""Recorded runs: what is in `book/results/`, whether it is sound, and how more runs get there.
+"""Recorded runs: what is in `book/results/`, whether it is sound, how runs get there and back.
 
 A file holds one run per line, in an order that does not depend on where and when the runs were made, so that
 it diffs well. Chapters read the files through `runs.recorded`.
@@ -18,9 +18,9 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, unknown_name
 from sparsebert.plans import parse_plan
-from sparsebert.runs import RunRecord, results_dir
+from sparsebert.runs import RunRecord, RunStore, results_dir
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
@@ -226,6 +226,24 @@ def merge(
     records = sorted((record for _, record in kept.values()), key=_order)
     _write(path, "".join(as_line(record) + "\n" for record in records))
     return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
+
+
+def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int, int]:
+    """Put the recorded runs of `<name>.jsonl` into a store, so that a sweep goes on from them.
+
+    A run that the store has stays as it is there. Returns how many were put there, and how many the file
+    has. Raises `InputError` if there is no such file, or if a line of it is no record.
+    """
+    known = recorded_names(folder)
+    if name not in known:
+        raise unknown_name("file of recorded runs", name, known)
+    path = (folder or results_dir()) / f"{name}.jsonl"
+    records = [record for _, record in _records(path, _refuse)]
+    there = {record.name for record in store}
+    missing = [record for record in records if record.name not in there]
+    for record in missing:
+        store.add(record)
+    return len(missing), len(records)
 
 
 def as_line(record: RunRecord) -> str:
