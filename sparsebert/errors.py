@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class InputError(ValueError):
     """The input is wrong, and the message says how to mend it; the command line shows it and exits with 2."""
@@ -20,3 +22,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean '{near[0]}'?" if near else ""
     return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the file"
+    return f"{where}: {first['msg'].lower()}"

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from sparsebert.batches import Batch
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, first_mistake
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)
@@ -148,9 +148,7 @@ def load_degrees(path: str) -> HardDegrees:
             "`sparsebert finetune --learn-degrees --save FOLDER` writes"
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"'{path}' does not hold learned degrees: {where}: {first['msg'].lower()}") from None
+        raise InputError(f"'{path}' does not hold learned degrees: {first_mistake(error)}") from None
 
 
 def file_hash(path: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord, RunStore, results_dir
 
@@ -317,9 +317,7 @@ def _record(text: str, place: str, complain: Callable[[str], None]) -> RunRecord
     try:
         record = RunRecord.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        why = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-        complain(f"{place}: torn, or no record of this version: {why}")
+        complain(f"{place}: torn, or no record of this version: {first_mistake(error)}")
         return None
     if record.name != record.config.name:
         complain(f"{place}: the name {record.name} is not the hash of its config, {record.config.name}")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.hardened import HardDegrees
 from sparsebert.paths import project_root, runs_dir
 from sparsebert.plans import parse_plan
@@ -244,9 +244,8 @@ def recorded(name: str | None = None) -> list[RunRecord]:
             try:
                 records.append(RunRecord.model_validate_json(line))
             except ValidationError as error:
-                first = error.errors()[0]
                 raise InputError(
-                    f"{path}, line {number} is not a record of this version: {first['msg'].lower()}"
+                    f"{path}, line {number} is not a record of this version: {first_mistake(error)}"
                 ) from None
     return records if name else list({record.name: record for record in records}.values())
 

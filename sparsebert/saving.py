@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from sparsebert.attention import Sparsified, sparsify
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.encoders import load_tokenizer, quiet
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, first_mistake
 from sparsebert.hardened import load_degrees
 from sparsebert.plans import Plan, parse_plan
 from sparsebert.runs import RunConfig
@@ -104,8 +104,4 @@ def read_settings(folder: str | Path) -> Settings:
             f"'{folder}' holds no {SETTINGS}; give a folder that `sparsebert finetune --save FOLDER` wrote"
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(
-            f"'{path}' is not what this version writes: {where}: {first['msg'].lower()}"
-        ) from None
+        raise InputError(f"'{path}' is not what this version writes: {first_mistake(error)}") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import test_runs
 import yaml
 from click.testing import CliRunner
 from transformers import set_seed
@@ -33,30 +34,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def record_of(config: RunConfig, **changes: object) -> RunRecord:
-    """A record as a run of a second would leave it."""
+    """A record as a run of a few seconds on this machine would leave it."""
     fields = {
-        "name": config.name,
-        "config": config,
-        "metrics": {"accuracy": 0.75},
-        "density": 1.0,
-        "density_per_layer": [1.0, 1.0],
-        "padded_density": 0.5,
-        "padded_density_per_layer": [0.5, 0.5],
         "train_rows": 32,
         "eval_rows": 12,
-        "steps": 4,
-        "train_loss": 0.5,
         "seconds": {"prepare": 1.0, "train": 2.0, "evaluate": 0.5},
         "examples_per_second": {"train": 16.0, "evaluate": 24.0},
-        "peak_memory_mib": 100.0,
         "device": device_name(),
-        "precision": "fp32",
-        "versions": {},
-        "commit": None,
         "data_hash": input_hash(config),
-        "finished": "2024-01-01T00:00:00+00:00",
     }
-    return RunRecord(**fields | changes)
+    return test_runs.record_of(config, **fields | changes)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -207,10 +207,8 @@ def _read_manifest(path: Path, changed: int) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            f"'{path}' is not what this version writes ({where}: {first['msg'].lower()}); prepare it again"
+            f"'{path}' is not what this version writes ({first_mistake(error)}); prepare it again"
         ) from None
 
 
