@@ -193,6 +193,12 @@ def finetune(
 
 @main.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
 @click.argument("grid")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Of the grid, the runs with this value; may be repeated, and values of one field are alternatives.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the runs and an estimate of their time; train nothing.")
 @click.option(
     "--budget",
@@ -219,6 +225,7 @@ def finetune(
 @_json
 def sweep(
     grid: str,
+    only: tuple[str, ...],
     dry_run: bool,
     budget: str | None,
     kind: str,
@@ -234,9 +241,9 @@ def sweep(
     one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code
     1), with their reasons in runs/failed/.
     """
-    from sparsebert.grids import load_grid
+    from sparsebert import grids
 
-    configs, seconds = load_grid(grid), _duration(budget)
+    configs, seconds = grids.only(grids.load_grid(grid), only), _duration(budget)
     from sparsebert import sweeps
     from sparsebert.executors import open_executor
     from sparsebert.runs import RunStore

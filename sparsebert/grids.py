@@ -17,7 +17,7 @@ Lists multiply inside `degrees`, too. A run that several grids ask for is made o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,28 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
     if not configs:
         raise InputError(f"{place}: every run is excluded")
     return list(configs)
+
+
+def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
+    """The runs with the values of `wanted`, such as `task=glue/qnli`; values of one field are alternatives.
+
+    Raises `InputError` for a field or value that no run can have, and if no run is left.
+    """
+    values: dict[str, list[Any]] = {}
+    for text in wanted:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--only {text}: write a field and its value, such as task=reviews")
+        _fields({name: value}, f"--only {text}")
+        try:
+            values.setdefault(name, []).append(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise InputError(f"--only {text}: the value can't be read; put it in quotes") from None
+    condition = _Condition(values, "--only")
+    left = [config for config in configs if condition.met_by(config.model_dump())]
+    if not left:
+        raise InputError(f"no run of the grid has {' and '.join(wanted)}")
+    return left
 
 
 def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Fields]:

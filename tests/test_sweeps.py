@@ -25,7 +25,7 @@ from sparsebert.errors import InputError
 from sparsebert.estimates import Estimates
 from sparsebert.executors import InlineExecutor, WorkerDied, open_executor
 from sparsebert.finetune import device_name, finetune, input_hash
-from sparsebert.grids import expand_grid, load_grid
+from sparsebert.grids import expand_grid, load_grid, only
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.sweeps import sweep
 
@@ -201,6 +201,41 @@ def test_what_is_wrong_in_a_grid_is_said_in_one_sentence_with_its_place(tmp_path
     with pytest.raises(InputError, match=sentence) as refused:
         load_grid(path)
     assert "\n" not in str(refused.value)
+
+
+def test_of_a_grid_the_runs_with_some_values_can_be_taken():
+    configs = expand_grid(
+        {
+            "task": ["reviews", "topics"],
+            "seed": [0, 1, 2],
+            "grids": [
+                {"plan": ["dense", "neighbour(1) | global(cls)"]},
+                {"plan": "learned", "degrees": {"sharing": ["head", "layer"]}},
+            ],
+        }
+    )
+    left = only(configs, ["task=topics", "seed=0", "seed=2", "plan=neighbour( 1 )|global(cls)"])
+    assert [(c.task, c.plan, c.seed) for c in left] == [
+        ("topics", "neighbour(1) | global(cls)", seed) for seed in (0, 2)
+    ]
+    assert {c.degrees.sharing for c in only(configs, ["degrees={sharing: layer}"])} == {"layer"}
+    assert only(configs, []) == configs
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("task", r"--only task: write a field and its value"),
+        ("taks=reviews", r"--only taks=reviews: unknown field 'taks': did you mean 'task'"),
+        ("seed=x", r"--only, seed: seed=x"),
+        ("plan=neighbor(1)", r"--only, plan: .*neighbour"),
+        ("seed=3", r"no run of the grid has seed=3"),
+        ("seed={", r"--only seed=\{: the value can't be read"),
+    ],
+)
+def test_values_that_no_run_has_are_refused(wanted, sentence):
+    with pytest.raises(InputError, match=sentence):
+        only(expand_grid({"seed": [0, 1]}), [wanted])
 
 
 def test_a_grid_that_cannot_be_read_is_refused(tmp_path):
@@ -385,6 +420,8 @@ def test_a_dry_run_prints_the_runs_and_trains_nothing(small, workspace, trained)
     assert [run["found"] for run in answer["runs"]] == [True, False, False, False]
     assert answer["seconds"] == pytest.approx(10.5) and answer["measured_on"] == [device_name()]
     assert RunConfig(**answer["runs"][3]["config"]) == load_grid(grid)[3]
+    part = call(grid, "--dry-run", "--only", "seed=1", "--only", "plan=dense").stdout
+    assert "1 runs, 1 to train" in part
     assert trained.done == [] and len(list(RunStore())) == 1
 
 
