@@ -115,7 +115,7 @@ class Forecast:
     def __str__(self) -> str:
         import pandas as pd  # not there on machines that are given prepared data
 
-        fields = pd.json_normalize([config.model_dump() for config in self.configs], sep="_")
+        fields = pd.json_normalize([config.model_dump() for config in self.configs], sep="_").convert_dtypes()
         shown = [
             name
             for name in fields
