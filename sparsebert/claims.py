@@ -1,9 +1,10 @@
 """The paper's claims C1 to C6: the rule of each, and its verdict on each task, computed from recorded runs.
 
-The rules and their numbers stand in `CLAIMS` and in the constants above it; they were written down before the
-runs that they are applied to. `verdicts` applies them. A *point* is 0.01 of a task's first metric, or 0.01 of
-density. Differences are paired: two runs of one seed and one setting (the same task, data, sizes, encoder,
-training and precision) that differ in the plan alone. An interval is Student's 95 % interval over seeds.
+The rules and their numbers stand in `CLAIMS` and in the constants above it; chapter 07 says what was written
+down before the runs and what was not. `verdicts` applies them. A *point* is 0.01 of a task's first metric, or
+0.01 of density. Differences are paired: two runs of one seed and one setting (the same task, data, sizes,
+encoder, training and precision) that differ in the plan alone. An interval is Student's 95 % interval over
+seeds.
 
 A claim holds if all that its rule asks for is met, and does not hold if a part of it is refuted. Anything
 else is undecided, and the reason says what is missing or too uncertain.
@@ -31,7 +32,6 @@ C1_LOSS, C1_EXCLUDED = 1.0, 2.0  # points: the largest loss, and what its interv
 C2_LOSS, C2_TIMES = 2.0, 2.0  # points: the least loss, and how many times the loss at the later half
 MATCHED = 0.01  # densities that differ by no more count as equal
 C5_MISS = 0.5  # points of density
-GRID = 3  # least number of different r, and of different w, that makes runs of mixtures a grid
 C6_DENSITY, C6_MARGIN = 0.10, 1.0  # and the points that the interval may reach below 0
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 
@@ -137,15 +137,17 @@ class Judgement:
 
     @property
     def reason(self) -> str:
-        if self.verdict != "undecided":
-            state = "refuted" if self.verdict == "does not hold" else "met"
-            return "; ".join(f"{e}, wanted: {e.wanted}" for e in self.estimates if e.state == state)
-        unclear = [
-            f"{e}, wanted: {e.wanted}" + ("; a single seed has no interval" if e.seeds == 1 else "")
-            for e in self.estimates
-            if e.state == "open"
-        ]
-        return "; ".join(dict.fromkeys(self.gaps + unclear))
+        said: dict[str, list[str]] = {"met": [], "refuted": [], "open": []}
+        for e in self.estimates:
+            alone = "; a single seed has no interval" if e.state == "open" and e.seeds == 1 else ""
+            said[e.state].append(f"{e}, wanted: {e.wanted}{alone}")
+        if self.verdict == "holds":
+            return "; ".join(said["met"])
+        unclear = list(dict.fromkeys(self.gaps + said["open"]))
+        if self.verdict == "undecided":
+            return "; ".join(unclear)
+        others = [f"{word}: {'; '.join(lines)}" for word, lines in (("Met", said["met"]), ("Open", unclear))]
+        return ". ".join(["; ".join(said["refuted"]), *(line for line in others if not line.endswith(": "))])
 
 
 def interval(points: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -236,6 +238,8 @@ def _described(pattern: Pattern) -> dict[str, Any]:
     (part,) = bare
     if isinstance(part, Random) and part.like is not None:
         return found | {"kind": "control", "controls": _described(part.like)["pattern"]}
+    if part == Neighbour(0):
+        return found
     if isinstance(part, Neighbour | Random | Syntax | Lexical):
         return found | {"kind": "pattern"}
     return found | ({"kind": "learned"} if isinstance(part, Learned) else {})
@@ -316,19 +320,22 @@ def _sparse_patterns(runs: pd.DataFrame, judged: Judgement) -> list[str]:
 def _out_of_reach(runs: pd.DataFrame, sparsity: pd.DataFrame) -> str:
     best = sparsity["sparsity"].idxmax()
     said = (
-        f"no pattern leaves the later half {100 * SPARSE:.0f} % sparse: the sparsest, {best}, leaves "
-        f"{100 * sparsity['sparsity'][best]:.1f} % (over the padded square it would be "
+        f"no pattern leaves the later half {100 * SPARSE:.0f} % sparse: {best}, the sparsest, leaves it "
+        f"{100 * sparsity['sparsity'][best]:.1f} % sparse (over the padded square it would be "
         f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
     )
     itself = 1 - runs.loc[(runs["pattern"] == "itself") & (runs["g"] == 1), "density"].mean()
     length = runs["length"].mean()
     if not math.isnan(itself):
-        possible = "could be had" if itself >= SPARSE else "is out of reach"
-        return f"{said}; {possible}, since each token itself and [CLS] alone leave {100 * itself:.1f} %"
+        possible = "within" if itself >= SPARSE else "out of"
+        return (
+            f"{said}; {100 * SPARSE:.0f} % is {possible} reach here, since with nothing but the token itself "
+            f"and [CLS] it is {100 * itself:.1f} %"
+        )
     if not math.isnan(length):
         return (
-            f"{said}; with texts of about {length:.0f} tokens each token itself and [CLS] alone take about "
-            f"{100 * min(1, 3 / length):.0f} %"
+            f"{said}; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
+            f"{100 * min(1, 3 / length):.0f} % of the pairs"
         )
     return said
 
@@ -337,8 +344,14 @@ def _median(table: pd.DataFrame) -> pd.Series:
     return table.median(axis=1)
 
 
-def _of(table: pd.DataFrame) -> str:
-    return f"median of {table.shape[1]} patterns" if table.shape[1] > 1 else table.columns[0]
+def _of(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Which patterns a median is of, and how sparse they leave the later half."""
+    late = runs[(runs["placement"] == "late") & runs["pattern"].isin(table.columns)]
+    sparsity = 100 * late.groupby("pattern")["sparsity"].mean()
+    low, high = f"{sparsity.min():.0f}", f"{sparsity.max():.0f}"
+    between = low if low == high else f"{low} to {high}"
+    names = f"median of {table.shape[1]} patterns" if table.shape[1] > 1 else table.columns[0]
+    return f"{names}, {between} % sparse"
 
 
 def _judge_c1(runs: pd.DataFrame) -> Judgement:
@@ -347,7 +360,7 @@ def _judge_c1(runs: pd.DataFrame) -> Judgement:
         late = _losses(runs, "late", patterns, judged)
         if len(late):
             judged.add(
-                f"loss at the later half ({_of(late)})",
+                f"loss at the later half ({_of(late, runs)})",
                 f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
                 C1_LOSS,
                 _median(late),
@@ -369,7 +382,7 @@ def _judge_c2(runs: pd.DataFrame) -> Judgement:
     at_all, late = _losses(runs, "all", both, judged), _losses(runs, "late", both, judged)
     if len(at_all):
         judged.add(
-            f"loss at all layers ({_of(at_all)})",
+            f"loss at all layers ({_of(at_all, runs)})",
             f"at least {C2_LOSS:g}, the interval above 0",
             C2_LOSS,
             _median(at_all),
@@ -380,7 +393,7 @@ def _judge_c2(runs: pd.DataFrame) -> Judgement:
     if len(times):
         judged.add(
             f"loss at all layers minus {C2_TIMES:g} times that at the later half",
-            "at least 0",
+            "a mean of at least 0",
             0,
             times,
             met=lambda mean, low, high: mean >= 0,
@@ -417,7 +430,7 @@ def _judge_c3(runs: pd.DataFrame) -> Judgement:
                     judged.gaps.append(f"no recorded runs of {name} {at}")
                 else:
                     judged.add(
-                        f"{pattern} loses more than {name}",
+                        f"loss of {pattern} minus that of {name}",
                         "the interval above 0",
                         0,
                         points,
@@ -457,28 +470,31 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
         )
         return judged
     score = {point: _scores(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-    lost, more = {}, {"random": {}, "global": {}}
+    lost, more, lacking = {}, {"random": {}, "global": {}}, {}
     for point in full:
         left_out = {
             part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
             for axis, part in enumerate(("global", "random", "neighbour"))
         }
-        missing = [part for part, other in left_out.items() if other is None]
-        if not missing:
+        lacking[point] = [part for part, other in left_out.items() if other is None]
+        if not lacking[point]:
             without = score[left_out["neighbour"]]
             lost[point] = score[point] - without
             for part, points in more.items():
                 points[point] = score[left_out[part]] - without
     if not lost:
-        what = ", ".join("global but for [CLS]" if part == "global" else part for part in missing)
+        point, parts = min(lacking.items(), key=lambda item: len(item[1]))
+        what = ", ".join("global but for [CLS]" if part == "global" else part for part in parts)
         judged.gaps.append(
-            f"no recorded runs of a mixture's match in density (within {MATCHED:g}) without one part: {what}"
+            f"no recorded runs of what matches {_mixture(point)} in density (within {MATCHED:g}) without one "
+            f"part: {what}"
         )
         return judged
     above = {"met": lambda mean, low, high: low > 0, "refuted": lambda mean, low, high: high < 0}
     several = f"median of {len(lost)} mixtures" if len(lost) > 1 else _mixture(next(iter(lost)))
-    tables = [("the mixture loses without neighbours", "above 0", lost)]
-    tables += [(f"more than without {part}", "the interval above 0", points) for part, points in more.items()]
+    tables = [("loss without neighbours", "a mean above 0", lost)]
+    for part, points in more.items():
+        tables.append((f"loss without neighbours minus that without {part}", "the interval above 0", points))
     for what, wanted, points in tables:
         table = _complete(pd.DataFrame(points), "all mixtures", judged)
         if len(table):
@@ -522,7 +538,9 @@ def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Ju
     miss = round(100 * (learned["density"] - learned["asked"]).abs().max(), 9)
     judged.estimates.append(
         _density_estimate(
-            f"largest miss of {len(asked)} densities asked for",
+            "largest miss of "
+            + ("one density" if len(asked) == 1 else f"{len(asked)} densities")
+            + " asked for",
             f"at most {C5_MISS:g}",
             C5_MISS,
             miss,
@@ -533,17 +551,11 @@ def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Ju
         judged.gaps.append("only one density was asked for, so there is no range to look for gaps in")
         return judged
     if gaps is None:
-        grid = _bigbird(runs)["density"]
-        values = {axis: grid.index.unique(axis) for axis in "rw"}
-        if min(map(len, values.values())) < GRID:
-            judged.gaps.append(
-                f"no recorded grid of BigBird's mixtures, with at least {GRID} numbers of random keys and "
-                f"{GRID} widths"
-            )
+        step = _random_key(runs)
+        if step is None:
+            judged.gaps.append("no recorded runs that tell how much density a random key adds")
             return judged
-        low, high = asked[0], asked[-1]
-        reached = [low, *sorted(value for value in grid if low < value < high), high]
-        gaps = {"learned": 2 * miss, "bigbird": 100 * max(np.diff(reached))}
+        gaps = {"learned": 2 * miss, "bigbird": round(100 * step, 9)}
     learned_gap, grid_gap = gaps["learned"], gaps["bigbird"]
     judged.estimates.append(
         _density_estimate(
@@ -561,9 +573,18 @@ def _density_estimate(what: str, wanted: str, bound: float, value: float, met: b
     return Estimate(what, wanted, bound, value, math.nan, math.nan, 0, "met" if met else "refuted")
 
 
+def _random_key(runs: pd.DataFrame) -> float | None:
+    """The density that one random key more per token adds, of all that are recorded the least."""
+    alone = runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["w"] == 0)]
+    density = alone.groupby("r")["density"].mean()
+    if len(density) < 2:
+        return None
+    return float(np.min(np.diff(density) / np.diff(density.index)))
+
+
 def _bigbird(runs: pd.DataFrame) -> pd.DataFrame:
-    """Density and mean score of each fixed mixture with a global [CLS] at all layers, by its g, r and w."""
-    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1)]
+    """Density and mean score of the fixed mixtures at all layers, by g, r and w; [CLS] alone is none."""
+    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1) & (runs["r"] + runs["w"] > 0)]
     return fixed.groupby(["g", "r", "w"])[["density", "score"]].mean()
 
 
@@ -577,7 +598,7 @@ def _judge_c6(runs: pd.DataFrame) -> Judgement:
         judged.gaps.append(f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}")
         return judged
     everywhere = runs[runs["placement"] == "all"]
-    widths = everywhere[(everywhere["kind"] == "pattern") & everywhere["pattern"].str.startswith("neighbour")]
+    widths = everywhere[(everywhere["g"] == 1) & (everywhere["r"] == 0)]  # 0, the token itself, is one
     for asked, measured in sparse.items():
         own = _scores(learned[learned["asked"] == asked])
         fixed = _bigbird(runs)
@@ -587,14 +608,20 @@ def _judge_c6(runs: pd.DataFrame) -> Judgement:
             best = fixed.idxmax()
             chosen = everywhere[(everywhere[["g", "r", "w"]] == list(best)).all(axis=1)]
             rivals[f"the best mixture, {_mixture(best)}"] = _scores(chosen)
+        else:
+            judged.gaps.append(
+                f"no recorded mixture is as sparse as learned degrees at density {measured:.2f}"
+            )
         single = at_density(widths, measured)
         if single is not None and len(single):
             rivals["a single width of equal density"] = single
+        else:
+            judged.gaps.append(f"no recorded widths tell how a single one does at density {measured:.2f}")
         name = max(rivals, key=lambda name: rivals[name].mean(), default=None)
         points = (own - rivals[name]).dropna() if name else []
         if not len(points):
-            why = f"no seed has {name}, too" if name else "no recorded fixed pattern of at most that density"
-            judged.gaps.append(f"learned degrees at density {measured:.2f}: {why}")
+            if name:
+                judged.gaps.append(f"no seed has learned degrees at density {measured:.2f} and {name}, too")
             continue
         judged.add(
             f"at density {measured:.2f}, learned degrees minus {name}",
@@ -621,7 +648,7 @@ CLAIMS = {
     "C2": Claim(
         says="the same sparsity at every layer reduces performance significantly",
         holds=f"the same patterns at all layers lose at least {C2_LOSS:g} points in the median, the interval "
-        f"lying above 0, and at least {C2_TIMES:g} times what they lose at the later half",
+        f"lying above 0, and on average at least {C2_TIMES:g} times what they lose at the later half",
         fails=f"the interval of the loss lies below {C2_LOSS:g} points, or that of the loss minus "
         f"{C2_TIMES:g} times the other one below 0",
         judge=_judge_c2,
@@ -644,7 +671,8 @@ CLAIMS = {
     "C5": Claim(
         says="learned degrees control the trade-off more finely than fixed patterns such as BigBird's",
         holds=f"every density asked for is met within {C5_MISS:g} points, and between the smallest and the "
-        "largest of them the largest gap between reachable densities is smaller than that of BigBird's grid",
+        "largest of them the largest gap between reachable densities is smaller than that of BigBird's grid, "
+        "over all numbers of random keys",
         fails="otherwise",
         judge=_judge_c5,
     ),
@@ -652,7 +680,8 @@ CLAIMS = {
         says="learned degrees are more accurate than BigBird when attention is very sparse",
         holds=f"at densities of {100 * C6_DENSITY:.0f} % and below learned degrees are at least as accurate "
         "as the best mixture of at most their density and as a single width of equal density: the difference "
-        f"to the better of the two is not negative, and its interval lies above −{C6_MARGIN:g} point",
+        f"to the better of the two is not negative on average, and its interval lies above −{C6_MARGIN:g} "
+        "point",
         fails="one of the intervals lies below 0",
         judge=_judge_c6,
     ),
@@ -663,8 +692,8 @@ def judge(claim: str, records: Sequence[RunRecord], **known: Any) -> list[Verdic
     """One claim's verdict for each setting of the records; `known` is what else its rule can take.
 
     C5 takes `gaps`, the largest gaps between reachable densities in points, of "learned" and "bigbird".
-    Without it, the gap of learned degrees is taken as twice their largest miss (a density asked for is met
-    that closely, wherever it was asked), and BigBird's is that of the recorded mixtures.
+    Without it, the gap of learned degrees is taken as twice their largest miss (as if any density were met
+    as closely), and BigBird's as what a random key more per token adds: its grid has no finer step.
     """
     return _judged(claim, runs_by_setting(records), known)
 
@@ -748,7 +777,8 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What each pattern loses at the later half and at all layers, with its interval over seeds, in points.
 
     A row per setting, placement and pattern, controls included; `sparsity` is that of the layers it is
-    applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square.
+    applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square. `counts` says
+    whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no control.
     """
     settings = runs_by_setting(records)
     labels = _labels(settings)
@@ -756,6 +786,7 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     for setting, runs in settings.items():
         dense = _scores(runs[runs["kind"] == "dense"])
         shown = runs[runs["kind"].isin(["pattern", "control"]) & runs["placement"].isin(["late", "all"])]
+        enough = _sparse_patterns(runs, Judgement())
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
             points = (dense - _scores(part)).dropna()
             mean, low, high = interval(points) if len(points) else (math.nan,) * 3
@@ -766,6 +797,7 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "placement": placement,
                     "pattern": pattern,
                     "seeds": len(points),
+                    "counts": pattern in enough,
                     "sparsity": part["sparsity"].mean(),
                     "padded_sparsity": part["padded_sparsity"].mean(),
                     "mean": mean,
@@ -773,7 +805,7 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "high": high,
                 }
             )
-    columns = ["task", "label", "placement", "pattern", "seeds", "sparsity", "padded_sparsity"]
+    columns = ["task", "label", "placement", "pattern", "seeds", "counts", "sparsity", "padded_sparsity"]
     return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high"])
 
 
@@ -794,7 +826,7 @@ def caveats(records: Sequence[RunRecord]) -> list[str]:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
         said.append(
             f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
-            f"{rows:,} evaluated on (one row is {100 / rows:.2f} points of accuracy), at most "
+            f"{rows:,} evaluated on (one of them is {100 / rows:.2f} points of an accuracy), at most "
             f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
         )
     return said
