@@ -68,6 +68,12 @@ def bundle(
     out = Path(out).expanduser()
     if not out.name.endswith(SUFFIX):
         raise InputError(f"--out {out}: write a name that ends in {SUFFIX}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"'{out}' cannot be written: {error.strerror}; give another --out") from None
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], data_dir)
@@ -141,9 +147,7 @@ def _prepare(
     needs: dict[tuple[str, str, int], list[RunConfig]] = {}
     for config in configs:
         task = get_task(config.task, data_dir)
-        length = config.max_length or fitting_length(
-            config, task, load_classifier(config.encoder, task.label_names)
-        )
+        length = fitting_length(config, task, load_classifier(config.encoder, task.label_names))
         needs.setdefault((config.task, config.encoder, length), []).append(config)
     places = []
     for (name, encoder, length), alike in needs.items():

@@ -260,7 +260,7 @@ def sweep(
             click.echo("interrupted: finished runs are recorded, and the same command goes on", err=True)
             raise SystemExit(130) from None
     click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
-    if result.failed:
+    if result.failed or result.cut_off:
         raise SystemExit(1)
 
 

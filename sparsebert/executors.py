@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -53,7 +54,12 @@ def default_workers() -> int:
     """One process for a GPU; on a processor up to four, since small models use several cores badly."""
     import torch
 
-    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
+    return 1 if torch.cuda.is_available() else min(4, _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a cluster's scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class InlineExecutor(Executor):
@@ -83,7 +89,7 @@ class ProcessesExecutor(Executor):
 
     def __init__(self, workers: int):
         self.workers = self.room = workers
-        self.threads = max(1, (os.cpu_count() or 1) // workers)
+        self.threads = max(1, _cores() // workers)
         self._leaders = ThreadPoolExecutor(workers)
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         gpus = _gpus() or [None]
@@ -160,6 +166,10 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
+class ClusterGone(RuntimeError):
+    """The cluster no longer answers; nobody works on the runs that it was given."""
+
+
 class DaskExecutor(Executor):
     """The workers of a Dask cluster; Dask hands the run of a worker that died to another one.
 
@@ -171,7 +181,10 @@ class DaskExecutor(Executor):
 
     @property
     def workers(self) -> int:
-        return max(1, len(self._client.nthreads()))
+        try:
+            return max(1, len(self._client.nthreads()))
+        except OSError:
+            raise ClusterGone from None
 
     @property
     def room(self) -> int:
@@ -201,9 +214,13 @@ def _client(scheduler: str | None) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
-        raise InputError("Dask is not installed: pip install 'sparsebert[cluster]'") from None
+        raise InputError(
+            "Dask is not installed: in a clone of the project, write pip install '.[cluster]'"
+        ) from None
     if not scheduler:
         raise InputError("--executor dask needs --scheduler tcp://HOST:PORT, the address of Dask's scheduler")
+    if not re.fullmatch(r"\S+://\S+|[^\s:/]+:\d+", scheduler):
+        raise InputError(f"--scheduler {scheduler}: write an address such as tcp://HOST:8786")
     try:
         client = Client(scheduler, timeout="20s", set_as_default=False)
     except (OSError, ValueError) as error:

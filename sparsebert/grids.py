@@ -46,6 +46,8 @@ def load_grid(path: str | Path) -> list[RunConfig]:
         raise InputError(f"the grid '{path}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"the grid '{path}' is not text in UTF-8") from None
+    except RecursionError:
+        raise InputError(f"the grid '{path}' is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -95,6 +97,8 @@ def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
             values.setdefault(name, []).append(yaml.safe_load(value))
         except yaml.YAMLError:
             raise InputError(f"--only {text}: the value can't be read; put it in quotes") from None
+    if not wanted:
+        return configs
     condition = _Condition(values, "--only")
     left = [config for config in configs if condition.met_by(config.model_dump())]
     if not left:
@@ -144,7 +148,14 @@ def _values(name: str, given: Any, place: str) -> list[Any]:
                     error = unknown_name("field of degrees", str(inner), RunConfig.degree_fields())
                     raise InputError(f"{here}: {error}")
             columns = [_as_list(value) for value in item.values()]
+            for inner, column in zip(item, columns, strict=True):
+                if not column:
+                    raise InputError(
+                        f"{here}, {inner}: the list is empty; leave the field out for its default"
+                    )
             values += [dict(zip(item, row, strict=True)) for row in itertools.product(*columns)]
+        elif name == "degrees" and item is not None:
+            raise InputError(f"{here}: write fields of degrees, such as 'target_density: [0.1, 0.2]'")
         else:
             _check_value(name, item, here)
             values.append(item)
@@ -169,6 +180,8 @@ class _Condition:
     """Fields with the values that a run must have to be left out."""
 
     def __init__(self, fields: Fields, place: str):
+        if not fields:
+            raise InputError(f"{place} is empty; name a field and its values, or take it away")
         self.place, self.used = place, False
         self.wanted = {
             name: [_canonical(name, value, f"{place}, {name}") for value in _as_list(given)]
@@ -247,6 +260,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a field's name has to be a word", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"'{key.value}' stands twice; join the two", key.start_mark

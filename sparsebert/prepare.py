@@ -23,7 +23,7 @@ from sparsebert.errors import InputError
 from sparsebert.paths import cache_dir
 from sparsebert.syntax import add_syntax, parser_name
 from sparsebert.tasks import Task
-from sparsebert.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, read_manifest
+from sparsebert.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, whole_manifest
 
 if TYPE_CHECKING:
     import datasets
@@ -91,13 +91,13 @@ def write_prepared(
     place = Path(folder).expanduser() / _place(task.name, max_length, tokens)
     splits = task.load()
     sizes = {name: train_size if name == "train" else eval_size for name in splits}
-    if (place / MANIFEST).is_file():
-        there = read_manifest(place)
-        if there.data_hash == task.data_hash:
-            if there.covers(train_size, eval_size) and (there.parser or not parsed):
-                return place
-            parsed = parsed or bool(there.parser)
-            sizes = {name: size and max(size, there.splits[name].rows) for name, size in sizes.items()}
+    there = whole_manifest(place)
+    if there and there.data_hash == task.data_hash:
+        if there.covers(train_size, eval_size) and (there.parser or not parsed):
+            return place
+        parsed = parsed or bool(there.parser)
+        sizes = {name: size and max(size, there.splits[name].rows) for name, size in sizes.items()}
+    _check_writable(place.parent)
     arrays, kept = {}, {}
     for name, rows in splits.items():
         total, order = len(rows), _shuffled(len(rows))
@@ -218,6 +218,16 @@ def _place(task: str, max_length: int, tokens: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', task)[-40:].strip('-')}-{max_length}-{known}"
 
 
+def _check_writable(folder: Path) -> None:
+    """To be told before hours of parsing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"'{folder}' cannot be written: {error.strerror}; give another folder") from None
+
+
 def _replace(place: Path, files: dict[str, bytes]) -> None:
     """Write a folder whole; one that was there gives way to it."""
     try:
@@ -232,7 +242,7 @@ def _replace(place: Path, files: dict[str, bytes]) -> None:
             os.rename(new, place)
     except OSError as error:
         raise InputError(
-            f"'{place.parent}' cannot be written: {error.strerror}; give another --out"
+            f"'{place.parent}' cannot be written: {error.strerror}; give another folder"
         ) from None
 
 

@@ -38,7 +38,7 @@ def without_seeds(plan: str) -> str:
 
 def recorded_names(folder: Path | None = None) -> list[str]:
     """Names of the files of recorded runs, such as `degrees`, in alphabetical order."""
-    return sorted(path.stem for path in (folder or results_dir()).glob("*.jsonl"))
+    return sorted(path.stem for path in (folder or results_dir()).glob("*.jsonl") if path.is_file())
 
 
 # ---- list ---------------------------------------------------------------------------------------
@@ -241,6 +241,8 @@ def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int,
     records = [record for _, record in _records(path, _refuse)]
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]
+    if missing:
+        store.check_writable()
     for record in missing:
         store.add(record)
     return len(missing), len(records)

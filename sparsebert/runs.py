@@ -9,10 +9,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
@@ -76,8 +78,15 @@ class RunConfig(BaseModel):
 
     @field_validator("encoder")
     @classmethod
-    def _plausible_encoder(cls, name: str) -> str:
-        return check_encoder(name)
+    def _plausible_encoder(cls, name: str, info: ValidationInfo) -> str:
+        return name if info.mode == "json" else check_encoder(name)  # a record's encoder may be elsewhere
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            raise InputError(f"{info.field_name}={str(value).lower()}: write a number or a text")
+        return value
 
     @classmethod
     def checked(cls, **fields: Any) -> RunConfig:
@@ -171,23 +180,40 @@ class RunStore:
         self.folder = runs_dir(folder)
 
     def find(self, config: RunConfig, data_hash: str | None = None) -> RunRecord | None:
-        """The record of a config, or None. With `data_hash`, a record of other data is set aside."""
-        path = self._path(config.name)
-        record = self._read(path)
-        if record and data_hash and record.data_hash != data_hash:
-            self._set_aside(path, "it was made from other data")
-            return None
-        return record
+        """The record of a config, or None; with `data_hash` only one of these data."""
+        record = self._read(self._path(config.name))
+        return record if record and data_hash in (None, record.data_hash) else None
 
     def add(self, record: RunRecord) -> Path:
-        """Write a record: temporary file, then rename."""
+        """Write a record: temporary file, then rename. One of the same run from other data is set aside."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(record.name)
-        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
-        with os.fdopen(handle, "w") as file:
-            file.write(record.model_dump_json(indent=1) + "\n")
-        os.replace(temporary, path)
+        if (old := self._read(path)) and old.data_hash != record.data_hash:
+            self._set_aside(path, "it was made from other data")
+        temporary = self.folder / f".writing-{uuid4().hex}"
+        try:
+            temporary.write_text(record.model_dump_json(indent=1) + "\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.failure(record.name).unlink(missing_ok=True)
         return path
+
+    def check_writable(self) -> None:
+        """`InputError` if no record could be written here, to be told before anything is trained."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"the folder of runs '{self.folder}' cannot be written: {error.strerror}; give another "
+                "--runs-dir"
+            ) from None
+
+    def failure(self, name: str) -> Path:
+        """Where the reason is kept why a run failed, until it succeeds."""
+        return self.folder / "failed" / f"{name}.json"
 
     def scratch(self, config: RunConfig, data_hash: str) -> Path:
         """Where an unfinished run keeps its checkpoints, which are of no use for other data."""
@@ -204,8 +230,10 @@ class RunStore:
     def _read(self, path: Path) -> RunRecord | None:
         try:
             record = RunRecord.model_validate_json(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise InputError(f"the record '{path}' cannot be read: {error.strerror}") from None
         except ValueError:
             self._set_aside(path, "it is torn or not a run of this version")
             return None
@@ -216,6 +244,9 @@ class RunStore:
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".json.aside")
+        others = (path.with_suffix(f".json.aside-{number}") for number in count(2))
+        while aside.exists():
+            aside = next(others)
         os.replace(path, aside)
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
 

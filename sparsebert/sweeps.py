@@ -11,8 +11,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -21,18 +21,27 @@ from typing import Any
 
 from sparsebert.attention import sparsify
 from sparsebert.degrees import attach_degrees
-from sparsebert.encoders import load_classifier
+from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.estimates import Estimates, Forecast, in_words
 from sparsebert.executors import (
+    ClusterGone,
     DaskExecutor,
     InlineExecutor,
     ProcessesExecutor,
     default_workers,
     open_executor,
 )
-from sparsebert.finetune import device_name, finetune, input_hash, processes, resolve_precision
+from sparsebert.finetune import (
+    device_name,
+    finetune,
+    fitting_length,
+    input_hash,
+    processes,
+    resolve_precision,
+)
 from sparsebert.plans import parse_plan
+from sparsebert.prepare import tokenizer_hash
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.tasks import get_task
 from sparsebert.tasks.prepared import PreparedTask
@@ -68,6 +77,7 @@ def run(
     record = store.find(config, data_hash)
     if record and not save_to:
         return record, True
+    store.check_writable()
     scratch = store.scratch(config, data_hash)
     record = finetune(config, data_dir, scratch, progress_seconds=progress_seconds, save_to=save_to)
     if processes().is_main_process:
@@ -92,6 +102,8 @@ def run_all(
     hashes = {config: input_hash(config, data_dir) for config in configs}
     records = {config: record for config in hashes if (record := store.find(config, hashes[config]))}
     missing = {config: hashes[config] for config in hashes if config not in records}
+    if missing:
+        store.check_writable()
     if records:
         _say(f"  {len(records)} of {len(hashes)} runs found in {store.folder.name}/")
     workers = min(workers or default_workers(), len(missing))
@@ -112,6 +124,7 @@ class Sweep:
     trained: list[RunConfig] = field(default_factory=list)
     failed: dict[RunConfig, str] = field(default_factory=dict)
     left: list[RunConfig] = field(default_factory=list)
+    cut_off: bool = False  # the cluster was gone before the runs that are left
 
     def as_dict(self) -> dict[str, Any]:
         """Names of the runs, and the reasons of those that failed."""
@@ -125,7 +138,9 @@ class Sweep:
             + ", ".join(f"{number} {kind}" for kind, number in counts.items())
         ]
         lines += [f"failed: {_asked(config)} ({config.name}): {why}" for config, why in self.failed.items()]
-        if self.left:
+        if self.cut_off:
+            lines.append("the cluster no longer answers; the same command goes on with those left")
+        elif self.left:
             lines.append("the time was not enough for those left; the same command goes on with them")
         return "\n".join(lines)
 
@@ -141,8 +156,9 @@ def sweep(
 
     All runs are checked before the first one starts (`check_runs`). A run that fails does not stop the rest:
     its reason is kept in `failed/<name>.json` beside the records until it succeeds. With a `budget` in
-    seconds no run is started that is expected to end after it; those that were started end. A record is
-    written here, not by the worker that trained it, so a worker needs no folder in common with this process.
+    seconds no run is started that is expected to end after it; those that were started end. If the cluster
+    is gone, what is not recorded is left. A record is written here, not by the worker that trained it, so a
+    worker needs no folder in common with this process.
     """
     store, executor = store or RunStore(), executor or InlineExecutor()
     started = time.monotonic()
@@ -150,6 +166,8 @@ def sweep(
     result = Sweep()
     for config, data_hash in hashes.items():
         (result.found if store.find(config, data_hash) else result.left).append(config)
+    if result.left:
+        store.check_writable()
     estimates = _estimates(store, executor, data_dir)
     count = len(result.left)
     if result.found:
@@ -162,19 +180,21 @@ def sweep(
         return time.monotonic() - started + turns * (estimates.seconds(config) or 0) < budget
 
     missing = {config: hashes[config] for config in result.left}
-    for config, future in _outcomes(missing, store, data_dir, executor, in_time):
-        result.left.remove(config)
-        place = f"  [{count - len(result.left)}/{count}]"
-        if error := future.exception():
-            result.failed[config] = _keep_failure(store, config, error)
-            _say(f"{place} {_asked(config)} failed: {result.failed[config]}")
-            continue
-        record = future.result()
-        _failure(store, config).unlink(missing_ok=True)
-        result.trained.append(config)
-        estimates.add(record)
-        left = in_words(estimates.total(result.left, executor.workers))
-        _say(f"{place} {describe(record)} ({left} left)")
+    try:
+        for config, future in _outcomes(missing, store, data_dir, executor, in_time):
+            result.left.remove(config)
+            place = f"  [{count - len(result.left)}/{count}]"
+            if error := future.exception():
+                result.failed[config] = _keep_failure(store, config, error)
+                _say(f"{place} {_asked(config)} failed: {result.failed[config]}")
+                continue
+            record = future.result()
+            result.trained.append(config)
+            estimates.add(record)
+            left = in_words(estimates.total(result.left, executor.workers))
+            _say(f"{place} {describe(record)} ({left} left)")
+    except ClusterGone:
+        result.cut_off = True
     return result
 
 
@@ -214,6 +234,7 @@ def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None)
     a plan that does not fit the encoder or the degrees, and a precision that this device lacks.
     """
     model = cache(lambda encoder: load_classifier(encoder, ["any"]))
+    tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
 
     @cache
     def check(encoder: str, plan: str, degrees: object, precision: str, kernel: str) -> None:
@@ -229,7 +250,8 @@ def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None)
             task = get_task(config.task, data_dir)
             if isinstance(task, PreparedTask):
                 parsed = "word_ids" in parse_plan(config.plan).needs
-                task.find(config.train_size, config.eval_size, parsed, config.max_length)
+                length = fitting_length(config, task, model(config.encoder))
+                task.check(config.train_size, config.eval_size, parsed, length, tokenizer(config.encoder))
             check(config.encoder, config.plan, config.degrees, config.precision, config.kernel)
         except InputError as error:
             raise InputError(f"run '{_asked(config)}': {error}") from None
@@ -277,14 +299,27 @@ def _outcomes(
 
 
 def _stored(future: Future, store: RunStore) -> Future:
-    """A future of the record whose JSON a worker sent."""
+    """A future of the record whose JSON a worker sent.
+
+    Raises `ClusterGone` for a run that nobody works on any more, and `InputError` if the record can't be
+    written, with the place where it was put instead.
+    """
     try:
         record = RunRecord.model_validate_json(future.result())
-        store.add(record)
+    except CancelledError:
+        raise ClusterGone from None
     except Exception as error:
         failed: Future = Future()
         failed.set_exception(error)
         return failed
+    try:
+        store.add(record)
+    except OSError as error:
+        spare = RunStore(tempfile.mkdtemp(prefix="sparsebert-runs-")).add(record)
+        raise InputError(
+            f"the record of a finished run can't be written to '{store.folder}' ({error.strerror}); it is in "
+            f"'{spare}': copy it there when that is mended, and the same command goes on"
+        ) from None
     return _done(record)
 
 
@@ -323,16 +358,11 @@ def _checkpoints(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _failure(store: RunStore, config: RunConfig) -> Path:
-    return store.folder / "failed" / f"{config.name}.json"
-
-
 def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> str:
     """Write down why a run failed; returns the reason in one line."""
     text = str(error).strip()
     reason = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
-    path = _failure(store, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = store.failure(config.name)
     entry = {
         "name": config.name,
         "config": config.model_dump(),
@@ -340,7 +370,9 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
         "traceback": "".join(traceback.format_exception(error)),
         "failed": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path.write_text(json.dumps(entry, indent=1) + "\n")
+    with suppress(OSError):  # the reason is told in any case
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(entry, indent=1) + "\n")
     return reason.splitlines()[0]
 
 

@@ -153,6 +153,24 @@ def test_torn_and_foreign_folders_are_refused_in_one_sentence(task, small):
         prepared_task(small["task"], folder)
 
 
+def test_preparing_again_mends_what_is_torn(write, task, small):
+    (place, _) = task.entries[0]
+    for name in (ARRAYS, MANIFEST):
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(content[:-30])
+        os.utime(place / name, ns=(0, len(content)))
+        assert write(parsed=True) == place
+        prepare(prepared_task(small["task"], place.parent), "tiny", 32, parsed=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_rows_are_cut(small, workspace):
+    (workspace / "afile").touch()
+    lines = []
+    with pytest.raises(InputError, match=r"'.*afile' cannot be written: .*; give another folder"):
+        write_prepared(get_task(small["task"]), "tiny", workspace / "afile", progress=lines.append)
+    assert lines == []
+
+
 def test_tasks_from_different_data_are_refused(write, small, workspace):
     folder = write().parent
     with open(workspace / "classes.csv", "a") as file:
@@ -208,6 +226,14 @@ def test_a_grid_that_the_prepared_data_cannot_serve_is_refused_before_it_starts(
     (workspace / "grid.yaml").write_text(json.dumps(small | {"train_size": [20, 30]}))
     error = call("sweep", "grid.yaml", "--prepared", folder, code=2).stderr
     assert "fewer rows than asked for" in error and len(error.splitlines()) == 1
+    length = {"max_length": 16, "train_size": 20}
+    (workspace / "grid.yaml").write_text(json.dumps(small | length))
+    error = call("sweep", "grid.yaml", "--dry-run", "--prepared", folder, code=2).stderr
+    assert "rows not cut to 16 tokens" in error
+    (place,) = folder.iterdir()
+    (place / ARRAYS).write_bytes(b"torn")
+    (workspace / "grid.yaml").write_text(json.dumps(small | {"max_length": 32, "train_size": 20}))
+    assert "is torn" in call("sweep", "grid.yaml", "--dry-run", "--prepared", folder, code=2).stderr
 
 
 # ---- bundles

@@ -190,6 +190,8 @@ def test_outside_of_a_project_there_is_nothing_to_merge_into(tmp_path, monkeypat
 
 def test_sound_results_have_no_findings(project):
     assert "nothing is recorded" in call("results", "check").stdout
+    (project / "folder.jsonl").mkdir()
+    assert "nothing is recorded" in call("results", "check").stdout
     write(project / "a.jsonl", run(0), run(1))
     write(project / "b.jsonl", run(0, task="topics", data_hash="another task's"))
     assert call("results", "check").stdout == "sound: a, b\n"

@@ -177,9 +177,48 @@ def test_a_record_whose_config_was_edited_is_set_aside(store, capsys):
     assert_set_aside(store, path, RunConfig(), capsys)
 
 
-def test_a_record_of_other_data_is_set_aside(store, capsys):
-    path = store.add(record_of(RunConfig(), data_hash="what was in the file yesterday"))
-    assert_set_aside(store, path, RunConfig(), capsys)
+def test_a_record_of_other_data_is_not_found_and_set_aside_only_for_a_new_one(store, capsys):
+    yesterday = record_of(RunConfig(), data_hash="what was in the file yesterday")
+    path = store.add(yesterday)
+    assert store.find(RunConfig(), "abc") is None and store.find(RunConfig()) == yesterday
+    assert capsys.readouterr().err == "", "to look for a run moves nothing"
+    for new in (record_of(RunConfig()), yesterday, record_of(RunConfig())):
+        store.add(new)
+        assert store.find(RunConfig(), new.data_hash) == new
+        assert "set aside" in capsys.readouterr().err
+    asides = sorted(path.parent.glob("*.aside*"))
+    assert [aside.name.split(".", 1)[1] for aside in asides] == ["json.aside", "json.aside-2", "json.aside-3"]
+    kept = [RunRecord.model_validate_json(aside.read_text()).data_hash for aside in asides]
+    assert kept == [yesterday.data_hash, "abc", yesterday.data_hash]
+
+
+def test_a_record_stays_readable_where_its_encoder_is_not(store, tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine" / "v1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(encoder="models/mine/v1")
+    store.add(record_of(config))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [record.config for record in store] == [config]
+    with pytest.raises(ValueError, match="nor a folder that exists"):
+        RunConfig(encoder="models/mine/v1")
+
+
+def test_records_are_as_readable_for_others_as_files_usually_are(store):
+    path = store.add(record_of(RunConfig()))
+    plain = path.with_name("plain")
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("folder", ["afile", "afile/below", "/proc/nope"])
+def test_a_folder_that_cannot_hold_runs_is_refused(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "afile").touch()
+    store = RunStore(folder)
+    assert store.find(RunConfig()) is None and list(store) == []
+    with pytest.raises(InputError, match=r"cannot be written: .*; give another --runs-dir"):
+        store.check_writable()
 
 
 def test_a_write_that_fails_leaves_the_store_as_it_was(store, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import types
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import psutil
@@ -193,6 +193,12 @@ def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once(
         ("seed: [1", r"line 1: .*"),
         ("a: b: c", r"line 1: "),
         ("\x00", r"grid.yaml"),
+        ("? [a, b]\n: 1", r"grid.yaml, line 1: a field's name has to be a word"),
+        ("[" * 3000, r"nested too deeply"),
+        ("degrees: {target_density: []}", r"degrees, target_density: the list is empty"),
+        ("degrees: 3", r"degrees: write fields of degrees"),
+        ("exclude: [{}]", r"exclude, item 1 is empty"),
+        ("train_size: true", r"train_size=true: write a number"),
     ],
 )
 def test_what_is_wrong_in_a_grid_is_said_in_one_sentence_with_its_place(tmp_path, grid, sentence):
@@ -310,6 +316,49 @@ def test_what_another_sweep_finished_meanwhile_is_not_trained_again(small, train
 
     result = sweep(seeds(small, 0, 1, 2), store, executor=Meanwhile())
     assert trained.done == [0, 2] and result.left == [] and len(list(store)) == 3
+
+
+def test_a_folder_of_runs_that_cannot_be_written_is_refused_before_any_is_trained(small, workspace, trained):
+    (workspace / "afile").touch()
+    with pytest.raises(InputError, match=r"'afile' cannot be written: .*--runs-dir"):
+        sweep(seeds(small, 0), RunStore("afile"))
+    assert trained.done == []
+
+
+def test_a_record_that_finds_no_room_is_put_elsewhere(small, trained, tmp_path):
+    class Full(RunStore):
+        def add(self, record):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"No space left on device.*it is in '.*\.json'") as refused:
+        sweep(seeds(small, 0, 1), Full())
+    spare = str(refused.value).split("it is in '")[1].split("'")[0]
+    assert RunRecord.model_validate_json(Path(spare).read_text()).config.seed == 0
+    assert trained.done == [0]
+
+
+def test_a_cluster_that_is_gone_leaves_the_rest_for_the_next_time(small, trained):
+    class Gone(InlineExecutor):
+        def submit(self, *args, **kwargs):
+            future = super().submit(*args, **kwargs)
+            if len(trained.done) < 2:
+                return future
+            lost = Future()
+            lost.cancel()
+            lost.set_running_or_notify_cancel()
+            return lost
+
+    result = sweep(seeds(small, 0, 1, 2), executor=Gone())
+    assert [c.seed for c in result.trained] == [0] and [c.seed for c in result.left] == [1, 2]
+    assert result.cut_off and not result.failed and "no longer answers" in str(result)
+
+
+def test_a_run_that_succeeds_elsewhere_takes_its_reason_along(small, trained):
+    store = RunStore()
+    trained.accidents[0] = RuntimeError("out of luck")
+    assert sweep(seeds(small, 0), store).failed
+    store.add(record_of(seeds(small, 0)[0]))
+    assert not list((store.folder / "failed").iterdir())
 
 
 def test_a_worker_with_other_data_is_a_failure(small, workspace, trained):
@@ -472,7 +521,7 @@ def test_a_budget_is_a_time_with_units(text, seconds):
 
 def test_dask_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(InputError, match=r"pip install 'sparsebert\[cluster\]'"), open_executor("dask"):
+    with pytest.raises(InputError, match=r"pip install '.\[cluster\]'"), open_executor("dask"):
         pass
 
 
@@ -482,7 +531,7 @@ def test_dask_that_is_not_installed_is_named(monkeypatch):
 @pytest.mark.slow
 def test_the_death_of_a_process_ends_its_own_run_alone():
     with open_executor("processes", 2) as executor:
-        assert (executor.workers, executor.threads) == (2, max(1, (os.cpu_count() or 1) // 2))
+        assert (executor.workers, executor.threads) == (2, max(1, len(os.sched_getaffinity(0)) // 2))
         long, death = executor.submit(time.sleep, 1.0), executor.submit(os._exit, 9)
         assert isinstance(death.exception(), WorkerDied) and "out of memory" in str(death.exception())
         assert long.exception() is None and executor.submit(os.getpid).result() != os.getpid()

@@ -139,6 +139,12 @@ class PreparedTask(Task):
                 )
         return entries[0]
 
+    def check(self, *needs: Any) -> None:
+        """`InputError` if a run with these needs (see `find`) can't be made, or its rows are torn."""
+        place, manifest = self.find(*needs)
+        changed = (place / ARRAYS).stat().st_mtime_ns if (place / ARRAYS).is_file() else 0
+        _check_arrays(place, manifest.sha256, changed)
+
     def rows(
         self,
         tokenizer: str,
@@ -196,6 +202,16 @@ def prepared_task(name: str, folder: Path) -> PreparedTask:
     )
 
 
+def whole_manifest(place: Path) -> Manifest | None:
+    """What `place` says it holds, if it holds all of that, unchanged."""
+    try:
+        manifest = read_manifest(place)
+        _content(place, manifest.sha256)
+    except (InputError, OSError):
+        return None
+    return manifest
+
+
 def read_manifest(place: Path) -> Manifest:
     """What `place` says it holds; `InputError` if that is not what this version writes."""
     path = place / MANIFEST
@@ -224,13 +240,22 @@ def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
 def _read_arrays(place: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
+    return load(_content(place, manifest.sha256))
+
+
+@cache
+def _check_arrays(place: Path, sha256: str, changed: int) -> None:
+    _content(place, sha256)
+
+
+def _content(place: Path, sha256: str) -> bytes:
     try:
         content = (place / ARRAYS).read_bytes()
     except OSError as error:
         raise InputError(f"'{place / ARRAYS}' cannot be read: {error.strerror}; prepare it again") from None
-    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"'{place / ARRAYS}' is torn, or was changed later; prepare it again")
-    return load(content)
+    return content
 
 
 def _rows(columns: dict[str, np.ndarray], size: int | None, parsed: bool, by_length: bool) -> Rows:
