@@ -60,7 +60,8 @@ class Estimate:
     def __str__(self) -> str:
         between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
         alone = ", one seed" if self.seeds == 1 else ""
-        return f"{self.what}: {self.mean:.{1 if between or alone else 2}f} points{between}{alone}"
+        digits = 1 if between or alone else 2
+        return f"{self.what}: {round(self.mean, digits) + 0.0:.{digits}f} points{between}{alone}"
 
 
 @dataclass(frozen=True)
