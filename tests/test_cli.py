@@ -52,6 +52,7 @@ MENTIONED = {
     ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--save", "--json", "Example:"],
     ("sweep",): [
         "GRID",
+        "--only",
         "--dry-run",
         "--budget",
         "--executor",
@@ -76,10 +77,11 @@ MENTIONED = {
         *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
         *("--plot", "--json", "Example:"),
     ],
-    ("results",): ["list", "check", "merge", "book/results/"],
+    ("results",): ["list", "check", "merge", "unpack", "book/results/"],
     ("results", "list"): ["--json"],
     ("results", "check"): ["exit code 1"],
     ("results", "merge"): ["FILES", "--into", "--newest", "Example:"],
+    ("results", "unpack"): ["NAME", "--runs-dir", "Example:"],
     ("prepare",): [
         *("TASK...", "--encoder", "--out", "--max-length", "--train-size", "--eval-size", "--parsed"),
         *("--data-dir", "Example:"),
