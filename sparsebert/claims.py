@@ -810,6 +810,39 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high"])
 
 
+def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What the learned degrees that C6 compares look like: a row per setting and density asked for.
+
+    `heads` are those of all layers; `unbounded` of them keep edges to tokens at any distance, `alone` have no
+    neighbours at all. Both are means over `seeds`.
+    """
+    labels = _labels(runs_by_setting(records))
+    rows = []
+    for record in _each_once(records):
+        row = _row(record)
+        if row["kind"] == "learned" and row["placement"] == "all":
+            degrees = record.learning.degrees
+            heads = [kept for layer in degrees.kept for kept in layer]
+            rows.append(
+                {
+                    "label": labels[_setting(record)],
+                    "asked": row["asked"],
+                    "seed": row["seed"],
+                    "heads": len(heads),
+                    "unbounded": sum(len(kept) > degrees.max_distance and kept[-1] > 0.5 for kept in heads),
+                    "alone": sum(sum(kept) < 0.05 for kept in heads),
+                }
+            )
+    frame = pd.DataFrame(rows, columns=["label", "asked", "seed", "heads", "unbounded", "alone"])
+    grouped = frame.groupby(["label", "asked"], as_index=False)
+    return grouped.agg(
+        seeds=("seed", "nunique"),
+        heads=("heads", "max"),
+        unbounded=("unbounded", "mean"),
+        alone=("alone", "mean"),
+    )
+
+
 def caveats(records: Sequence[RunRecord]) -> list[str]:
     """What stands between these runs and the paper's, a sentence for each setting."""
     own: dict[Setting, list[RunRecord]] = {}

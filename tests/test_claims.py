@@ -12,6 +12,7 @@ from test_runs import record_of
 from sparsebert import claims, figures_claims
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
+from sparsebert.hardened import HardDegrees
 from sparsebert.runs import RunConfig
 from sparsebert.tasks import task_names
 
@@ -410,6 +411,18 @@ def test_c5_is_undecided_without_a_range_a_grid_or_learned_degrees():
 def test_c6_compares_learned_degrees_with_the_best_fixed_pattern_that_is_as_sparse(loss, spread, expected):
     found = verdict("C6", grid() + learned(0.10, loss, spread=-spread))
     assert found.verdict == expected
+
+
+def test_the_degrees_that_c6_compares_are_counted_by_head():
+    records = learned(0.10) + learned(0.2, degrees={"weights": False})
+    far = {"max_distance": 2, "open_ended": True, "kept": [[[1.0, 1.0, 1.0], [1.0], []]] * 6}
+    for place, record in enumerate(records[:3]):
+        learning = record.learning.model_copy(update={"degrees": HardDegrees(**far)})
+        records[place] = record.model_copy(update={"learning": learning})
+    (row,) = claims.chosen_degrees(records).to_dict("records")
+    assert row["label"] == "reviews" and row["asked"] == 0.1 and row["seeds"] == 5 and row["heads"] == 18
+    assert row["unbounded"] == pytest.approx(6 * 3 / 5) and row["alone"] == pytest.approx(6 * 3 / 5)
+    assert claims.chosen_degrees(dense()).empty
 
 
 def test_c6_has_to_hold_at_each_density_of_a_tenth_or_below():
