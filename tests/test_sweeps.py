@@ -605,12 +605,13 @@ def test_twelve_runs_on_a_cluster_whose_worker_is_killed_leave_twelve_records(sm
 
         def kill_one(self):
             with distributed.Client(self, set_as_default=False) as client:
-                while len(list(RunStore())) < 3:
+                pids = client.run(os.getpid)  # asked for now, since a busy worker takes its time to answer
+                busy: list[str] = []
+                while not busy or len(list(RunStore())) < 3:
+                    busy = [worker for worker, tasks in client.processing().items() if tasks]
                     time.sleep(0.02)
-                pids = client.run(os.getpid)
-                busy = next(worker for worker, tasks in client.processing().items() if tasks)
-                os.kill(pids[busy], signal.SIGKILL)
-                killed.append(pids[busy])
+                os.kill(pids[busy[0]], signal.SIGKILL)
+                killed.append(pids[busy[0]])
 
     monkeypatch.setattr(jobqueue, "SLURMCluster", Local)
     names: dict[str, object] = {}
