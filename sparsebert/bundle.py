@@ -22,6 +22,7 @@ from sparsebert.encoders import ENCODERS, load_classifier, packaged_minilm
 from sparsebert.errors import InputError
 from sparsebert.finetune import COMMIT_FILE, commit, fitting_length
 from sparsebert.grids import load_grid
+from sparsebert.paths import check_writable
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import write_prepared
 from sparsebert.runs import RunConfig
@@ -68,12 +69,7 @@ def bundle(
     out = Path(out).expanduser()
     if not out.name.endswith(SUFFIX):
         raise InputError(f"--out {out}: write a name that ends in {SUFFIX}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"'{out}' cannot be written: {error.strerror}; give another --out") from None
+    check_writable(out.parent, f"'{out}'", "--out")
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], data_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from sparsebert.errors import InputError
@@ -67,3 +68,16 @@ def runs_dir(given: str | Path | None = None) -> Path:
     """
     named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
     return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"
+
+
+def check_writable(folder: Path, name: str, instead: str) -> None:
+    """Make a folder and see that files can be written there, to be told before long work and not after it.
+
+    `InputError` otherwise, which calls it by its `name` and says what to give `instead`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None

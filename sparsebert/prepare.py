@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from sparsebert.batches import Batch, Rows
 from sparsebert.encoders import load_classifier, load_tokenizer, positions, quiet
 from sparsebert.errors import InputError
-from sparsebert.paths import cache_dir
+from sparsebert.paths import cache_dir, check_writable
 from sparsebert.syntax import add_syntax, parser_name
 from sparsebert.tasks import Task
 from sparsebert.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, whole_manifest
@@ -97,7 +97,7 @@ def write_prepared(
             return place
         parsed = parsed or bool(there.parser)
         sizes = {name: size and max(size, there.splits[name].rows) for name, size in sizes.items()}
-    _check_writable(place.parent)
+    check_writable(place.parent, f"'{place.parent}'", "folder")
     arrays, kept = {}, {}
     for name, rows in splits.items():
         total, order = len(rows), _shuffled(len(rows))
@@ -216,16 +216,6 @@ def _serialised(arrays: dict[str, np.ndarray]) -> bytes:
 def _place(task: str, max_length: int, tokens: str) -> str:
     known = hashlib.sha256(json.dumps([task, tokens]).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', task)[-40:].strip('-')}-{max_length}-{known}"
-
-
-def _check_writable(folder: Path) -> None:
-    """To be told before hours of parsing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"'{folder}' cannot be written: {error.strerror}; give another folder") from None
 
 
 def _replace(place: Path, files: dict[str, bytes]) -> None:

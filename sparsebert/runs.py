@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -20,7 +19,7 @@ from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
 from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.hardened import HardDegrees
-from sparsebert.paths import project_root, runs_dir
+from sparsebert.paths import check_writable, project_root, runs_dir
 from sparsebert.plans import parse_plan
 
 if TYPE_CHECKING:
@@ -201,15 +200,7 @@ class RunStore:
 
     def check_writable(self) -> None:
         """`InputError` if no record could be written here, to be told before anything is trained."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"the folder of runs '{self.folder}' cannot be written: {error.strerror}; give another "
-                "--runs-dir"
-            ) from None
+        check_writable(self.folder, f"the folder of runs '{self.folder}'", "--runs-dir")
 
     def failure(self, name: str) -> Path:
         """Where the reason is kept why a run failed, until it succeeds."""
