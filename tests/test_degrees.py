@@ -114,10 +114,27 @@ def test_what_shares_a_distribution_is_what_was_asked_for(method, sharing, group
 
 
 @with_methods
-def test_learning_starts_near_the_dense_encoder(method):
-    learner = LearnedDegrees(DegreeConfig(method=method, max_distance=24), [0, 1], 2, 3)
+@with_sharings
+def test_learning_starts_near_the_dense_encoder_where_every_distribution_has_a_gradient(method, sharing):
+    learner = LearnedDegrees(DegreeConfig(method=method, max_distance=24, sharing=sharing), [0, 1], 2, 3)
     learner.prepare(Batch.of_lengths([30, 60]), dict.fromkeys(range(2)))
     assert (learner.density > 0.85).all() and (learner.density <= 1).all()
+    learner.density.mean().backward()
+    assert (learner.theta.grad.abs().sum(-1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("far", [-1e3, 1e3])
+def test_a_span_has_a_gradient_however_far_a_step_went(far):
+    learner = learner_of(method="span")
+    with torch.no_grad():
+        learner.theta.fill_(far)
+    learner.keep_in_reach()
+    learner.prepare(Batch.of_lengths([LONGEST + 2]), dict.fromkeys(range(2)))
+    learner.density.mean().backward()
+    assert (learner.theta.grad > 1e-3).all()
+    survival = learner.log_survival().exp()[..., 1:]
+    expected = [0.1] + [1e-6] * LONGEST if far < 0 else [1] * (LONGEST - 1) + [0.9] * 2
+    assert survival[0, 0].tolist() == pytest.approx(expected)
 
 
 # ---- the density to expect, and its price
@@ -529,8 +546,11 @@ def test_layers_that_do_not_learn_stay_as_they_are_and_the_run_is_found_again(sm
     assert record.learning.degrees.kept[0] is None and len(record.learning.survival) == 1
 
 
-def test_a_price_buys_density_and_no_price_buys_none(small):
-    dear, free = (finetune(learning_run(small, target_density=None, price=price)) for price in (30, 0))
+@with_methods
+def test_a_price_buys_density_and_no_price_buys_none(small, method):
+    dear, free = (
+        finetune(learning_run(small, target_density=None, price=price, method=method)) for price in (30, 0)
+    )
     assert dear.learning.soft_density < free.learning.soft_density - 0.05
     assert dear.learning.target_density is None
 

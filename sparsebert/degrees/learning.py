@@ -175,6 +175,12 @@ class LearnedDegrees(nn.Module):
         return pad(self.weights[self.rows[layer]][:, 1:], (1, 0))
 
     @torch.no_grad()
+    def keep_in_reach(self) -> None:
+        """After a step: a span that no distance told apart lies in the ramp of would have no gradient."""
+        if self.config.method == "span" and not self.is_hard:
+            self.theta.clamp_(*_span_bounds(self.config.max_distance))
+
+    @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:
         """Keep these edges from now on. Weights start at `log_weights`, or equal."""
         self.kept.copy_(kept.round(decimals=6))  # as `hardened` gives it, to the last edge
@@ -268,12 +274,17 @@ def _start(config: DegreeConfig, groups: tuple[int, int]) -> Tensor:
     """Parameters at which nearly all edges exist, so that training starts from the dense encoder."""
     D = config.max_distance
     if config.method == "span":
-        return torch.full((*groups, 1), D / _RAMP + 1.5)
+        return torch.full((*groups, 1), _span_bounds(D)[1])
     if config.method == "gates":
         return torch.full((*groups, D), 2.0)
     theta = torch.zeros(*groups, D + 1)
     theta[..., D] = math.log(9 * D)  # P(d = D) = 0.9
     return theta
+
+
+def _span_bounds(max_distance: int) -> tuple[float, float]:
+    """Spans, in ramps, that leave the nearest token a tenth and give the furthest told apart nine tenths."""
+    return 1 / _RAMP - 0.9, max_distance / _RAMP - 0.1
 
 
 def _log_survival(config: DegreeConfig, theta: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ class DegreeTraining(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:
             return
+        self.learner.keep_in_reach()
         soft_steps = max(1, round(self.config.soft_share * state.max_steps))
         done = state.global_step / soft_steps
         self.learner.temperature.fill_(_HOTTEST * (_COLDEST / _HOTTEST) ** done)
