@@ -598,41 +598,62 @@ def _judge_c6(runs: pd.DataFrame) -> Judgement:
         lowest = f"; the lowest is {density.min():.2f}" if len(density) else ""
         judged.gaps.append(f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}")
         return judged
-    everywhere = runs[runs["placement"] == "all"]
-    widths = everywhere[(everywhere["g"] == 1) & (everywhere["r"] == 0)]  # 0, the token itself, is one
     for asked, measured in sparse.items():
         own = _scores(learned[learned["asked"] == asked])
-        fixed = _bigbird(runs)
-        fixed = fixed.loc[fixed["density"] <= measured + SLACK, "score"]
-        rivals = {}
-        if len(fixed):
-            best = fixed.idxmax()
-            chosen = everywhere[(everywhere[["g", "r", "w"]] == list(best)).all(axis=1)]
-            rivals[f"the best mixture, {_mixture(best)}"] = _scores(chosen)
-        else:
-            judged.gaps.append(
-                f"no recorded mixture is as sparse as learned degrees at density {measured:.2f}"
-            )
-        single = at_density(widths, measured)
-        if single is not None and len(single):
-            rivals["a single width of equal density"] = single
-        else:
-            judged.gaps.append(f"no recorded widths tell how a single one does at density {measured:.2f}")
-        name = max(rivals, key=lambda name: rivals[name].mean(), default=None)
-        points = (own - rivals[name]).dropna() if name else []
-        if not len(points):
-            if name:
-                judged.gaps.append(f"no seed has learned degrees at density {measured:.2f} and {name}, too")
-            continue
-        judged.add(
-            f"at density {measured:.2f}, learned degrees minus {name}",
-            f"at least 0, the interval above −{C6_MARGIN:g}",
-            0,
-            points,
-            met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
-            refuted=lambda mean, low, high: high < 0,
-        )
+        rivals = {
+            "BigBird's best": _best_mixture(own, runs, measured, judged),
+            "a single width of equal density": _single_width(own, runs, measured, judged),
+        }
+        for name, (rival, points) in rivals.items():
+            if len(points):
+                judged.add(
+                    f"at density {measured:.2f}, learned degrees minus {name}{rival}",
+                    f"at least 0, the interval above −{C6_MARGIN:g}",
+                    0,
+                    points,
+                    met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
+                    refuted=lambda mean, low, high: high < 0,
+                )
     return judged
+
+
+def _best_mixture(
+    own: pd.Series, runs: pd.DataFrame, density: float, judged: Judgement
+) -> tuple[str, pd.Series]:
+    """What of BigBird's grid does best on the seeds of `own` at this density at most; `own` minus its scores.
+
+    Patterns that lack one of these seeds are said, and not taken: a mean over other seeds would not compare.
+    """
+    fixed = _bigbird(runs)
+    near = fixed.index[fixed["density"] <= density + SLACK]
+    if not any(r > 0 and w > 0 for _, r, w in near):
+        judged.gaps.append(
+            "no recorded mixture of neighbours and random keys is as sparse as learned degrees at density "
+            f"{density:.2f}"
+        )
+        return "", pd.Series(dtype=float)
+    everywhere = runs[runs["placement"] == "all"].set_index(["g", "r", "w"]).sort_index()
+    points = {_mixture(point): own - _scores(everywhere.loc[[point]]) for point in near}
+    whole = {name: values for name, values in points.items() if values[own.index].notna().all()}
+    if lacking := sorted(points.keys() - whole.keys()):
+        judged.gaps.append(f"{', '.join(lacking)}: not run with all seeds of the learned degrees")
+    best = min(whole, key=lambda name: whole[name].mean(), default=None)
+    return (f", {best}", whole[best][own.index]) if best else ("", pd.Series(dtype=float))
+
+
+def _single_width(
+    own: pd.Series, runs: pd.DataFrame, density: float, judged: Judgement
+) -> tuple[str, pd.Series]:
+    """`own` minus the scores of a single width at this density, on the seeds that have both."""
+    widths = runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)]  # 0, itself, is one
+    scores = at_density(widths, density)
+    if scores is None:
+        judged.gaps.append(f"no recorded widths tell how a single one does at density {density:.2f}")
+        return "", pd.Series(dtype=float)
+    points = (own - scores).dropna()
+    if points.empty:
+        judged.gaps.append(f"no seed has learned degrees at density {density:.2f} and the widths beside it")
+    return "", points
 
 
 # ---- the claims and their rules -----------------------------------------------------------------
@@ -678,11 +699,12 @@ CLAIMS = {
         judge=_judge_c5,
     ),
     "C6": Claim(
-        says="learned degrees are more accurate than BigBird when attention is very sparse",
+        says="learned degrees are at least as accurate as BigBird when attention is very sparse (the paper: "
+        "more accurate)",
         holds=f"at densities of {100 * C6_DENSITY:.0f} % and below learned degrees are at least as accurate "
-        "as the best mixture of at most their density and as a single width of equal density: the difference "
-        f"to the better of the two is not negative on average, and its interval lies above −{C6_MARGIN:g} "
-        "point",
+        "as the best of BigBird's patterns of at most their density, some mixture of neighbours and random "
+        "keys among these, and as a single width of equal density: neither "
+        f"difference is negative on average, and both intervals lie above −{C6_MARGIN:g} point",
         fails="one of the intervals lies below 0",
         judge=_judge_c6,
     ),
