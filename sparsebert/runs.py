@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
+_MEANING_OF_METHODS = {"span": 2, "gates": 2}  # the same, for the runs of one method of learning degrees
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 
@@ -114,7 +115,8 @@ class RunConfig(BaseModel):
     def name(self) -> str:
         """The run's name: a hash of the canonical JSON of the config, of `kernel` only if it isn't `auto`."""
         fields = self.model_dump(exclude={"kernel"} if self.kernel == "auto" else None)
-        canonical = json.dumps([_MEANING, fields], sort_keys=True, separators=(",", ":"))
+        meaning = _MEANING_OF_METHODS.get(self.degrees.method, _MEANING) if self.degrees else _MEANING
+        canonical = json.dumps([meaning, fields], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

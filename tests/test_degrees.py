@@ -43,7 +43,7 @@ def learner_of(layers: int = 2, longest: int = LONGEST, heads: int = HEADS, seed
     with torch.no_grad():
         learner.theta.normal_()
         if learner.config.method == "span":  # from no neighbour to all that are told apart
-            learner.theta.copy_(torch.rand_like(learner.theta) * learner.theta.new_tensor(longest / 4))
+            learner.theta.uniform_(0, 1)
     return learner
 
 

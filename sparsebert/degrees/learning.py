@@ -27,6 +27,7 @@ Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance a
 _LEAST = 1e-6  # of a weight, so that its logarithm stays finite
 # Hard-concrete gates as in Louizos, Welling and Kingma (2018): temperature and the stretch beyond [0, 1].
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
+_UNIT = 10.0  # of a gate's parameter, which has as few steps as the others to get where they get
 _RAMP = 4.0  # tokens over which an adaptive span fades (Sukhbaatar et al., 2019, use 32 on longer texts)
 
 
@@ -276,25 +277,25 @@ def _start(config: DegreeConfig, groups: tuple[int, int]) -> Tensor:
     if config.method == "span":
         return torch.full((*groups, 1), _span_bounds(D)[1])
     if config.method == "gates":
-        return torch.full((*groups, D), 2.0)
+        return torch.full((*groups, D), 2.0 / _UNIT)
     theta = torch.zeros(*groups, D + 1)
     theta[..., D] = math.log(9 * D)  # P(d = D) = 0.9
     return theta
 
 
 def _span_bounds(max_distance: int) -> tuple[float, float]:
-    """Spans, in ramps, that leave the nearest token a tenth and give the furthest told apart nine tenths."""
-    return 1 / _RAMP - 0.9, max_distance / _RAMP - 0.1
+    """Spans, as shares of D, that leave the nearest token a tenth and the furthest one nine tenths."""
+    return (1 - 0.9 * _RAMP) / max_distance, 1 - 0.1 * _RAMP / max_distance
 
 
 def _log_survival(config: DegreeConfig, theta: Tensor) -> Tensor:
     D = config.max_distance
     if config.method == "span":
         distance = torch.arange(D + 1, device=theta.device)
-        survival = ((theta * _RAMP - distance) / _RAMP + 1).clamp(0, 1)
+        survival = ((theta * D - distance) / _RAMP + 1).clamp(0, 1)
         log = torch.cat([torch.zeros_like(theta), survival[..., 1:].clamp(min=_LEAST).log()], -1)
     elif config.method == "gates":
-        log = logsigmoid(theta - _BETA * math.log(-_GAMMA / _ZETA))
+        log = logsigmoid(_UNIT * theta - _BETA * math.log(-_GAMMA / _ZETA))
         log = torch.cat([torch.zeros_like(log[..., :1]), log], -1)
     else:
         log = torch.logcumsumexp(theta.log_softmax(-1).flip(-1), -1).flip(-1)
@@ -309,5 +310,7 @@ def _gates(theta: Tensor, sample: bool) -> Tensor:
     if sample:
         uniform = torch.rand_like(theta).clamp(1e-6, 1 - 1e-6)
         noise = uniform.log() - (-uniform).log1p()
-    gate = (((theta + noise) / (_BETA if sample else 1)).sigmoid() * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
+    gate = (((_UNIT * theta + noise) / (_BETA if sample else 1)).sigmoid() * (_ZETA - _GAMMA) + _GAMMA).clamp(
+        0, 1
+    )
     return torch.cat([torch.ones_like(gate[..., :1]), gate, gate[..., -1:]], -1)
