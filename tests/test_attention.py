@@ -274,6 +274,16 @@ def test_the_mask_follows_the_model_through_a_training_step_with_dropout_and_che
         torch.testing.assert_close(gradient, checkpointed_gradients[name])
 
 
+@pytest.mark.parametrize("plan", ["dense", "neighbour(3) | global(cls)"])
+def test_padding_that_an_encoders_own_windows_leave_alone_does_no_harm_in_training(plan):
+    batch, model = tiny_batch((20, 3)), tiny_model("modernbert", attention_dropout=0.1)
+    with sparsify(model.train(), plan):
+        loss = model(**batch, labels=torch.tensor([0, 1])).loss
+        loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_other_architectures_are_refused_by_name():
     model = AutoModelForSequenceClassification.from_config(
         MPNetConfig(

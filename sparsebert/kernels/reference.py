@@ -71,7 +71,8 @@ class Reference:
         return self._cached
 
     def _within(self, own: Relation, dtype: torch.dtype) -> Added:
-        return self._where(own if self.mask is None else self._rows_not_empty() & own, dtype)
+        allowed = own if self.mask is None else self.mask & own
+        return self._where(allowed | ~self.batch.real[:, None, :, None], dtype)
 
     def _rows_not_empty(self) -> Relation:
         """A padding query may attend anywhere: its row must not be empty; no one reads it."""
