@@ -56,11 +56,15 @@ class Layout:
             weights,
         )
 
-    def weighted(self, weights: Table) -> Layout | None:
-        """The same pairs, all with these weights."""
+    def weighted(self, weights: Table | None) -> Layout | None:
+        """The same pairs, all with these weights; None if they have others."""
         if self.weights is not None:
             return None
-        return replace(self, weights=weights, weigh_all=bool(self.tokens or self.random))
+        return (
+            self
+            if weights is None
+            else replace(self, weights=weights, weigh_all=bool(self.tokens or self.random))
+        )
 
     def _shares(self, width: int) -> Table:
         if self.kept is None:

@@ -27,6 +27,7 @@ from sparsebert.layouts import Layout, layout_of_shares
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
 Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
+_LARGEST = 2**31 - 1  # number in a pattern's text
 
 
 class Learner(Protocol):
@@ -310,7 +311,10 @@ class Weighted(Pattern):
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         pattern = self.pattern.at(layer, learner)
         if self.path:
-            return Biased(pattern, HardLayer(load_degrees(self.path), layer))
+            degrees = load_degrees(self.path)
+            if degrees.weights is None:
+                raise InputError(f"'{self.path}' has degrees without weights; write weighted({self.pattern})")
+            return Biased(pattern, HardLayer(degrees, layer))
         return learner.weighted(layer, pattern) if learner else pattern
 
     @property
@@ -362,8 +366,8 @@ class Biased(Pattern):
         return self.weights.bias(batch)
 
     def layout(self) -> Layout | None:
-        layout, weights = self.pattern.layout(), self.weights.weight_table()
-        return layout if layout is None or weights is None else layout.weighted(weights)
+        layout = self.pattern.layout()
+        return layout and layout.weighted(self.weights.weight_table())
 
 
 @dataclass(frozen=True)
@@ -454,7 +458,10 @@ def parse_pattern(text: str) -> Pattern:
     >>> print(parse_pattern("neighbour( 2 )|random(3,seed=0)|global(cls)"))
     neighbour(2) | random(3) | global(cls)
     """
-    return _Parser(text).pattern()
+    try:
+        return _Parser(text).pattern()
+    except RecursionError:
+        raise InputError("the pattern has too many parentheses inside one another; write fewer") from None
 
 
 # ---- pieces shared by the patterns ----------------------------------------------------------------
@@ -471,6 +478,8 @@ def _needs(*patterns: Pattern | None) -> frozenset[str]:
 def _check_count(pattern: str, name: str, value: object, also: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InputError(f"{pattern} takes {name} as a whole number from 0 up{also}, not '{value}'")
+    if value > _LARGEST:
+        raise InputError(f"{pattern} takes {name} up to {_LARGEST}, not '{value}'")
 
 
 def _check_path(pattern: str, path: object) -> None:

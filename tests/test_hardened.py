@@ -360,6 +360,13 @@ def test_a_wrong_pattern_says_what_is_wrong(text, said):
     assert said in refusal(lambda: parse_pattern(text))
 
 
+def test_weights_from_a_file_without_any_are_refused(tmp_path):
+    path = tmp_path / "bare.json"
+    HardDegrees(max_distance=1, kept=[[[1.0]]]).save(path)
+    plan = parse_plan(f'weighted(neighbour(1), "{path}")')
+    assert "has degrees without weights" in refusal(lambda: plan.layers(1))
+
+
 @pytest.mark.parametrize("plan", ['learned("a;b")', 'learned("a@b") @ 1', 'dense @ 0; learned("a@b")'])
 def test_a_plan_with_signs_of_plans_in_a_path_is_refused(plan):
     refusal(lambda: parse_plan(plan))

@@ -154,6 +154,8 @@ def test_minus_binds_tighter_than_union_as_in_python():
         ("global(cls) | neigbour(2)", "character 15"),
         ("neighbour", "write neighbour(2)"),
         ("neighbour(-1)", "from 0 up"),
+        ("random(99999999999999999999)", "up to 2147483647"),
+        ("(" * 5000 + "syntax", "too many parentheses"),
         ("neighbour(2", "expected"),
         ("neighbour(2) global(cls)", "unexpected 'global'"),
         ("neighbour(2) & global(cls)", "unexpected '&'"),
