@@ -660,10 +660,10 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
     lengths = set()
     for part in text.lower().split(","):
         digits, thousand = part.strip().removesuffix("k"), part.strip().endswith("k")
-        if not digits.isdecimal() or not int(digits):
+        if not digits.isdecimal() or not 0 < int(digits[:12]) * (1024 if thousand else 1) <= 2**24:
             raise InputError(
-                f"{option} {text}: '{part.strip()}' is no length; write whole numbers above 0, or thousands "
-                "(1,024) as 1k, with commas between, such as 512,1k,4k"
+                f"{option} {text}: '{part.strip()}' is no length; write whole numbers from 1 to "
+                f"{2**24}, or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
             )
         lengths.add(int(digits) * (1024 if thousand else 1))
     return sorted(lengths)

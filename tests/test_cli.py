@@ -167,6 +167,7 @@ def test_a_misspelt_notebook_parameter_is_answered_with_the_nearest(workspace):
         (("01_attention_as_a_graph", "-p", "task"), "NAME=VALUE"),
         (("01_attention_as_a_graph", "--profile", "quik"), "'quick'"),
         (("01_attention_as_a_grph",), "01_attention_as_a_graph"),
+        (("01_attention_as_a_graph", "--out", "/dev/null/x.ipynb"), "give another --out"),
     ],
 )
 def test_a_notebook_is_not_run_on_wrong_input(workspace, arguments, answer):

@@ -458,6 +458,12 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
     assert time.monotonic() - begin < 5
 
 
+def test_a_folder_where_a_file_should_be_is_named(tmp_path):
+    (tmp_path / "SST-2" / "train.tsv").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"train\.tsv can't be read: Is a directory"):
+        get_task("glue/sst2", tmp_path).load()
+
+
 @pytest.mark.parametrize(
     ("contents", "sentence"),
     [
@@ -614,6 +620,7 @@ def test_a_comma_may_be_part_of_a_file_name(folder):
         ("o.csv", "text,label\na,1.5\nb,inf\n", r"row 2 of the data: label 'inf'"),
         ("o.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"o\.jsonl, line 2: not JSON"),
         ("o.jsonl", '["a", 1]\n', r"o\.jsonl, line 1: not an object"),
+        ("o.jsonl", "[" * 100_000 + "\n", r"o\.jsonl, line 1: too deeply nested"),
         ("o.jsonl", '{"text": ["a"], "label": 1}\n', r"o\.jsonl, line 1: 'text' is a list or an object"),
         ("o.xlsx", "x", r"must end in \.csv, \.tsv, \.jsonl"),
     ],

@@ -25,6 +25,7 @@ from sparsebert.chapters.notebooks import find_notebook, read_notebook, write_no
 from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
 from sparsebert.errors import InputError
+from sparsebert.paths import check_writable
 
 KERNEL = "python3"
 
@@ -61,6 +62,7 @@ def run_notebook(
     if out.resolve() == notebook.resolve():
         raise InputError(f"'{out}' is the notebook itself; write the executed one to another file")
     parameters = parse_parameters(notebook, texts, profile)
+    check_writable(out.resolve().parent, f"the folder of '{out}'", "--out")
     execute(notebook, parameters, profile, out.resolve(), Path.cwd())
     return out
 

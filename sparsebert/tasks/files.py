@@ -74,7 +74,7 @@ def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> 
 def _paths(given: str) -> tuple[Path, ...]:
     """One file, or two separated by a comma; a comma may be part of an existing file's name."""
     parts = [given] if Path(given).expanduser().is_file() else given.split(",")
-    if not given or len(parts) > 2:
+    if not given or len(parts) > 2 or "\0" in given:
         raise InputError(f"'{PREFIX}{given}': write {PREFIX}PATH or {PREFIX}TRAIN,VALIDATION")
     files = tuple(Path(part.strip()).expanduser().resolve() for part in parts)
     for path in files:
@@ -93,6 +93,8 @@ def _read(path: Path) -> pd.DataFrame:
     """Columns text, [text_pair,] label, all of them text."""
     try:
         frame = READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
     if frame.empty:
@@ -137,6 +139,10 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             continue
         try:
             row = json.loads(line)
+        except RecursionError:
+            raise InputError(
+                f"{path}, line {number}: too deeply nested; write one flat object a line"
+            ) from None
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
@@ -159,7 +165,7 @@ def _label_names(labels: pd.Series, path: Path) -> tuple[str, ...]:
     """The classes in their order; none if the labels are numbers to predict."""
     if labels.str.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?").any():
         return ()
-    names = sorted(labels.unique(), key=int if labels.str.fullmatch(r"[+-]?\d+").all() else None)
+    names = sorted(labels.unique(), key=int if labels.str.fullmatch(r"[+-]?\d{1,18}").all() else None)
     if len(names) < 2:
         raise InputError(f"{path}: every label is '{names[0]}'; a classifier needs at least two classes")
     return tuple(names)

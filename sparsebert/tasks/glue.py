@@ -180,6 +180,8 @@ def _read_tsv(path: Path, benchmark: Benchmark) -> pd.DataFrame:
     except FileNotFoundError:
         files = ", ".join(file for file, _ in benchmark.splits.values())
         raise InputError(f"{path} is missing; {benchmark.folder} in the GLUE layout has {files}") from None
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
     lines = [line.removesuffix("\r") for line in content.rstrip("\r\n").split("\n")]
