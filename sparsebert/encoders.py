@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -46,6 +49,25 @@ def check_encoder(name: str) -> str:
             "nor a hub name such as bert-base-uncased"
         )
     return name
+
+
+def folder_hash(name: str) -> str | None:
+    """Hash of the files that an encoder in a local folder is loaded from; None for any other encoder."""
+    folder = Path(name).expanduser()
+    if name in ENCODERS or not folder.is_dir():
+        return None
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
+    return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@lru_cache(maxsize=16)
+def _hash_of(*files: tuple[Path, int, int]) -> str:
+    """Of names and contents. Times and sizes are there so that an unchanged file is read once."""
+    found = hashlib.sha256()
+    for path, _, _ in files:
+        with path.open("rb") as file:
+            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return found.hexdigest()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -194,7 +216,7 @@ def _explained(name: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder "

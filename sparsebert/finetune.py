@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -40,7 +41,7 @@ from sparsebert.attention import DensityMeter, Sparsified, attention_layers, spa
 from sparsebert.batches import Collator, Rows
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.dropout import quicken_dropout
-from sparsebert.encoders import label_names, load_classifier, load_tokenizer, positions, quiet
+from sparsebert.encoders import folder_hash, label_names, load_classifier, load_tokenizer, positions, quiet
 from sparsebert.errors import InputError
 from sparsebert.hardened import file_hash
 from sparsebert.patterns import Learned
@@ -86,6 +87,7 @@ def finetune(
     if config.degrees and together.num_processes > 1:
         raise InputError("degrees are learned by one process; start this run without accelerate launch")
     task = get_task(config.task, data_dir)
+    made_from = {"data_hash": input_hash(config, data_dir), "commit": commit()}  # files may change meanwhile
     plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
@@ -104,8 +106,7 @@ def finetune(
         trainer.add_callback(_Progress(progress_seconds))
     if scratch:
         trainer.add_callback(_Checkpoint(checkpoint_seconds))
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    _forget_peak_memory()
     prepared = time.perf_counter()
 
     with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
@@ -153,8 +154,7 @@ def finetune(
         precision=precision,
         kernels=list(sparse.kernels),
         versions=versions() | task.prepared_with,
-        commit=commit(),
-        data_hash=input_hash(config, data_dir),
+        **made_from,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         learning=_learning(config, learner, trainer.state, meter),
     )
@@ -166,12 +166,11 @@ def processes() -> PartialState:
 
 
 def input_hash(config: RunConfig, data_dir: str | Path | None = None) -> str:
-    """Hash of all files that a run reads: the task's data, and the degrees that its plan names."""
-    data_hash = get_task(config.task, data_dir).data_hash
-    files = parse_plan(config.plan).files
-    if not files:
-        return data_hash
-    return hashlib.sha256(" ".join([data_hash, *map(file_hash, files)]).encode()).hexdigest()
+    """Hash of all files that a run reads: its task's data, a local encoder, degrees that its plan names."""
+    hashes = [get_task(config.task, data_dir).data_hash, *map(file_hash, parse_plan(config.plan).files)]
+    if encoder_hash := folder_hash(config.encoder):
+        hashes.append(encoder_hash)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def evaluate(
@@ -186,7 +185,7 @@ def evaluate(
     for a folder that holds no saved model.
     """
     settings = read_settings(folder)
-    config = RunConfig(**settings.config | {"encoder": str(folder)})
+    config = RunConfig.checked(**settings.config | {"encoder": str(folder)})
     task = get_task(task_name or config.task, data_dir)
     labels = label_names(task.label_names)
     if list(labels) != settings.labels:
@@ -367,6 +366,14 @@ def _learning(
         survival=soft.get("survival"),
         degrees=learner.hardened(),
     )
+
+
+def _forget_peak_memory() -> None:
+    """A process that makes several runs would give each the peak of those before it."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone can forget it
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparsebert.attention import Sparsified, sparsify
@@ -87,7 +88,7 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the model in '{folder}' can't be loaded ({reason}); save it again") from None
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -40,6 +40,7 @@ from sparsebert.finetune import (
     processes,
     resolve_precision,
 )
+from sparsebert.paths import check_writable
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import tokenizer_hash
 from sparsebert.runs import RunConfig, RunRecord, RunStore
@@ -78,11 +79,17 @@ def run(
     if record and not save_to:
         return record, True
     store.check_writable()
-    scratch = store.scratch(config, data_hash)
-    record = finetune(config, data_dir, scratch, progress_seconds=progress_seconds, save_to=save_to)
-    if processes().is_main_process:
-        store.add(record)
-        shutil.rmtree(scratch, ignore_errors=True)
+    if save_to:
+        check_writable(save_to, f"the folder '{save_to}'", "--save")
+    together, scratch = processes(), store.scratch(config, data_hash)
+    # Processes that make one run share its checkpoints; of others each takes its own.
+    own = nullcontext(scratch) if together.num_processes > 1 else _checkpoints(scratch)
+    with own as folder:
+        record = finetune(config, data_dir, folder, progress_seconds=progress_seconds, save_to=save_to)
+        if together.is_main_process:
+            store.add(record)
+            if together.num_processes > 1:
+                shutil.rmtree(scratch, ignore_errors=True)
     return record, False
 
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import sparsebert.finetune  # noqa: F401
 from sparsebert.batches import Collator, Rows
 from sparsebert.bench import bench_finetune
 from sparsebert.cli import main
-from sparsebert.encoders import load_tokenizer
+from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.finetune import finetune, resolve_precision
 from sparsebert.prepare import prepare
@@ -62,6 +64,35 @@ def test_a_record_says_what_ran(small):
     assert record.examples_per_second["train"] == pytest.approx(48 / record.seconds["train"])
     assert record.peak_memory_mib > 1
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_record_names_the_data_and_the_code_that_the_run_began_with(small, monkeypatch):
+    hashes, commits = iter(["at the start", "at the end"]), iter(["first", "second"])
+    monkeypatch.setattr(module, "input_hash", lambda *_: next(hashes))
+    monkeypatch.setattr(module, "commit", lambda: next(commits))
+    record = finetune(RunConfig(**small))
+    assert (record.data_hash, record.commit) == ("at the start", "first")
+
+
+def test_a_local_encoder_whose_files_changed_is_another_input(small, workspace):
+    folder = workspace / "encoder"
+    load_classifier("tiny", ("0", "1")).save_pretrained(folder)
+    load_tokenizer("tiny").save_pretrained(folder)
+    config = RunConfig(**small | {"encoder": str(folder)})
+    before = module.input_hash(config)
+    assert before == module.input_hash(config) != get_task(small["task"]).data_hash
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, folder / "model.safetensors")
+    assert module.input_hash(config) != before
+    assert module.input_hash(RunConfig(**small)) == get_task(small["task"]).data_hash
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_the_memory_of_a_run_is_not_that_of_an_earlier_one(small):
+    big = torch.ones(2**28)  # 1 GiB
+    high = module._peak_memory()
+    del big
+    assert finetune(RunConfig(**small)).peak_memory_mib < high - 500
 
 
 def test_the_same_config_gives_the_same_run_and_another_seed_another(small):

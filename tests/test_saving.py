@@ -17,8 +17,9 @@ from sparsebert.encoders import load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.finetune import evaluate, finetune
 from sparsebert.hardened import HardDegrees, load_degrees
-from sparsebert.runs import RunConfig
+from sparsebert.runs import RunConfig, RunStore
 from sparsebert.saving import load, read_settings, save
+from sparsebert.sweeps import run
 
 LEARNED = {"target_density": 0.4, "max_distance": 6, "rate": 0.5, "weight_rate": 1.0}
 
@@ -252,9 +253,29 @@ def test_settings_that_are_torn_or_foreign_are_named_in_one_sentence(model, chan
     assert f"'{settings}' is not what this version writes" in said(lambda: load(model))
 
 
-def test_a_folder_that_lost_its_weights_is_named(model):
-    (model / "model.safetensors").unlink()
+def test_a_config_of_another_version_is_refused(model):
+    settings = json.loads((model / "sparsebert.json").read_text())
+    settings["config"]["warmth"] = 3
+    (model / "sparsebert.json").write_text(json.dumps(settings))
+    assert "unknown field of a run 'warmth'" in refusal("evaluate", model)
+
+
+@pytest.mark.parametrize("left", [None, 100])
+def test_a_folder_that_lost_its_weights_is_named(model, left):
+    weights = model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if left:
+        weights.write_bytes(whole[:left])
     assert str(model) in said(lambda: load(model))
+
+
+def test_a_place_where_no_model_can_be_saved_is_refused_before_training(small, workspace):
+    (workspace / "file").write_text("")
+    config = RunConfig(**small)
+    refused = said(lambda: run(config, save_to=workspace / "file" / "model"))
+    assert "cannot be written" in refused and "--save" in refused
+    assert RunStore().find(config) is None
 
 
 def test_degrees_of_another_encoder_are_refused(model):
