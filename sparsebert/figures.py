@@ -30,8 +30,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from sparsebert.claims import interval
 from sparsebert.errors import InputError
+from sparsebert.intervals import mean_interval
 from sparsebert.patterns import Global, Pattern, Random, Union, parse_pattern
 
 WIDTH = 7.2  # inches across the page's column
@@ -374,18 +374,6 @@ def degrees(frame: pd.DataFrame, *, columns: int = 3) -> Figure:
 
 
 # ---- results over seeds -------------------------------------------------------------------------
-
-
-def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent runs and its Student-t interval: (mean, low, high).
-
-    A single run says nothing about the spread, so its bounds are NaN. Raises `InputError` if there is no
-    value.
-    """
-    array = np.asarray(list(values), dtype=float)
-    if not array.size:
-        raise InputError("a mean needs at least one value")
-    return interval(array, level)
 
 
 @style()

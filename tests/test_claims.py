@@ -177,7 +177,7 @@ def test_tasks_without_runs_are_undecided_in_one_sentence():
     missing = [v for v in found if v.task == "topics"]
     assert [v.claim for v in missing] == list(claims.CLAIMS)
     assert {(v.verdict, v.reason) for v in missing} == {("undecided", "no recorded runs of topics")}
-    assert claims.summary(found).loc["C1"].to_dict() == {"reviews": "holds", "topics": "undecided"}
+    assert claims.summary(found).loc["C1"].to_dict() == {"reviews": "holds", "topics": "–"}
     table = claims.reasons(found)
     assert len(table) == len(found)
     assert tuple(table.loc[("C1", "topics")]) == ("undecided", "no recorded runs of topics")
@@ -423,6 +423,24 @@ def test_the_degrees_that_c6_compares_are_counted_by_head():
     assert row["label"] == "reviews" and row["asked"] == 0.1 and row["seeds"] == 5 and row["heads"] == 18
     assert row["unbounded"] == pytest.approx(6 * 3 / 5) and row["alone"] == pytest.approx(6 * 3 / 5)
     assert claims.chosen_degrees(dense()).empty
+
+
+def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = learned(0.10, 1.0) + several(f"neighbour(1){CLS}", 4.0, density=0.10)
+    for kind, loss in (("own", 2.0), ("heads", 5.0)):
+        for seed in SEEDS[:3]:
+            path = f"degrees-{kind}-reviews-0.1-{seed}.json"
+            HardDegrees(max_distance=1, kept=[[[1.0]]] * 6).save(tmp_path / path)
+            one = several(f'learned("{path}"){CLS}', loss, [seed], density=0.10)
+            records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
+    (row,) = claims.learned_before(records).to_dict("records")
+    assert (row["task"], row["asked"], row["seeds"]) == ("reviews", 0.1, 3)
+    assert row["from the start − learned"].tolist() == pytest.approx([-1.0] * 3)
+    assert row["from the start − single width"].tolist() == pytest.approx([2.0] * 3)
+    assert row["other heads − from the start"].tolist() == pytest.approx([-3.0] * 3)
+    assert row["other layers − from the start"].empty
+    assert claims.learned_before(dense()).empty
 
 
 def test_c6_has_to_hold_at_each_density_of_a_tenth_or_below():

@@ -1,41 +1,25 @@
-"""The paper's claims C1 to C6: the rule of each, and its verdict on each task, computed from recorded runs.
-
-The rules and their numbers stand in `CLAIMS` and in the constants above it; chapter 07 says what was written
-down before the runs and what was not. `verdicts` applies them. A *point* is 0.01 of a task's first metric, or
-0.01 of density. Differences are paired: two runs of one seed and one setting (the same task, data, sizes,
-encoder, training and precision) that differ in the plan alone. An interval is Student's 95 % interval over
-seeds.
-
-A claim holds if all that its rule asks for is met, and does not hold if a part of it is refuted. Anything
-else is undecided, and the reason says what is missing or too uncertain.
-"""
+"""The rule of each claim and the verdicts that it gives: constants, then C1 to C6, then all together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sparsebert.degrees import DegreeConfig
-from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, Union
-from sparsebert.plans import parse_plan
-from sparsebert.results import without_seeds
+from sparsebert.claims.runs import MATCHED, Setting, at_density, labels_of, runs_by_setting, scores_by_seed
+from sparsebert.intervals import mean_interval
 from sparsebert.runs import RunRecord
 
 SPARSE = 0.78  # least sparsity of the layers that a pattern is applied at, over pairs of real tokens
 C1_LOSS, C1_EXCLUDED = 1.0, 2.0  # points: the largest loss, and what its interval has to exclude
 C2_LOSS, C2_TIMES = 2.0, 2.0  # points: the least loss, and how many times the loss at the later half
-MATCHED = 0.01  # densities that differ by no more count as equal
 C5_MISS = 0.5  # points of density
 C6_DENSITY, C6_MARGIN = 0.10, 1.0  # and the points that the interval may reach below 0
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
-
-BERT_BASE_LAYERS = 12
 
 Word = Literal["holds", "does not hold", "undecided"]
 
@@ -79,21 +63,6 @@ class Verdict:
     reason: str
 
 
-class Setting(NamedTuple):
-    """What two runs have to share to be compared."""
-
-    task: str
-    encoder: str
-    train_size: int | None
-    eval_size: int | None
-    max_length: int | None
-    epochs: float
-    batch_size: int
-    learning_rate: float
-    precision: str
-    data_hash: str
-
-
 @dataclass(frozen=True)
 class Claim:
     """A claim in the paper's sense, the rule for its verdict, and the function that applies it.
@@ -124,7 +93,7 @@ class Judgement:
         """An estimate from points by seed; `met` and `refuted` take its mean, low and high."""
         points = list(points)
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
-        numbers = tuple(round(number, 9) for number in interval(points))
+        numbers = tuple(round(number, 9) for number in mean_interval(points))
         decided = len(points) > 1
         state = "met" if decided and met(*numbers) else "refuted" if decided and refuted(*numbers) else "open"
         self.estimates.append(Estimate(what, wanted, bound, *numbers, len(points), state))
@@ -151,128 +120,11 @@ class Judgement:
         return ". ".join(["; ".join(said["refuted"]), *(line for line in others if not line.endswith(": "))])
 
 
-def interval(points: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent values and its Student-t interval, NaN for a single value: (mean, low, high)."""
-    mean = float(np.mean(points))
-    if len(points) == 1:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + level) / 2, len(points) - 1) * stats.sem(points))
-    return mean, mean - half, mean + half
-
-
-# ---- what a run is ------------------------------------------------------------------------------
-
-
-def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]:
-    """The runs of each setting, a row per run, in an order that does not depend on that of the records.
-
-    Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned or other); `pattern`,
-    without its global tokens and seeds, and `controls`, the pattern whose degrees a control has; `placement`
-    (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and neighbours, else
-    NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density
-    that learned degrees were asked for. Runs that start from a file of learned degrees are left out.
-    """
-    rows: dict[Setting, list[dict]] = {}
-    for record in _each_once(records):
-        if not parse_plan(record.config.plan).files:
-            rows.setdefault(_setting(record), []).append(_row(record))
-    return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
-
-
-def _each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records in order of their names; of two of one run the one that was finished last."""
-    by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
-    return [record for _, record in sorted({record.name: record for record in by_age}.items())]
-
-
-def _setting(record: RunRecord) -> Setting:
-    found = {"precision": record.precision, "data_hash": record.data_hash}
-    asked = {name: getattr(record.config, name) for name in Setting._fields if name not in found}
-    return Setting(**asked, **found)
-
-
-def _row(record: RunRecord) -> dict[str, Any]:
-    layers = len(record.density_per_layer)
-    plan = parse_plan(without_seeds(record.config.plan))
-    steps = [(pattern, place.layers(layers)) for pattern, place in plan.steps if pattern != Dense()]
-    placed = sorted(layer for _, where in steps for layer in where) or range(layers)
-    named = {tuple(range(layers)): "all", tuple(range(layers // 2, layers)): "late"}
-    density, padded = (
-        float(np.mean([values[layer] for layer in placed]))
-        for values in (record.density_per_layer, record.padded_density_per_layer)
-    )
-    described: dict[str, Any] = {"kind": "other", "pattern": str(plan)}
-    if not steps:
-        described["kind"] = "dense"
-    elif len(steps) == 1:
-        described |= _described(steps[0][0])
-    if described["kind"] == "learned":
-        described |= _learned(record)
-    return {
-        "controls": None,
-        "asked": math.nan,
-        **dict.fromkeys("grw", math.nan),
-        "seed": record.config.seed,
-        "score": 100 * next(iter(record.metrics.values())),
-        "placement": named.get(tuple(placed), "other"),
-        "density": density,
-        "sparsity": 1 - density,
-        "padded_sparsity": 1 - padded,
-        "length": math.sqrt(padded / density) * (record.config.max_length or math.nan),
-        **described,
-    }
-
-
-def _described(pattern: Pattern) -> dict[str, Any]:
-    """Kind, text, and g, r and w of the pattern of a plan with one step."""
-    parts = pattern.parts if isinstance(pattern, Union) else (pattern,)
-    tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
-    bare = [part for part in parts if not isinstance(part, Global)]
-    text = " | ".join(map(str, bare))
-    found: dict[str, Any] = {"kind": "other", "pattern": text or "itself"}
-    widths = [part.w for part in bare if isinstance(part, Neighbour)]
-    keys = [part.k for part in bare if isinstance(part, Random) and part.like is None]
-    if len(widths) + len(keys) == len(bare) and max(len(widths), len(keys)) <= 1:
-        found |= {"g": tokens, "r": sum(keys), "w": sum(widths)}
-    if tokens != 1 or len(bare) != 1:
-        return found
-    (part,) = bare
-    if isinstance(part, Random) and part.like is not None:
-        return found | {"kind": "control", "controls": _described(part.like)["pattern"]}
-    if part == Neighbour(0):
-        return found
-    if isinstance(part, Neighbour | Random | Syntax | Lexical):
-        return found | {"kind": "pattern"}
-    return found | ({"kind": "learned"} if isinstance(part, Learned) else {})
-
-
-def _tokens(part: Global) -> int:
-    return 1 if part.tokens == "cls" else part.tokens
-
-
-def _learned(record: RunRecord) -> dict[str, Any]:
-    """Learned degrees as the rules mean them: the defaults, that is per head and with weights."""
-    how, learning = record.config.degrees or DegreeConfig(), record.learning
-    if how.target_density is None or learning is None:
-        return {"kind": "other"}
-    if how.model_copy(update={"target_density": None}) != DegreeConfig():
-        return {"kind": "other"}
-    return {"asked": how.target_density, "density": learning.hard_density}
-
-
-# ---- pairs --------------------------------------------------------------------------------------
-
-
-def _scores(runs: pd.DataFrame) -> pd.Series:
-    """Scores by seed; runs of one seed with several random graphs are averaged."""
-    return runs.groupby("seed")["score"].mean()
-
-
 def _losses(runs: pd.DataFrame, placement: str, patterns: Iterable[str], judged: Judgement) -> pd.DataFrame:
     """Dense minus sparse, in points: a row for each seed that has all patterns, a column per pattern."""
-    dense = _scores(runs[runs["kind"] == "dense"])
+    dense = scores_by_seed(runs[runs["kind"] == "dense"])
     own = runs[(runs["kind"] == "pattern") & (runs["placement"] == placement)]
-    table = pd.DataFrame({name: dense - _scores(own[own["pattern"] == name]) for name in patterns})
+    table = pd.DataFrame({name: dense - scores_by_seed(own[own["pattern"] == name]) for name in patterns})
     return _complete(table, "a dense run and all patterns", judged)
 
 
@@ -284,28 +136,10 @@ def _complete(table: pd.DataFrame, needs: str, judged: Judgement) -> pd.DataFram
     return whole
 
 
-def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
-    """Scores by seed that patterns of one kind have at a density, or None where it can't be told.
-
-    They lie on the straight line, seed by seed, between the pattern that is next sparser and the one that is
-    next denser; if one of these is missing, they are those of a pattern within `MATCHED` of the density.
-    """
-    means = runs.groupby("pattern")["density"].mean()
-    below, above = means[means <= density], means[means > density]
-    if len(below) and len(above):
-        share = (density - below.max()) / (above.min() - below.max())
-        sparser, denser = (_scores(runs[runs["pattern"] == p]) for p in (below.idxmax(), above.idxmin()))
-        return ((1 - share) * sparser + share * denser).dropna()
-    near = (means - density).abs()
-    if len(near) and round(near.min(), 9) <= MATCHED:
-        return _scores(runs[runs["pattern"] == near.idxmin()])
-    return None
-
-
 # ---- C1 and C2: where connections are missing ---------------------------------------------------
 
 
-def _sparse_patterns(runs: pd.DataFrame, judged: Judgement) -> list[str]:
+def sparse_patterns(runs: pd.DataFrame, judged: Judgement) -> list[str]:
     """Patterns that leave the later half sparse enough."""
     late = runs[(runs["kind"] == "pattern") & (runs["placement"] == "late")]
     if late.empty:
@@ -357,7 +191,7 @@ def _of(table: pd.DataFrame, runs: pd.DataFrame) -> str:
 
 def _judge_c1(runs: pd.DataFrame) -> Judgement:
     judged = Judgement()
-    if patterns := _sparse_patterns(runs, judged):
+    if patterns := sparse_patterns(runs, judged):
         late = _losses(runs, "late", patterns, judged)
         if len(late):
             judged.add(
@@ -373,7 +207,7 @@ def _judge_c1(runs: pd.DataFrame) -> Judgement:
 
 def _judge_c2(runs: pd.DataFrame) -> Judgement:
     judged = Judgement()
-    patterns = _sparse_patterns(runs, judged)
+    patterns = sparse_patterns(runs, judged)
     everywhere = set(runs.loc[(runs["kind"] == "pattern") & (runs["placement"] == "all"), "pattern"])
     both = [name for name in patterns if name in everywhere]
     if patterns and not both:
@@ -418,8 +252,8 @@ def _judge_c3(runs: pd.DataFrame) -> Judgement:
         if members.empty:
             judged.gaps.append(f"no recorded runs of {family} at all layers")
         for pattern, part in members.groupby("pattern"):
-            score, density = _scores(part), part["density"].mean()
-            control = _scores(controls[controls["controls"] == pattern])
+            score, density = scores_by_seed(part), part["density"].mean()
+            control = scores_by_seed(controls[controls["controls"] == pattern])
             rivals = {"random": control if len(control) else at_density(positions["random"], density)}
             rivals["neighbour"] = at_density(positions["neighbour"], density)
             if rivals["neighbour"] is None:
@@ -452,7 +286,9 @@ def _by_gain(
     if means.empty or control.empty:
         return None
     nearest = (means - density).abs().idxmin()
-    gain = _scores(near[near["pattern"] == nearest]) - _scores(controls[controls["controls"] == nearest])
+    gain = scores_by_seed(near[near["pattern"] == nearest]) - scores_by_seed(
+        controls[controls["controls"] == nearest]
+    )
     return (control + gain).dropna()
 
 
@@ -470,7 +306,7 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
             "besides [CLS]"
         )
         return judged
-    score = {point: _scores(part) for point, part in mixtures.groupby(["g", "r", "w"])}
+    score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
     lost, more, lacking = {}, {"random": {}, "global": {}}, {}
     for point in full:
         left_out = {
@@ -599,7 +435,7 @@ def _judge_c6(runs: pd.DataFrame) -> Judgement:
         judged.gaps.append(f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}")
         return judged
     for asked, measured in sparse.items():
-        own = _scores(learned[learned["asked"] == asked])
+        own = scores_by_seed(learned[learned["asked"] == asked])
         rivals = {
             "BigBird's best": _best_mixture(own, runs, measured, judged),
             "a single width of equal density": _single_width(own, runs, measured, judged),
@@ -633,7 +469,7 @@ def _best_mixture(
         )
         return "", pd.Series(dtype=float)
     everywhere = runs[runs["placement"] == "all"].set_index(["g", "r", "w"]).sort_index()
-    points = {_mixture(point): own - _scores(everywhere.loc[[point]]) for point in near}
+    points = {_mixture(point): own - scores_by_seed(everywhere.loc[[point]]) for point in near}
     whole = {name: values for name, values in points.items() if values[own.index].notna().all()}
     if lacking := sorted(points.keys() - whole.keys()):
         judged.gaps.append(f"{', '.join(lacking)}: not run with all seeds of the learned degrees")
@@ -734,155 +570,10 @@ def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Ve
 
 
 def _judged(claim: str, settings: Mapping[Setting, pd.DataFrame], known: dict) -> list[Verdict]:
-    labels = _labels(settings)
+    labels = labels_of(settings)
     found = []
     for setting, runs in settings.items():
         judged = CLAIMS[claim].judge(runs, **known)
         numbers = tuple(judged.estimates)
         found.append(Verdict(claim, setting.task, labels[setting], judged.verdict, numbers, judged.reason))
     return found
-
-
-def _labels(settings: Iterable[Setting]) -> dict[Setting, str]:
-    """The task of each setting and, if it has several, in what they differ."""
-    settings = list(settings)
-    labels = {}
-    for setting in settings:
-        alike = [other for other in settings if other.task == setting.task]
-        differing = [name for name in Setting._fields if len({getattr(other, name) for other in alike}) > 1]
-        words = {"train_size": "all rows", "eval_size": "all rows", "max_length": "the task's"}
-        said = [setting.task]
-        for name in differing:
-            value = getattr(setting, name)
-            value = words[name] if value is None else str(value)[:12] if name == "data_hash" else value
-            said.append(str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}")
-        labels[setting] = ", ".join(said)
-    return labels
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-
-def rules() -> pd.DataFrame:
-    """The claims and their rules, a row per claim."""
-    rows = [
-        {"claim": name, "it says": c.says, "holds if": c.holds, "does not hold if": c.fails}
-        for name, c in CLAIMS.items()
-    ]
-    return pd.DataFrame(rows).set_index("claim")
-
-
-def summary(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per claim, a column per task or setting, the verdict in each cell."""
-    rows = [{"claim": v.claim, "label": v.label, "verdict": v.verdict} for v in found]
-    frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
-    return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
-
-
-def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per verdict with its reason, by claim and task or setting."""
-    rows = [{"claim": v.claim, "task": v.label, "verdict": v.verdict, "because": v.reason} for v in found]
-    return pd.DataFrame(rows, columns=["claim", "task", "verdict", "because"]).set_index(["claim", "task"])
-
-
-def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per number behind a verdict: claim, task, label, verdict and the fields of `Estimate`."""
-    columns = ["claim", "task", "label", "verdict", *Estimate.__dataclass_fields__]
-    rows = [
-        {"claim": v.claim, "task": v.task, "label": v.label, "verdict": v.verdict, **vars(number)}
-        for v in found
-        for number in v.numbers
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What each pattern loses at the later half and at all layers, with its interval over seeds, in points.
-
-    A row per setting, placement and pattern, controls included; `sparsity` is that of the layers it is
-    applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square. `counts` says
-    whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no control.
-    """
-    settings = runs_by_setting(records)
-    labels = _labels(settings)
-    rows = []
-    for setting, runs in settings.items():
-        dense = _scores(runs[runs["kind"] == "dense"])
-        shown = runs[runs["kind"].isin(["pattern", "control"]) & runs["placement"].isin(["late", "all"])]
-        enough = _sparse_patterns(runs, Judgement())
-        for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            points = (dense - _scores(part)).dropna()
-            mean, low, high = interval(points) if len(points) else (math.nan,) * 3
-            rows.append(
-                {
-                    "task": setting.task,
-                    "label": labels[setting],
-                    "placement": placement,
-                    "pattern": pattern,
-                    "seeds": len(points),
-                    "counts": pattern in enough,
-                    "sparsity": part["sparsity"].mean(),
-                    "padded_sparsity": part["padded_sparsity"].mean(),
-                    "mean": mean,
-                    "low": low,
-                    "high": high,
-                }
-            )
-    columns = ["task", "label", "placement", "pattern", "seeds", "counts", "sparsity", "padded_sparsity"]
-    return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high"])
-
-
-def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What the learned degrees that C6 compares look like: a row per setting and density asked for.
-
-    `heads` are those of all layers; `unbounded` of them keep edges to tokens at any distance, `alone` have no
-    neighbours at all. Both are means over `seeds`.
-    """
-    labels = _labels(runs_by_setting(records))
-    rows = []
-    for record in _each_once(records):
-        row = _row(record)
-        if row["kind"] == "learned" and row["placement"] == "all":
-            degrees = record.learning.degrees
-            heads = [kept for layer in degrees.kept for kept in layer]
-            rows.append(
-                {
-                    "label": labels[_setting(record)],
-                    "asked": row["asked"],
-                    "seed": row["seed"],
-                    "heads": len(heads),
-                    "unbounded": sum(len(kept) > degrees.max_distance and kept[-1] > 0.5 for kept in heads),
-                    "alone": sum(sum(kept) < 0.05 for kept in heads),
-                }
-            )
-    frame = pd.DataFrame(rows, columns=["label", "asked", "seed", "heads", "unbounded", "alone"])
-    grouped = frame.groupby(["label", "asked"], as_index=False)
-    return grouped.agg(
-        seeds=("seed", "nunique"),
-        heads=("heads", "max"),
-        unbounded=("unbounded", "mean"),
-        alone=("alone", "mean"),
-    )
-
-
-def caveats(records: Sequence[RunRecord]) -> list[str]:
-    """What stands between these runs and the paper's, a sentence for each setting."""
-    own: dict[Setting, list[RunRecord]] = {}
-    for record in _each_once(records):
-        if not parse_plan(record.config.plan).files:
-            own.setdefault(_setting(record), []).append(record)
-    said = []
-    for setting, label in _labels(sorted(own, key=str)).items():
-        layers = len(own[setting][0].density_per_layer)
-        rows = max(record.eval_rows for record in own[setting])
-        trained = max(record.train_rows for record in own[setting])
-        seeds = len({record.config.seed for record in own[setting]})
-        half = f"its later half has {layers - layers // 2} layers"
-        if layers != BERT_BASE_LAYERS:
-            half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
-        said.append(
-            f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
-            f"{rows:,} evaluated on (one of them is {100 / rows:.2f} points of an accuracy), at most "
-            f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
-        )
-    return said
