@@ -20,14 +20,8 @@ from transformers import (
 
 from sparsebert.attention import sparsify
 from sparsebert.encoders import load_classifier, load_tokenizer
-from sparsebert.finetune import (
-    UNUSED,
-    build_trainer,
-    device_name,
-    fitting_length,
-    resolve_precision,
-    versions,
-)
+from sparsebert.finetune import UNUSED, build_trainer, fitting_length
+from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
 from sparsebert.runs import RunConfig

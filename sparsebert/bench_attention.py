@@ -29,9 +29,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.finetune import commit, device_name, versions
 from sparsebert.kernels import KERNELS, prepare
 from sparsebert.layouts import Layout
+from sparsebert.machine import commit, device_name, versions
 from sparsebert.patterns import HardLayer, Pattern, parse_pattern
 
 PATTERN = "neighbour(64) | global(cls)"

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from sparsebert.bundled import BROUGHT, GRID, PREPARED, WHEELS, WITH
 from sparsebert.encoders import ENCODERS, load_classifier, packaged_minilm
 from sparsebert.errors import InputError
-from sparsebert.finetune import COMMIT_FILE, commit, fitting_length
+from sparsebert.finetune import fitting_length
 from sparsebert.grids import load_grid
+from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.paths import check_writable
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import write_prepared

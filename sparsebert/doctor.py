@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
+import huggingface_hub
 import torch
 
 from sparsebert import tasks
 from sparsebert.encoders import packaged_minilm
 from sparsebert.errors import InputError
-from sparsebert.finetune import device_name, resolve_precision, versions
+from sparsebert.machine import device_name, hub_reachable, resolve_precision, versions
 from sparsebert.paths import cache_dir, data_dir, project_root, runs_dir
 from sparsebert.runs import RunStore
 from sparsebert.syntax import parser_name
-
-HUB = "https://huggingface.co"
 
 
 def examine() -> Iterator[tuple[str, str]]:
@@ -49,12 +46,10 @@ def _parser() -> str:
 
 
 def _hub() -> str:
-    try:
-        urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=5)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        return f"{HUB} is not reachable ({reason}); packaged and local encoders and data work without it"
-    return f"{HUB} is reachable"
+    hub = huggingface_hub.constants.ENDPOINT
+    if hub_reachable():
+        return f"{hub} is reachable"
+    return f"{hub} is not reachable; packaged and local encoders and data work without it"
 
 
 def _glue() -> str:

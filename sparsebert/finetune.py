@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +30,6 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
-from sparsebert import __version__
 from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.batches import Collator, Rows
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
@@ -44,6 +37,14 @@ from sparsebert.dropout import quicken_dropout
 from sparsebert.encoders import folder_hash, label_names, load_classifier, load_tokenizer, positions, quiet
 from sparsebert.errors import InputError
 from sparsebert.hardened import file_hash
+from sparsebert.machine import (
+    commit,
+    device_name,
+    forget_peak_memory,
+    peak_memory,
+    resolve_precision,
+    versions,
+)
 from sparsebert.patterns import Learned
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
@@ -54,7 +55,6 @@ from sparsebert.tasks import Task, get_task
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-COMMIT_FILE = "COMMIT"  # beside the package's modules, where a bundle was made of them
 UNUSED = Path(tempfile.gettempdir()) / "sparsebert-unused"  # a Trainer makes its folder, needed or not
 EVAL_ROWS, EVAL_TOKENS = 64, 2**15  # at most, of a batch that is evaluated
 
@@ -106,7 +106,7 @@ def finetune(
         trainer.add_callback(_Progress(progress_seconds))
     if scratch:
         trainer.add_callback(_Checkpoint(checkpoint_seconds))
-    _forget_peak_memory()
+    forget_peak_memory()
     prepared = time.perf_counter()
 
     with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
@@ -147,7 +147,7 @@ def finetune(
             "train": done / (trained - prepared),
             "evaluate": len(data["validation"]) / (evaluated - trained),
         },
-        peak_memory_mib=_peak_memory(),
+        peak_memory_mib=peak_memory(),
         device=device_name()
         if together.num_processes == 1
         else f"{together.num_processes} x {device_name()}",
@@ -269,64 +269,6 @@ def fitting_length(config: RunConfig, task: Task, model: PreTrainedModel) -> int
     return config.max_length or min(task.max_length, positions(model))
 
 
-def resolve_precision(precision: str) -> str:
-    """`auto` is bf16 where the device computes in it, else fp32; `InputError` for emulated bf16."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    if precision == "bf16" and not native:
-        raise InputError("precision=bf16: this device does not compute in bf16; write precision=fp32 or auto")
-    return ("bf16" if native else "fp32") if precision == "auto" else precision
-
-
-@cache
-def device_name() -> str:
-    """What the model runs on: the GPU's name, or the processor's with the number of threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    if hasattr(torch.cpu, "get_capabilities"):
-        name = torch.cpu.get_capabilities().get("cpu_name") or name
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what a run's numbers depend on."""
-    packages = ("torch", "transformers", "tokenizers", "datasets", "spacy")
-    found = {"python": platform.python_version(), "sparsebert": __version__}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@cache
-def commit() -> str | None:
-    """The commit of the package's clone, with a `+` if files were changed since; None outside a clone.
-
-    A bundle has it in a file.
-    """
-    here = Path(__file__).resolve().parent
-    if (here / COMMIT_FILE).is_file():
-        return (here / COMMIT_FILE).read_text().strip() or None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None
-
-
 def score(trainer: Trainer, task: Task, rows: Dataset | Rows) -> dict[str, float]:
     """The task's metrics of the trainer's model on some rows."""
     rows = _rows(rows)
@@ -366,21 +308,6 @@ def _learning(
         survival=soft.get("survival"),
         degrees=learner.hardened(),
     )
-
-
-def _forget_peak_memory() -> None:
-    """A process that makes several runs would give each the peak of those before it."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # Linux alone can forget it
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _last_checkpoint(scratch: Path | None) -> tuple[str | None, int]:

@@ -32,14 +32,8 @@ from sparsebert.executors import (
     default_workers,
     open_executor,
 )
-from sparsebert.finetune import (
-    device_name,
-    finetune,
-    fitting_length,
-    input_hash,
-    processes,
-    resolve_precision,
-)
+from sparsebert.finetune import finetune, fitting_length, input_hash, processes
+from sparsebert.machine import device_name, resolve_precision
 from sparsebert.paths import check_writable
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import tokenizer_hash

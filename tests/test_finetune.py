@@ -14,7 +14,8 @@ from sparsebert.bench import bench_finetune
 from sparsebert.cli import main
 from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
-from sparsebert.finetune import finetune, resolve_precision
+from sparsebert.finetune import finetune
+from sparsebert.machine import peak_memory, resolve_precision
 from sparsebert.prepare import prepare
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.sweeps import run, run_all
@@ -90,7 +91,7 @@ def test_a_local_encoder_whose_files_changed_is_another_input(small, workspace):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
 def test_the_memory_of_a_run_is_not_that_of_an_earlier_one(small):
     big = torch.ones(2**28)  # 1 GiB
-    high = module._peak_memory()
+    high = peak_memory()
     del big
     assert finetune(RunConfig(**small)).peak_memory_mib < high - 500
 

@@ -24,8 +24,9 @@ from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.estimates import Estimates
 from sparsebert.executors import InlineExecutor, WorkerDied, open_executor
-from sparsebert.finetune import device_name, finetune, input_hash
+from sparsebert.finetune import finetune, input_hash
 from sparsebert.grids import expand_grid, load_grid, only
+from sparsebert.machine import device_name
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.sweeps import sweep
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebert.errors import InputError
+from sparsebert.machine import hub_reachable
 from sparsebert.paths import cache_dir
 from sparsebert.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.tasks.metrics import score
@@ -454,7 +455,7 @@ def test_a_failing_hub_is_one_sentence_too(hub):
 def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
     monkeypatch.setattr(glue.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     begin = time.monotonic()
-    assert not glue.hub_reachable(seconds=1)
+    assert not hub_reachable(seconds=1)
     assert time.monotonic() - begin < 5
 
 

@@ -139,7 +139,7 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> N
 
 
 def _about_this_build(executed: list[Path], profile: str) -> str:
-    from sparsebert.finetune import device_name  # late: it brings torch
+    from sparsebert.machine import device_name  # late: it brings torch
 
     records = [(notebook.stem, read_notebook(notebook).metadata["sparsebert"]) for notebook in executed]
     rows = [f"| {{doc}}`notebooks/{stem}` | {record['seconds']:.0f} |" for stem, record in records]

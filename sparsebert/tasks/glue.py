@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.errors import InputError
+from sparsebert.machine import hub_reachable
 from sparsebert.tasks.task import Splits, Task
 
 NO_GOLD_LABEL = ("-1", "-")
@@ -253,12 +254,3 @@ def _from_hub(rows: datasets.Dataset, benchmark: Benchmark) -> pd.DataFrame:
     ours = dict(zip(("text", "text_pair"), benchmark.hub_columns, strict=False)) | {"label": "label"}
     frame = pd.DataFrame({column: rows[theirs] for column, theirs in ours.items()})
     return frame[frame["label"] != -1].reset_index(drop=True)
-
-
-def hub_reachable(seconds: float = 5) -> bool:
-    """Whether the hub answers at once; asked first because its client retries for half a minute and more."""
-    try:
-        response = huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=seconds)
-    except Exception:  # as above
-        return False
-    return response.status_code < 500
