@@ -1,7 +1,8 @@
 """Recorded runs: what is in `book/results/`, whether it is sound, how runs get there and back.
 
 A file holds one run per line, in an order that does not depend on where and when the runs were made, so that
-it diffs well. Chapters read the files through `runs.recorded`.
+it diffs well. Chapters read the files through `recorded`, and show runs of any kind by `as_frame` and
+`provenance`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.paths import project_root
 from sparsebert.plans import parse_plan
-from sparsebert.runs import RunRecord, RunStore, results_dir
+from sparsebert.runs import RunRecord, RunStore
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
@@ -36,9 +38,95 @@ def without_seeds(plan: str) -> str:
     return _SEED.sub("", plan)
 
 
+def results_dir() -> Path:
+    """Folder of the recorded runs, `book/results/` of the project; `InputError` outside of one."""
+    root = project_root()
+    if root is None:
+        raise InputError("recorded runs are kept in a clone of the project; call this from inside it")
+    return root / "book" / "results"
+
+
 def recorded_names(folder: Path | None = None) -> list[str]:
     """Names of the files of recorded runs, such as `degrees`, in alphabetical order."""
     return sorted(path.stem for path in (folder or results_dir()).glob("*.jsonl") if path.is_file())
+
+
+def recorded(name: str | None = None) -> list[RunRecord]:
+    """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
+
+    Without a name those of all files, each run once. Raises `InputError` for a line that is no record of
+    this version.
+    """
+    if project_root() is None:
+        return []
+    paths = [results_dir() / f"{found}.jsonl" for found in recorded_names() if name in (None, found)]
+    records = [record for path in paths for _, record in _records(path, _refuse)]
+    return records if name else list({record.name: record for record in records}.values())
+
+
+# ---- tables of runs -------------------------------------------------------------------------------
+
+
+def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per run: the config, the metrics, and the densities and sparsities as columns.
+
+    What a run learned its degrees with stands in columns such as `degrees_method`; `soft_density` and the
+    scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
+    the sparsest layer, and `sparsity` the mean over all layers.
+    """
+    return pd.DataFrame(
+        {
+            **record.config.model_dump(exclude={"degrees"}),
+            **_learned_columns(record),
+            **record.metrics,
+            "density": record.density,
+            "sparsity": 1 - record.density,
+            "layer_sparsity": 1 - min(record.density_per_layer),
+            "padded_sparsity": 1 - record.padded_density,
+            "train_rows": record.train_rows,
+            "eval_rows": record.eval_rows,
+            "train_seconds": record.seconds["train"],
+            "train_examples_per_second": record.examples_per_second["train"],
+            "peak_memory_mib": record.peak_memory_mib,
+        }
+        for record in records
+    )
+
+
+def _learned_columns(record: RunRecord) -> dict[str, Any]:
+    how, learning = record.config.degrees, record.learning
+    columns = {f"degrees_{name}": value for name, value in (how.model_dump() if how else {}).items()}
+    if learning and learning.soft_metrics:
+        columns["soft_density"] = learning.soft_density
+        columns |= {f"soft_{name}": value for name, value in learning.soft_metrics.items()}
+    return columns
+
+
+def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
+    names = dict.fromkeys(name for record in records for name in record.versions)
+    hours = sorted(record.finished for record in records)
+    rows = {
+        "runs": str(len({record.name for record in records})),
+        "task and data hash": _distinct(
+            f"{record.config.task} {record.data_hash[:12]}" for record in records
+        ),
+        "rows trained on / evaluated on": _distinct(
+            f"{record.train_rows} / {record.eval_rows}" for record in records
+        ),
+        "encoder": _distinct(record.config.encoder for record in records),
+        "seeds": _distinct(record.config.seed for record in records),
+        "device": _distinct(record.device for record in records),
+        "precision": _distinct(record.precision for record in records),
+        "versions": ", ".join(
+            f"{name} {_distinct(r.versions.get(name, 'none') for r in records)}" for name in names
+        ),
+        "commit (+: with changes)": _distinct(record.commit for record in records),
+        "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
+        "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
+        "finished": f"{hours[0]} to {hours[-1]}",
+    }
+    return pd.DataFrame({"": rows}).rename_axis("provenance")
 
 
 # ---- list ---------------------------------------------------------------------------------------
@@ -134,19 +222,19 @@ def check(folder: Path | None = None) -> list[str]:
     folder = folder or results_dir()
     findings: list[str] = []
     places: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each run, with its line
-    data: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # by task and hash
+    data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in recorded_names(folder):
         for number, record in _records(folder / f"{name}.jsonl", findings.append):
             place = f"{name}.jsonl, line {number}"
             places[record.name].append((place, as_line(record)))
-            if not parse_plan(record.config.plan).files:  # else the hash covers these files, too
-                data[record.config.task][record.data_hash].append(place)
+            if not parse_plan(record.config.plan).files:  # else the hash covers these, too
+                data[record.config.task, record.config.encoder][record.data_hash].append(place)
     for run, found in places.items():
         (first, line), *others = found
         for place, other in others:
             same = "the same record" if other == line else "another record of the same run"
             findings.append(f"{place}: run {run} stands in {first} already, {same}; keep one of them")
-    for task, hashes in data.items():
+    for (task, _), hashes in data.items():
         (usual, most), *rare = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))
         for other, found in rare:
             findings.append(

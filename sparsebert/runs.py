@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
-from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.errors import InputError, unknown_name
 from sparsebert.hardened import HardDegrees
-from sparsebert.paths import check_writable, project_root, runs_dir
+from sparsebert.paths import check_writable, runs_dir
 from sparsebert.plans import parse_plan
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
 _MEANING_OF_METHODS = {"span": 2, "gates": 2}  # the same, for the runs of one method of learning degrees
@@ -242,100 +242,3 @@ class RunStore:
             aside = next(others)
         os.replace(path, aside)
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
-
-
-def results_dir() -> Path:
-    """Folder of the recorded runs, `book/results/` of the project; `InputError` outside of one."""
-    root = project_root()
-    if root is None:
-        raise InputError("recorded runs are kept in a clone of the project; call this from inside it")
-    return root / "book" / "results"
-
-
-def recorded(name: str | None = None) -> list[RunRecord]:
-    """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
-
-    Without a name those of all files, each run once. Raises `InputError` for a line that is no record of
-    this version.
-    """
-    if project_root() is None:
-        return []
-    paths = sorted(results_dir().glob("*.jsonl")) if name is None else [results_dir() / f"{name}.jsonl"]
-    records: list[RunRecord] = []
-    for path in paths:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                records.append(RunRecord.model_validate_json(line))
-            except ValidationError as error:
-                raise InputError(
-                    f"{path}, line {number} is not a record of this version: {first_mistake(error)}"
-                ) from None
-    return records if name else list({record.name: record for record in records}.values())
-
-
-def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per run: the config, the metrics, and the densities and sparsities as columns.
-
-    What a run learned its degrees with stands in columns such as `degrees_method`; `soft_density` and the
-    scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
-    the sparsest layer, and `sparsity` the mean over all layers.
-    """
-    import pandas as pd
-
-    return pd.DataFrame(
-        {
-            **record.config.model_dump(exclude={"degrees"}),
-            **_learned_columns(record),
-            **record.metrics,
-            "density": record.density,
-            "sparsity": 1 - record.density,
-            "layer_sparsity": 1 - min(record.density_per_layer),
-            "padded_sparsity": 1 - record.padded_density,
-            "train_rows": record.train_rows,
-            "eval_rows": record.eval_rows,
-            "train_seconds": record.seconds["train"],
-            "train_examples_per_second": record.examples_per_second["train"],
-            "peak_memory_mib": record.peak_memory_mib,
-        }
-        for record in records
-    )
-
-
-def _learned_columns(record: RunRecord) -> dict[str, Any]:
-    how, learning = record.config.degrees, record.learning
-    columns = {f"degrees_{name}": value for name, value in (how.model_dump() if how else {}).items()}
-    if learning and learning.soft_metrics:
-        columns["soft_density"] = learning.soft_density
-        columns |= {f"soft_{name}": value for name, value in learning.soft_metrics.items()}
-    return columns
-
-
-def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
-    import pandas as pd
-
-    def distinct(values: Iterator[object]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values))
-
-    names = dict.fromkeys(name for record in records for name in record.versions)
-    hours = sorted(record.finished for record in records)
-    rows = {
-        "runs": str(len({record.name for record in records})),
-        "task and data hash": distinct(f"{record.config.task} {record.data_hash[:12]}" for record in records),
-        "rows trained on / evaluated on": distinct(
-            f"{record.train_rows} / {record.eval_rows}" for record in records
-        ),
-        "encoder": distinct(record.config.encoder for record in records),
-        "seeds": distinct(record.config.seed for record in records),
-        "device": distinct(record.device for record in records),
-        "precision": distinct(record.precision for record in records),
-        "versions": ", ".join(
-            f"{name} {distinct(r.versions.get(name, 'none') for r in records)}" for name in names
-        ),
-        "commit (+: with changes)": distinct(record.commit for record in records),
-        "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
-        "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
-        "finished": f"{hours[0]} to {hours[-1]}",
-    }
-    return pd.DataFrame({"": rows}).rename_axis("provenance")

@@ -14,7 +14,8 @@ from sparsebert.encoders import extend_positions, load_classifier, load_tokenize
 from sparsebert.errors import InputError
 from sparsebert.finetune import evaluate, finetune, fitting_length
 from sparsebert.kernels import KERNELS
-from sparsebert.runs import RunConfig, RunRecord, recorded
+from sparsebert.results import recorded
+from sparsebert.runs import RunConfig, RunRecord
 from sparsebert.saving import load, read_settings
 from sparsebert.tasks import get_task
 
