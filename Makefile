@@ -30,7 +30,8 @@ help:  ## this list
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
 	@$(BIN)/sparsebert book --profile $(PROFILE)
 
-test: $(INSTALLED)  ## everything that is needed, then the tests
+test: $(INSTALLED)  ## everything that is needed, then the linter and the tests
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)

@@ -20,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, bidirectional_mas
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, prepare
+from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.choice import Kernel
 from sparsebert.kernels.reference import Reference
 from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
@@ -150,7 +150,7 @@ class Sparsified:
             kept = whole and _by_position_alone(pattern)
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
-                found = prepare(
+                found = kernel_for(
                     pattern, batch, config.num_attention_heads, kernel, dropout, torch.is_grad_enabled()
                 )
                 if kept:

@@ -82,8 +82,8 @@ class Rows(Dataset):
     @classmethod
     def of_arrays(
         cls,
-        lengths: Int[np.ndarray, "rows"],
-        tokens: dict[str, Int[np.ndarray, "tokens"]],
+        lengths: Int[np.ndarray, " rows"],
+        tokens: dict[str, Int[np.ndarray, " tokens"]],
         label: list[int] | list[float] | None = None,
     ) -> Rows:
         """Rows of these lengths, whose tokens stand one after the other in each of the columns."""

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, prepare
+from sparsebert.kernels import KERNELS, kernel_for
+from sparsebert.kernels.flex import compiled_flex
 from sparsebert.layouts import Layout
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.patterns import HardLayer, Pattern, parse_pattern
@@ -285,7 +285,7 @@ def _ours(kernel: str) -> Maker:
             if case.length > _LONGEST_UNFUSED:
                 raise Missing(f"on a processor it holds all scores: not run beyond {_LONGEST_UNFUSED:,}")
             case.check_dense()
-        core = prepare(case.pattern, case.batch(), case.heads, kernel, gradient=gradient)
+        core = kernel_for(case.pattern, case.batch(), case.heads, kernel, gradient=gradient)
         return core, core.name, lambda: core.count() / case.length**2
 
     return make
@@ -307,17 +307,9 @@ def _flex_alone(case: Case, gradient: bool) -> Made:
     blocks = create_block_mask(mask, None, None, case.length, case.length, device=case.device)
 
     def attend(query: Heads, key: Heads, value: Heads) -> Heads:
-        return _compiled_flex()(query, key, value, block_mask=blocks)
+        return compiled_flex()(query, key, value, block_mask=blocks)
 
     return attend, "", lambda: _density(case)
-
-
-@cache
-def _compiled_flex():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    torch._dynamo.config.recompile_limit = 64  # a graph per length; beyond the limit it would run unfused
-    return torch.compile(flex_attention, fullgraph=True)
 
 
 class _Given(nn.Module):
@@ -417,7 +409,7 @@ def _plain_layout(case: Case, who: str) -> Layout:
 
 
 def _density(case: Case) -> float:
-    return prepare(case.pattern, case.batch(), case.heads).count() / case.length**2
+    return kernel_for(case.pattern, case.batch(), case.heads).count() / case.length**2
 
 
 # ---- how it is measured -------------------------------------------------------------------------

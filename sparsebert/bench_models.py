@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import fmean
 from time import perf_counter
 
 import pandas as pd
@@ -195,7 +196,7 @@ class _Trial:
         with self._under_plan() as sparse:
             with sparse.measure() as meter:
                 self._step()
-            self.density = sum(meter.over_real) / len(meter.over_real)
+            self.density = fmean(meter.over_real)
             self.kernels = sparse.kernels
         with self._under_plan():  # anew, so that masks are built and counted
             self.memory = peak_memory(self._step, self.device)

@@ -441,8 +441,8 @@ def tasks(as_json: bool) -> None:
     """List the tasks."""
     from sparsebert.tasks import get_task, task_names
 
-    rows = {name: name if "PATH" in name or "file:" in name else get_task(name) for name in task_names()}
-    _listing({name: row if isinstance(row, str) else row.summary for name, row in rows.items()}, as_json)
+    own = "your own data"  # file:PATH stands for any file
+    _listing({n: own if n.endswith(":PATH") else get_task(n).summary for n in task_names()}, as_json)
 
 
 @main.command()

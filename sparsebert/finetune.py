@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,9 +131,9 @@ def finetune(
         name=config.name,
         config=config,
         metrics=metrics,
-        density=sum(meter.over_real) / len(meter.over_real),
+        density=fmean(meter.over_real),
         density_per_layer=meter.over_real,
-        padded_density=sum(meter.over_padded) / len(meter.over_padded),
+        padded_density=fmean(meter.over_padded),
         padded_density_per_layer=meter.over_padded,
         train_rows=len(data["train"]),
         eval_rows=len(data["validation"]),
@@ -204,7 +205,7 @@ def evaluate(
         "task": task.name,
         "plan": str(sparse.plan),
         "metrics": metrics,
-        "density": sum(meter.over_real) / len(meter.over_real),
+        "density": fmean(meter.over_real),
         "density_per_layer": meter.over_real,
         "eval_rows": len(data["validation"]),
     }
@@ -303,7 +304,7 @@ def _learning(
     return Learning(
         target_density=learner.config.target_density,
         soft_density=soft.get("soft_density"),
-        hard_density=sum(meter.over_real[layer] for layer in learner.layers) / len(learner.layers),
+        hard_density=fmean(meter.over_real[layer] for layer in learner.layers),
         soft_metrics=soft.get("soft_metrics"),
         survival=soft.get("survival"),
         degrees=learner.hardened(),

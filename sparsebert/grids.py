@@ -162,9 +162,10 @@ def _values(name: str, given: Any, place: str) -> list[Any]:
     return values
 
 
-def _check_value(name: str, value: Any, place: str) -> None:
+def _check_value(name: str, value: Any, place: str) -> Any:
+    """A value as a run has it: a plan in its usual form, 1e-4 as a number."""
     try:
-        RunConfig.checked(**{name: value})
+        return getattr(RunConfig.checked(**{name: value}), name)
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
 
@@ -197,7 +198,7 @@ class _Condition:
 
 
 def _canonical(name: str, value: Any, place: str) -> Any:
-    """A value as a run has it: a plan in its usual form, 1e-4 as a number, degrees with what was given."""
+    """A value as a run has it, but degrees with what was given alone."""
     if name == "degrees" and isinstance(value, dict):
         known = RunConfig.degree_fields()
         for inner in value:
@@ -207,8 +208,7 @@ def _canonical(name: str, value: Any, place: str) -> Any:
             inner: [_coerced(known[inner].annotation, each, f"{place}, {inner}") for each in _as_list(given)]
             for inner, given in value.items()
         }
-    _check_value(name, value, place)
-    return getattr(RunConfig.checked(**{name: value}), name)
+    return _check_value(name, value, place)
 
 
 def _coerced(annotation: Any, value: Any, place: str) -> Any:

@@ -35,9 +35,9 @@ LONGEST = 50_000  # characters parsed as one text; times TEXTS_AT_ONCE, at 3 kB 
 class Parse:
     """The words of one text, in order, and the head of each."""
 
-    starts: Int[np.ndarray, "words"]  # first character
-    ends: Int[np.ndarray, "words"]  # one past the last character
-    heads: Int[np.ndarray, "words"]  # index of the word's syntactic head; a sentence's root points at itself
+    starts: Int[np.ndarray, " words"]  # first character
+    ends: Int[np.ndarray, " words"]  # one past the last character
+    heads: Int[np.ndarray, " words"]  # index of the word's syntactic head; a sentence's root points at itself
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -206,7 +206,7 @@ def _joined(parts: list[Parse], part_starts: list[int]) -> Parse:
     )
 
 
-def _most_shared_word(spans: Int[np.ndarray, "pieces 2"], parsed: Parse) -> Int[np.ndarray, "pieces"]:
+def _most_shared_word(spans: Int[np.ndarray, "pieces 2"], parsed: Parse) -> Int[np.ndarray, " pieces"]:
     """Index of the word that each span shares most characters with, the earlier one of equals; -1 if none."""
     starts, ends = spans.T
     # Words are in order and don't overlap, so those that a span touches are the run from first to last. Where

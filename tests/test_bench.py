@@ -102,7 +102,7 @@ def test_a_bug_of_ours_is_not_taken_for_a_reason(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(bench_attention, "prepare", broken)
+    monkeypatch.setattr(bench_attention, "kernel_for", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         measure_attention("neighbour(1)", [16], contenders=["banded"], **SMALL)
 

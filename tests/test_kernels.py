@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError
 from sparsebert.hardened import HardDegrees
-from sparsebert.kernels import KERNELS, prepare
+from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.patterns import Biased, HardLayer, Pattern, parse_pattern
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
@@ -104,7 +104,7 @@ def test_every_kernel_gives_what_is_written_out(name, length, padded):
     exact = outcome(lambda *heads: written_out(pattern, batch, heads), heads, batch)
     pairs = pattern.allowed(batch).expand(-1, HEADS, -1, -1).sum().item() / HEADS
     for kernel in ("reference", "banded"):
-        core = prepare(pattern, batch, HEADS, kernel, gradient=True)
+        core = kernel_for(pattern, batch, HEADS, kernel, gradient=True)
         assert core.name == kernel or (core.name == "dense" and kernel == "reference")
         assert core.count() == pytest.approx(pairs)
         assert max(errors(outcome(core, heads, batch), exact)) < 1e-9, kernel
@@ -122,7 +122,7 @@ def test_the_written_out_windows_give_the_same_as_the_fused_ones(name, padded, m
 
     pattern, batch = PATTERNS[name], make_batch(512, padded)
     heads = make_heads(batch)
-    core = prepare(pattern, batch, HEADS, "banded")
+    core = kernel_for(pattern, batch, HEADS, "banded")
     fused = outcome(core, heads, batch)
     monkeypatch.setattr(banded, "_FUSED", None)
     monkeypatch.setitem(banded._SCORES, "cpu", 50_000)
@@ -172,7 +172,7 @@ def _with_learned_weights(name: str, batch: Batch, kernel: str):
         pattern = Biased(pattern.pattern, live(pattern.weights))
     else:
         pattern = type(pattern)(tuple(live(p) if isinstance(p, HardLayer) else p for p in pattern.parts))
-    return prepare(pattern, batch, HEADS, kernel, gradient=True), tables[0]
+    return kernel_for(pattern, batch, HEADS, kernel, gradient=True), tables[0]
 
 
 class Largest(TorchDispatchMode):
@@ -195,7 +195,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(name, dropout):
     length = 4096
     with Largest() as largest:
         batch = Batch.of_lengths([length])
-        core = prepare(PATTERNS[name], batch, HEADS, "banded", dropout, gradient=True)
+        core = kernel_for(PATTERNS[name], batch, HEADS, "banded", dropout, gradient=True)
         heads = make_heads(batch, torch.float32)
         core(*heads, dropout=dropout).sum().backward()
         core.count()
@@ -206,7 +206,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(name, dropout):
 def test_dropout_falls_on_attention_weights_and_as_the_seed_says(name):
     batch = make_batch(129, padded=True)
     heads = make_heads(batch)
-    core = prepare(PATTERNS[name], batch, HEADS, "banded", dropout=0.3, gradient=True)
+    core = kernel_for(PATTERNS[name], batch, HEADS, "banded", dropout=0.3, gradient=True)
 
     def dropped(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)
@@ -226,7 +226,7 @@ def test_dropout_falls_on_attention_weights_and_as_the_seed_says(name):
 def test_the_gradient_with_dropout_is_that_of_the_weights_that_were_left():
     batch = make_batch(40, padded=False)
     heads = make_heads(batch)
-    core = prepare(
+    core = kernel_for(
         parse_pattern("neighbour(2) | global(cls) | random(2)"), batch, HEADS, "banded", 0.5, gradient=True
     )
 
@@ -239,7 +239,7 @@ def test_the_gradient_with_dropout_is_that_of_the_weights_that_were_left():
 
 def test_a_whole_row_of_what_all_may_see_is_plain_attention():
     batch = Batch.of_lengths([12, 12])
-    core = prepare(parse_pattern("neighbour(11)"), batch, HEADS)
+    core = kernel_for(parse_pattern("neighbour(11)"), batch, HEADS)
     heads = make_heads(batch)
     assert core.name == "dense"
     assert torch.equal(core(*heads), scaled_dot_product_attention(*heads))
@@ -262,7 +262,7 @@ def test_auto_takes_the_band_where_it_pays(pattern, length, expected):
     embeddings = torch.randn(1, length, 4) if "lexical" in pattern else None
     batch = Batch.of_lengths([length], embeddings=embeddings)
     pattern = parse_pattern(pattern)
-    assert prepare(pattern, batch, 2).name == expected
+    assert kernel_for(pattern, batch, 2).name == expected
 
 
 @pytest.mark.parametrize(
@@ -278,15 +278,15 @@ def test_auto_takes_the_band_where_it_pays(pattern, length, expected):
 )
 def test_a_kernel_that_cannot_be_used_says_why(pattern, kernel, arguments, says):
     with pytest.raises(InputError, match=says) as error:
-        prepare(parse_pattern(pattern), Batch.of_lengths([8]), 2, kernel, **arguments)
+        kernel_for(parse_pattern(pattern), Batch.of_lengths([8]), 2, kernel, **arguments)
     assert "\n" not in str(error.value)
 
 
 def test_rows_with_gaps_go_through_the_mask():
     batch = Batch(torch.tensor([[1, 1, 0, 1, 1]]).bool())
-    assert prepare(parse_pattern("neighbour(1)"), batch, 2).name == "reference"
+    assert kernel_for(parse_pattern("neighbour(1)"), batch, 2).name == "reference"
     with pytest.raises(InputError, match="between its tokens"):
-        prepare(parse_pattern("neighbour(1)"), batch, 2, "banded")
+        kernel_for(parse_pattern("neighbour(1)"), batch, 2, "banded")
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")  # which holds all scores, as said
@@ -301,7 +301,7 @@ def test_flex_gives_the_same_forward(name):
         batch = make_batch(129, padded)
         with torch.no_grad():
             heads = [x.detach() for x in make_heads(batch, torch.float32)]
-            core = prepare(pattern, batch, HEADS, "flex")
+            core = kernel_for(pattern, batch, HEADS, "flex")
             found, exact = core(*heads), written_out(pattern, batch, [x.double() for x in heads])
         real = batch.real[:, None, :, None]
         assert errors([found * real], [exact * real])[0] < 1e-5
@@ -317,7 +317,7 @@ def test_dropout_of_the_reference_is_torchs_own_but_for_the_draws(pattern, monke
 
     batch = make_batch(17, padded=True)
     heads = make_heads(batch)
-    core = prepare(parse_pattern(pattern), batch, HEADS, "reference", dropout=0.3)
+    core = kernel_for(parse_pattern(pattern), batch, HEADS, "reference", dropout=0.3)
     exact = outcome(core, heads, batch)
     with monkeypatch.context() as patch:
         patch.setattr(reference, "kept", lambda shape, p, dtype: torch.ones(shape, dtype=dtype))

@@ -135,7 +135,10 @@ class LearnedDegrees(nn.Module):
     # what the attention asks
 
     def log_survival(self) -> Table:
-        """log S, of shape [layer, head, max_distance + 2]; S is 1 at distance 0 and never increases."""
+        """log S, of shape [layer, head, max_distance + 2]; S is 1 at distance 0.
+
+        It never rises with the distance, except for gates.
+        """
         return self._spread(_log_survival(self.config, self.theta))
 
     def prepare(self, batch: Batch, others: dict[int, Pattern | None]) -> None:

@@ -1,5 +1,5 @@
 """How allowed pairs are computed: one result, several speeds."""
 
-from sparsebert.kernels.choice import KERNELS, prepare
+from sparsebert.kernels.choice import KERNELS, kernel_for
 
-__all__ = ["KERNELS", "prepare"]
+__all__ = ["KERNELS", "kernel_for"]

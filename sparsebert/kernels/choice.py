@@ -44,7 +44,7 @@ class Kernel(Protocol):
         """The attention's output; what padding queries get has no meaning."""
 
 
-def prepare(
+def kernel_for(
     pattern: Pattern,
     batch: Batch,
     heads: int,

@@ -34,7 +34,7 @@ class Flex:
     def __call__(
         self, query: Heads, key: Heads, value: Heads, dropout: float = 0.0, scale: float | None = None
     ) -> Heads:
-        run = _compiled() if query.is_cuda else flex_attention
+        run = compiled_flex() if query.is_cuda else flex_attention
         return run(query, key, value, score_mod=self._score(), block_mask=self.mask, scale=scale)
 
     def _block_mask(self) -> BlockMask:
@@ -75,6 +75,6 @@ class Flex:
 
 
 @cache
-def _compiled():
+def compiled_flex():
     torch._dynamo.config.recompile_limit = 64  # a graph per length and mask; beyond it would run unfused
     return torch.compile(flex_attention, fullgraph=True)
