@@ -749,7 +749,7 @@ def _bench(
     import pandas as pd
 
     from sparsebert.bench_attention import costs_json, parse_lengths, provenance
-    from sparsebert.figures_cost import check_plot, draw_costs
+    from sparsebert.figures.costs import check_plot, draw_costs
 
     given = own | common | {"lengths": parse_lengths(lengths)}
     if longest_dense:

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from models import CONFIGS, tiny_batch, tiny_model
 
-from sparsebert import bench_attention, bench_models, figures_cost
+from sparsebert import bench_attention, bench_models, figures
 from sparsebert.bench_attention import (
     CONTENDERS,
     Case,
@@ -393,7 +393,7 @@ def test_every_contender_is_offered():
 
 @pytest.mark.parametrize("kind", ["times", "memory", "over_floor"])
 def test_costs_are_drawn_by_contender_and_pass(layer, kind):
-    figure = getattr(figures_cost, kind)(layer)
+    figure = getattr(figures.costs, kind)(layer)
     assert [axes.get_title() for axes in figure.axes] == ["forward", "forward + backward"]
     assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
@@ -410,22 +410,22 @@ def test_the_crossover_is_marked_and_told():
     frame = pd.concat(
         [costs("dense", list(ratios)), costs("auto", list(ratios), forward_over_dense=ratios.get)]
     )
-    forward, both = figures_cost.times(frame).axes
+    forward, both = figures.costs.times(frame).axes
     assert [text.get_text() for text in forward.texts] == ["auto is faster\nfrom 512"]
     assert not both.texts
-    text = figures_cost.describe_times(frame)
+    text = figures.costs.describe_times(frame)
     assert "at 1,024 tokens: dense 1.02, auto 1.02" in text and "faster than dense from 512 tokens on" in text
 
 
 def test_descriptions_say_what_the_longest_length_takes(layer, model):
-    assert "at 768 tokens:" in figures_cost.describe_memory(layer)
-    assert "banded" in figures_cost.describe_floor(layer)
-    text = figures_cost.describe_shares(model)
+    assert "at 768 tokens:" in figures.costs.describe_memory(layer)
+    assert "banded" in figures.costs.describe_floor(layer)
+    text = figures.costs.describe_shares(model)
     assert "training at 32 tokens" in text and "inference at 64 tokens" in text and "nan" not in text
 
 
 def test_stacked_parts_add_up_to_the_time_per_token(model):
-    training, _ = figures_cost.where_time_goes(model).axes
+    training, _ = figures.costs.where_time_goes(model).axes
     bars_ = training.patches
     assert len(bars_) == 4 * len(PARTS)
     first = model.iloc[0]
@@ -436,7 +436,7 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
 
 def test_throughput_has_a_panel_per_mode(model):
     for column in ("tokens_per_second", "memory"):
-        panels = figures_cost.throughput(model, column=column).axes
+        panels = figures.costs.throughput(model, column=column).axes
         assert [axes.get_title() for axes in panels] == ["training", "inference"]
 
 
@@ -453,20 +453,20 @@ def test_accuracy_against_time_has_intervals_both_ways():
         for at in ("all", "late")
         for i in (0.0, 0.01, 0.03)
     ]
-    figure = figures_cost.accuracy_against_time(pd.DataFrame(rows), dense=[0.85, 0.86])
+    figure = figures.costs.accuracy_against_time(pd.DataFrame(rows), dense=[0.85, 0.86])
     points = figure.axes[0].containers
     assert len(points) == 4 and all(point.has_xerr and point.has_yerr for point in points)
     with pytest.raises(InputError, match="lacks the column time"):
-        figures_cost.accuracy_against_time(pd.DataFrame(rows).drop(columns="time"))
+        figures.costs.accuracy_against_time(pd.DataFrame(rows).drop(columns="time"))
 
 
 def test_nothing_measured_is_not_drawn(layer):
     with pytest.raises(InputError, match="nothing was measured"):
-        figures_cost.times(layer[layer["left_out"] != ""])
+        figures.costs.times(layer[layer["left_out"] != ""])
 
 
 def test_the_blocks_of_the_band_are_drawn():
-    figure = figures_cost.tiles(24, 2, 4)
+    figure = figures.costs.tiles(24, 2, 4)
     assert figure.axes[0].get_xlabel() == "keys"
     with pytest.raises(InputError):
-        figures_cost.tiles(0, 2, 4)
+        figures.costs.tiles(0, 2, 4)

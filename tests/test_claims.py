@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_runs import record_of
 
-from sparsebert import claims, figures_claims
+from sparsebert import claims, figures
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
 from sparsebert.hardened import HardDegrees
@@ -555,8 +555,8 @@ def test_the_rules_say_the_numbers_that_are_applied():
 
 def test_the_forest_has_a_row_per_estimate_with_its_interval():
     numbers = claims.estimates(claims.judge("C3", c3_runs()))
-    [axes] = figures_claims.forest(numbers).axes
+    [axes] = figures.verdicts.forest(numbers).axes
     assert len(axes.get_yticklabels()) == len(numbers) == 4
     assert len(axes.containers) == 4  # points with error bars
     with pytest.raises(InputError, match="no rows"):
-        figures_claims.forest(numbers[:0])
+        figures.verdicts.forest(numbers[:0])

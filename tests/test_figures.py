@@ -47,7 +47,7 @@ def legend_of(figure):
 
 def shown(monkeypatch, *arguments):
     calls = []
-    monkeypatch.setattr(figures, "display", lambda *given, **options: calls.append((*given, options)))
+    monkeypatch.setattr(figures.look, "display", lambda *given, **options: calls.append((*given, options)))
     figures.show(*arguments)
     return calls
 
@@ -71,7 +71,7 @@ def test_show_paints_an_opaque_background_to_the_edge(monkeypatch):
     [(data, _)] = shown(monkeypatch, figure, "fig-x", "c", "a")
     image = imread(io.BytesIO(base64.b64decode(data["image/png"])))
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    assert {to_hex(pixel, keep_alpha=True) for pixel in border} == {figures.BACKGROUND + "ff"}
+    assert {to_hex(pixel, keep_alpha=True) for pixel in border} == {figures.look.BACKGROUND + "ff"}
 
 
 def test_show_closes_the_figure_so_that_a_notebook_does_not_show_it_again(monkeypatch):
@@ -159,7 +159,9 @@ def test_arcs_draw_words_above_their_pieces():
 
 def test_arcs_bring_out_the_edges_of_one_token():
     figure = figures.arcs(TOKENS, relation("dense"), highlight=0)
-    strong = [arrow for arrow in arrows_of(figure) if to_hex(arrow.get_edgecolor()) == figures.BLUE.lower()]
+    strong = [
+        arrow for arrow in arrows_of(figure) if to_hex(arrow.get_edgecolor()) == figures.look.BLUE.lower()
+    ]
     assert len(strong) == len(TOKENS) - 1 < len(arrows_of(figure))
 
 
@@ -287,7 +289,7 @@ def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_p
     assert legend_of(figure) == ["neighbour(2)", "syntax", control, "late", "all", "dense"]
     marks = [bars[0] for bars in figure.axes[0].containers]
     colours = [to_hex(mark.get_color()) for mark in marks]
-    hollow = [to_hex(mark.get_markerfacecolor()) == figures.BACKGROUND for mark in marks]
+    hollow = [to_hex(mark.get_markerfacecolor()) == figures.look.BACKGROUND for mark in marks]
     assert colours[0] != colours[2] == colours[4]
     assert hollow == [False] * 4 + [True] * 2
 

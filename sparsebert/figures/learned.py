@@ -18,23 +18,23 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.figures import (
-    _COLOURS,
-    _MARKERS,
+from sparsebert.figures.look import (
     BACKGROUND,
     BLUE,
+    COLOURS,
     INK,
+    MARKERS,
     ORANGE,
     WIDTH,
-    _check_alike,
-    _check_columns,
-    _dense_line,
-    _dense_mark,
-    _dense_of,
-    _legend_above,
-    _mark,
-    _point,
-    _some,
+    check_alike,
+    check_columns,
+    check_some,
+    dense_mark,
+    dense_of,
+    draw_dense,
+    draw_point,
+    legend_above,
+    legend_mark,
     style,
 )
 
@@ -54,7 +54,7 @@ def two_rows(
     The edges of the lower nodes with the largest degree stand out, where these are few. Raises `InputError`
     if there is no graph to draw.
     """
-    _some(graph_by_title, "graphs")
+    check_some(graph_by_title, "graphs")
     columns = min(columns, len(graph_by_title))
     lines = math.ceil(len(graph_by_title) / columns)
     figure = Figure(figsize=(WIDTH, 2.1 * lines), layout="constrained")
@@ -87,16 +87,16 @@ def decoding(frame: pd.DataFrame) -> Figure:
 
     Columns of `frame`: `code`, `round` (0, 1, ...) and `unknown` (in [0, 1]).
     """
-    _check_columns(frame, "code", "round", "unknown")
+    check_columns(frame, "code", "round", "unknown")
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     axes = figure.subplots()
     handles = []
     for place, (code, own) in enumerate(frame.groupby("code", sort=False)):
-        look = {"color": _COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
+        look = {"color": COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
         handles += axes.plot(own["round"], 100 * own["unknown"], **look)
     axes.set(xlabel="round", ylabel="bits still unknown, %")
     axes.set_ylim(bottom=0)
-    _legend_above(figure, handles)
+    legend_above(figure, handles)
     return figure
 
 
@@ -110,7 +110,7 @@ def two_views(survival: Sequence[float], *, open_ended: bool = True) -> Figure:
     `survival` gives S(1), S(2), ...; with `open_ended` the last item stands for all larger distances. Raises
     `InputError` if it increases somewhere: then it comes from no distribution.
     """
-    edge = np.array([1.0, *_some(survival, "survivals")])
+    edge = np.array([1.0, *check_some(survival, "survivals")])
     if (np.diff(edge) > 1e-3).any():
         raise InputError("this survival function increases, so no degree distribution has it")
     names = [str(distance) for distance in range(len(edge))]
@@ -142,7 +142,7 @@ def mean_degrees(kept: Sequence[Rows]) -> Figure:
 
     `kept[layer][head][o - 1]` is the share of tokens that keep distance o, as in `HardDegrees`.
     """
-    table = np.array([[sum(head) for head in layer] for layer in _some(kept, "degrees")])
+    table = np.array([[sum(head) for head in layer] for layer in check_some(kept, "degrees")])
     figure = Figure(figsize=(WIDTH, 0.36 * len(table) + 0.9), layout="constrained")
     axes = figure.subplots()
     texts = np.vectorize(lambda degree: f"{degree:.1f}".removesuffix(".0"))(table)
@@ -170,7 +170,7 @@ def survivals(survival: Sequence[Rows], *, columns: int = 3) -> Figure:
 
     `survival[layer][head][o - 1]` is S(o), as in a run's `learning`.
     """
-    _some(survival, "survival functions")
+    check_some(survival, "survival functions")
     columns = min(columns, len(survival))
     lines = math.ceil(len(survival) / columns)
     figure = Figure(figsize=(WIDTH, 1.9 * lines + 0.3), layout="constrained")
@@ -190,7 +190,7 @@ def survivals(survival: Sequence[Rows], *, columns: int = 3) -> Figure:
         Line2D([], [], color=BLUE, linewidth=0.9, label="a head"),
         Line2D([], [], color=INK, linewidth=2, label="mean over heads"),
     ]
-    _legend_above(figure, handles)
+    legend_above(figure, handles)
     return figure
 
 
@@ -204,7 +204,7 @@ def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     `frame` has a row per run with the columns `method`, `soft_density`, `soft`, `density` and `metric`, all
     but the first in [0, 1].
     """
-    _check_columns(frame, "method", "soft_density", "soft", "density", metric)
+    check_columns(frame, "method", "soft_density", "soft", "density", metric)
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
     looks = _method_looks(frame["method"])
@@ -219,8 +219,8 @@ def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
         axes.plot(x1, y1, **look, zorder=3)
     axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
     handles = [Line2D([], [], **look, linestyle="none") for look in looks.values()]
-    both = [_mark("before hardening", fillstyle="none"), _mark("hard, at the end")]
-    _legend_above(figure, handles + both)
+    both = [legend_mark("before hardening", fillstyle="none"), legend_mark("hard, at the end")]
+    legend_above(figure, handles + both)
     return figure
 
 
@@ -240,29 +240,29 @@ def methods_by_density(
     mapping from each level of `col` to it. Points of nearly equal density stand side by side. Raises
     `InputError` as `figures.accuracy_against_sparsity` does.
     """
-    _check_columns(frame, "density", metric, "method", "weights", "point", col)
+    check_columns(frame, "density", metric, "method", "weights", "point", col)
     parts = [("", frame)] if col is None else list(frame.groupby(col, sort=False))
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     panels = figure.subplots(1, len(parts), squeeze=False)[0]
     looks = _method_looks(frame["method"])
     for axes, (level, own) in zip(panels, parts, strict=True):
-        _check_alike(own, col)
-        _dense_line(axes, _dense_of(own, col, dense))
+        check_alike(own, col)
+        draw_dense(axes, dense_of(own, col, dense))
         points = own.groupby(["method", "weights", "point"], sort=False)
-        places = _side_by_side(100 * points["density"].mean())
+        places = _beside_one_another(100 * points["density"].mean())
         for key, runs in points:
             look = looks[key[0]] | {"fillstyle": "full" if key[1] else "none"}
-            _point(axes, places[key], 100 * runs[metric], look)
+            draw_point(axes, places[key], 100 * runs[metric], look)
         axes.set(title=str(level), xlabel="density over real tokens, %")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel(f"{metric}, %")
     handles = [Line2D([], [], **look, linestyle="none") for look in looks.values()]
-    both = [_mark("weights on edges"), _mark("no weights", fillstyle="none")]
-    _legend_above(figure, handles + both * (frame["weights"].nunique() > 1) + _dense_mark(dense))
+    both = [legend_mark("weights on edges"), legend_mark("no weights", fillstyle="none")]
+    legend_above(figure, handles + both * (frame["weights"].nunique() > 1) + dense_mark(dense))
     return figure
 
 
-def _side_by_side(densities: pd.Series) -> pd.Series:
+def _beside_one_another(densities: pd.Series) -> pd.Series:
     """Where to draw points at these densities, in percent: nearly equal ones side by side."""
     ordered = densities.sort_values(kind="stable")
     cluster = (ordered.diff() > 0.55).cumsum()
@@ -287,13 +287,13 @@ _METHODS = (  # they look alike in every figure
 def _method_looks(methods: Sequence[str]) -> dict[str, dict]:
     known = [method for method in _METHODS if method in set(methods)]
     others = [method for method in dict.fromkeys(methods) if method not in known]
-    colours = [_COLOURS[place] for place in (1, 2, 0, 9, 4, 3, 5, 7, 6)]
+    colours = [COLOURS[place] for place in (1, 2, 0, 9, 4, 3, 5, 7, 6)]
     looks = {}
     for method in known + others:
         place = _METHODS.index(method) if method in known else len(_METHODS) + others.index(method)
         looks[method] = {
             "label": method,
             "color": colours[place % len(colours)],
-            "marker": _MARKERS[place % len(_MARKERS)],
+            "marker": MARKERS[place % len(MARKERS)],
         }
     return looks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from sparsebert import figures, figures_degrees
+from sparsebert import figures
 from sparsebert.errors import InputError
 
 
@@ -39,26 +39,26 @@ def markers_of(axes):
 
 def test_two_rows_draw_each_edge_once_and_write_the_lower_degrees():
     graph = torch.tensor([[1, 0, 1], [1, 1, 0]], dtype=torch.bool)
-    figure = figures_degrees.two_rows({"code": ("checks", "bits", graph)})
+    figure = figures.learned.two_rows({"code": ("checks", "bits", graph)})
     [axes] = figure.axes
     drawn = {tuple(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"}
     upper, lower = np.linspace(0, 1, 4)[1:-1], np.linspace(0, 1, 5)[1:-1]
     assert drawn == {(upper[i], lower[j]) for i, j in ((0, 0), (0, 2), (1, 0), (1, 1))}
     assert [text.get_text() for text in axes.texts] == ["2", "1", "1", "checks", "bits"]
-    strong = [line for line in axes.lines if to_hex(line.get_color()) == figures.BLUE.lower()]
+    strong = [line for line in axes.lines if to_hex(line.get_color()) == figures.look.BLUE.lower()]
     assert [line.get_xdata()[1] for line in strong] == [lower[0]] * 2
 
 
 def test_in_a_regular_graph_no_edge_stands_out():
-    figure = figures_degrees.two_rows({"code": ("checks", "bits", torch.ones(2, 3, dtype=torch.bool))})
+    figure = figures.learned.two_rows({"code": ("checks", "bits", torch.ones(2, 3, dtype=torch.bool))})
     edges = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
     assert len(edges) == 6
-    assert figures.BLUE.lower() not in {to_hex(line.get_color()) for line in edges}
+    assert figures.look.BLUE.lower() not in {to_hex(line.get_color()) for line in edges}
 
 
 def test_decoding_draws_a_line_per_code_in_percent():
     frame = pd.DataFrame({"code": ["a", "a", "b"], "round": [0, 1, 0], "unknown": [0.5, 0.25, 0.5]})
-    figure = figures_degrees.decoding(frame)
+    figure = figures.learned.decoding(frame)
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[50, 25], [50]]
     assert legend_of(figure) == ["a", "b"]
 
@@ -71,25 +71,25 @@ def test_decoding_draws_a_line_per_code_in_percent():
     [(True, [25, 25, 50], [75, 50]), (False, [25, 25, 20, 30], [75, 50, 30])],
 )
 def test_both_views_are_of_one_distribution(open_ended, node, edge):
-    left, right = figures_degrees.two_views([0.75, 0.5, 0.3], open_ended=open_ended).axes
+    left, right = figures.learned.two_views([0.75, 0.5, 0.3], open_ended=open_ended).axes
     assert [bar.get_height() for bar in left.patches] == pytest.approx(node)
     assert [bar.get_height() for bar in right.patches] == pytest.approx(edge)
     assert sum(node) == 100
 
 
 def test_the_open_end_is_labelled():
-    left, right = figures_degrees.two_views([0.9] * 9).axes
+    left, right = figures.learned.two_views([0.9] * 9).axes
     assert left.get_xticklabels()[-1].get_text() == "all"
     assert right.get_xticklabels()[-1].get_text() == "≥ 8"
 
 
 def test_mean_degrees_are_the_sums_of_the_kept_shares():
-    figure = figures_degrees.mean_degrees([[[1.0, 0.5], []], [[1.0], [1.0, 1.0, 0.2]]])
+    figure = figures.learned.mean_degrees([[[1.0, 0.5], []], [[1.0], [1.0, 1.0, 0.2]]])
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.5", "0", "1", "2.2"]
 
 
 def test_survivals_start_at_one_and_have_a_line_per_head_and_one_for_their_mean():
-    figure = figures_degrees.survivals([[[0.5, 0.0], [1.0, 1.0]], [[0.2, 0.1], [0.4, 0.3]]])
+    figure = figures.learned.survivals([[[0.5, 0.0], [1.0, 1.0]], [[0.2, 0.1], [0.4, 0.3]]])
     assert [axes.get_title() for axes in figure.axes] == ["layer 0", "layer 1"]
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
     assert drawn == [[100, 50, 0], [100, 100, 100], [100, 75, 50]]
@@ -102,20 +102,20 @@ def test_soft_and_hard_of_a_run_are_joined():
     frame = pd.DataFrame(
         {"method": ["adaptive span"], "soft_density": [0.5], "soft": [0.8], "density": [0.2], "f1": [0.7]}
     )
-    figure = figures_degrees.soft_and_hard(frame, metric="f1")
+    figure = figures.learned.soft_and_hard(frame, metric="f1")
     line, soft, hard = figure.axes[0].lines
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([50, 20], [80, 70])
-    assert to_hex(soft.get_markerfacecolor()) == figures.BACKGROUND
+    assert to_hex(soft.get_markerfacecolor()) == figures.look.BACKGROUND
     assert to_hex(hard.get_markerfacecolor()) == to_hex(line.get_color())
 
 
 def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
-    figure = figures_degrees.methods_by_density(runs(), [0.8, 0.9])
+    figure = figures.learned.methods_by_density(runs(), [0.8, 0.9])
     [axes] = figure.axes
     means = markers_of(axes)
     assert len(means) == 4
     assert [line.get_ydata()[0] for line in means] == pytest.approx([75] * 4)
-    filled = [to_hex(line.get_markerfacecolor()) != figures.BACKGROUND for line in means]
+    filled = [to_hex(line.get_markerfacecolor()) != figures.look.BACKGROUND for line in means]
     assert sorted(filled) == [False, False, False, True]
     assert legend_of(figure) == [
         "single width",
@@ -127,7 +127,7 @@ def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
 
 
 def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
-    [axes] = figures_degrees.methods_by_density(runs()).axes
+    [axes] = figures.learned.methods_by_density(runs()).axes
     places = sorted(line.get_xdata()[0] for line in markers_of(axes))
     assert places[3] == pytest.approx(21)
     assert np.mean(places[:3]) == pytest.approx(15.033, abs=0.01)
@@ -136,7 +136,7 @@ def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
 
 def test_each_panel_has_its_own_dense_runs():
     frame = pd.concat([runs(), runs(task="headlines", accuracy=0.9)])
-    figure = figures_degrees.methods_by_density(frame, {"reviews": [0.8], "headlines": [0.95]}, col="task")
+    figure = figures.learned.methods_by_density(frame, {"reviews": [0.8], "headlines": [0.95]}, col="task")
     assert [axes.get_title() for axes in figure.axes] == ["reviews", "headlines"]
     dense = {
         axes.get_title(): line.get_ydata()[0]
@@ -150,20 +150,20 @@ def test_each_panel_has_its_own_dense_runs():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: figures_degrees.two_rows({}), "no graphs"),
-        (lambda: figures_degrees.two_views([]), "no survivals"),
-        (lambda: figures_degrees.two_views([0.5, 0.6]), "increases"),
-        (lambda: figures_degrees.mean_degrees([]), "no degrees"),
-        (lambda: figures_degrees.survivals([]), "no survival functions"),
-        (lambda: figures_degrees.decoding(pd.DataFrame({"code": ["a"]})), "lacks the column round"),
-        (lambda: figures_degrees.methods_by_density(runs().drop(columns="weights")), "lacks the column"),
+        (lambda: figures.learned.two_rows({}), "no graphs"),
+        (lambda: figures.learned.two_views([]), "no survivals"),
+        (lambda: figures.learned.two_views([0.5, 0.6]), "increases"),
+        (lambda: figures.learned.mean_degrees([]), "no degrees"),
+        (lambda: figures.learned.survivals([]), "no survival functions"),
+        (lambda: figures.learned.decoding(pd.DataFrame({"code": ["a"]})), "lacks the column round"),
+        (lambda: figures.learned.methods_by_density(runs().drop(columns="weights")), "lacks the column"),
         (
-            lambda: figures_degrees.methods_by_density(
+            lambda: figures.learned.methods_by_density(
                 pd.concat([runs(), runs(task="headlines")], ignore_index=True)
             ),
             "mixes task",
         ),
-        (lambda: figures_degrees.methods_by_density(runs(), {}, col="task"), "dense has no runs for reviews"),
+        (lambda: figures.learned.methods_by_density(runs(), {}, col="task"), "dense has no runs for reviews"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw, message):

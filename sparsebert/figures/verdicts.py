@@ -9,23 +9,23 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sparsebert.figures import (
-    _COLOURS,
+from sparsebert.figures.look import (
     BACKGROUND,
     BLUE,
+    COLOURS,
     FAINT,
     INK,
     WIDTH,
-    _check_columns,
-    _legend_above,
-    _mark,
-    _wrapped,
+    check_columns,
+    legend_above,
+    legend_mark,
     style,
+    wrapped,
 )
 
 _STATES = {  # colour, marker, and whether it is filled
     "met": (BLUE, "o", True),
-    "refuted": (_COLOURS[3], "X", True),
+    "refuted": (COLOURS[3], "X", True),
     "open": ("#595959", "s", False),
 }
 
@@ -38,10 +38,10 @@ def forest(frame: pd.DataFrame) -> Figure:
     and `bound` in points, `state`. Rows of one task stand together, in the order they come; an estimate of
     one seed has no interval. Raises `InputError` if a column is missing or there is no row.
     """
-    _check_columns(frame, "label", "what", "mean", "low", "high", "bound", "state")
+    check_columns(frame, "label", "what", "mean", "low", "high", "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    names = [_wrapped(name, 44) for name in names]
+    names = [wrapped(name, 44) for name in names]
     lines = sum(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(WIDTH, 0.2 * lines + 0.16 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()
@@ -68,9 +68,9 @@ def forest(frame: pd.DataFrame) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     marks = [
-        _mark(state, color=colour, marker=marker, fillstyle="full" if filled else "none")
+        legend_mark(state, color=colour, marker=marker, fillstyle="full" if filled else "none")
         for state, (colour, marker, filled) in _STATES.items()
     ]
-    bound = _mark("what the rule asks for", marker="|", markersize=12, color=INK)
-    _legend_above(figure, [*marks, bound])
+    bound = legend_mark("what the rule asks for", marker="|", markersize=12, color=INK)
+    legend_above(figure, [*marks, bound])
     return figure

@@ -22,24 +22,24 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from sparsebert.bench_attention import crossover
 from sparsebert.errors import InputError
-from sparsebert.figures import (
-    _COLOURS,
-    _MARKERS,
+from sparsebert.figures.look import (
     BACKGROUND,
+    COLOURS,
     FAINT,
     INK,
+    MARKERS,
     PIXELS_PER_INCH,
     WIDTH,
-    _check_alike,
-    _check_columns,
-    _dense_line,
-    _dense_mark,
-    _legend_above,
-    _looks,
-    _pattern_marks,
-    mean_interval,
+    check_alike,
+    check_columns,
+    dense_mark,
+    draw_dense,
+    legend_above,
+    looks_of,
+    pattern_marks,
     style,
 )
+from sparsebert.intervals import mean_interval
 
 Mark = Callable[[Axes, pd.DataFrame, str], None]  # draws into a panel of one pattern and pass
 
@@ -85,8 +85,8 @@ def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
     axes = figure.subplots()
     shades = {
         1: (FAINT, "computed in excess"),
-        2: (_COLOURS[0], "the window"),
-        3: (_COLOURS[1], "global tokens"),
+        2: (COLOURS[0], "the window"),
+        3: (COLOURS[1], "global tokens"),
     }
     cells = ListedColormap([BACKGROUND, *(colour for colour, _ in shades.values())])
     axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=3, edgecolors=BACKGROUND, linewidth=0.8)
@@ -94,7 +94,7 @@ def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
     axes.invert_yaxis()
     axes.spines[["left", "bottom"]].set_visible(False)
     order = (2, 3, 1)
-    _legend_above(figure, [Patch(color=shades[key][0], label=shades[key][1]) for key in order])
+    legend_above(figure, [Patch(color=shades[key][0], label=shades[key][1]) for key in order])
     return figure
 
 
@@ -108,7 +108,7 @@ def times(frame: pd.DataFrame) -> Figure:
     `frame` is that of `measure_attention`. A dotted line marks the length from which on `auto` is faster than
     dense. Raises `InputError` if a column is missing or nothing was measured.
     """
-    _check_columns(frame, *_TITLES, *(f"{what}_over_dense" for what in _TITLES))
+    check_columns(frame, *_TITLES, *(f"{what}_over_dense" for what in _TITLES))
 
     def mark(axes: Axes, own: pd.DataFrame, what: str) -> None:
         length = crossover(own, ratio=f"{what}_over_dense")
@@ -127,7 +127,7 @@ def times(frame: pd.DataFrame) -> Figure:
 def memory(frame: pd.DataFrame) -> Figure:
     """Peak megabytes beyond the inputs against length, as `times` draws milliseconds."""
     columns = {what: f"memory_{what}" for what in _TITLES}
-    _check_columns(frame, *columns.values())
+    check_columns(frame, *columns.values())
     return _against_length(frame, columns, 1e-6, "peak megabytes beyond the inputs")
 
 
@@ -135,7 +135,7 @@ def memory(frame: pd.DataFrame) -> Figure:
 def over_floor(frame: pd.DataFrame) -> Figure:
     """Time over the floor, which is dense attention's time times the density, against length."""
     columns = {what: f"{what}_over_floor" for what in _TITLES}
-    _check_columns(frame, *columns.values())
+    check_columns(frame, *columns.values())
 
     def mark(axes: Axes, own: pd.DataFrame, what: str) -> None:
         axes.axhline(1, color=INK, linestyle="--", linewidth=1.3, zorder=1)
@@ -146,7 +146,7 @@ def over_floor(frame: pd.DataFrame) -> Figure:
 
 def describe_times(frame: pd.DataFrame) -> str:
     """What `times` shows: the contenders' times at the longest length, and where `auto` crosses dense."""
-    _check_columns(frame, "pattern", "contender", "length", "forward", "forward_over_dense")
+    check_columns(frame, "pattern", "contender", "length", "forward", "forward_over_dense")
     text = _describe(frame, "forward", 1e3, "Time against length", "milliseconds, forward,")
     for pattern, own in frame[frame["forward_over_dense"].notna()].groupby("pattern", sort=False):
         length = crossover(own)
@@ -168,7 +168,7 @@ def describe_floor(frame: pd.DataFrame) -> str:
 
 
 def _describe(frame: pd.DataFrame, column: str, unit: float, title: str, what: str) -> str:
-    _check_columns(frame, "pattern", "contender", "length", column)
+    check_columns(frame, "pattern", "contender", "length", column)
     sentences = []
     for pattern, own in frame[frame[column].notna()].groupby("pattern", sort=False):
         longest = own["length"].max()
@@ -183,7 +183,7 @@ def _describe(frame: pd.DataFrame, column: str, unit: float, title: str, what: s
 def _against_length(
     frame: pd.DataFrame, columns: dict[str, str], unit: float, label: str, mark: Mark | None = None
 ) -> Figure:
-    _check_columns(frame, "pattern", "contender", "length")
+    check_columns(frame, "pattern", "contender", "length")
     if frame[list(columns.values())].isna().all(axis=None):
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
     patterns = list(frame.groupby("pattern", sort=False))
@@ -203,7 +203,7 @@ def _against_length(
         line[0].set_ylabel(label)
     figure.supxlabel("tokens", fontsize=10)
     drawn = [Line2D([], [], **look) for look in looks.values()]
-    _legend_above(figure, drawn)
+    legend_above(figure, drawn)
     return figure
 
 
@@ -223,7 +223,7 @@ def _short(length: int) -> str:
 def _contender_looks(names: pd.Series) -> dict[str, dict]:
     there = list(dict.fromkeys(names))
     ordered = [name for name in ("dense", *_CONTENDERS) if name in there]
-    colours = [_COLOURS[place] for place in (0, 1, 2, 4, 3, 9, 5, 7)]
+    colours = [COLOURS[place] for place in (0, 1, 2, 4, 3, 9, 5, 7)]
     looks = {}
     for name in ordered + [name for name in there if name not in ordered]:
         if name == "dense":
@@ -232,7 +232,7 @@ def _contender_looks(names: pd.Series) -> dict[str, dict]:
             place = _CONTENDERS.index(name) if name in _CONTENDERS else len(looks)
             # The choice of kernels lies over the kernel that it chose.
             wide = {"linewidth": 3.5, "alpha": 0.6, "markersize": 8} if name == "auto" else {}
-            look = {"color": colours[place % len(colours)], "marker": _MARKERS[place % len(_MARKERS)]} | wide
+            look = {"color": colours[place % len(colours)], "marker": MARKERS[place % len(MARKERS)]} | wide
         looks[name] = look | {"label": name}
     return looks
 
@@ -247,14 +247,14 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
     `frame` is that of `measure_models`. What is left above attention's core is what no plan can save. Raises
     `InputError` if a column is missing or nothing was measured.
     """
-    _check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
+    check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
     measured = frame[frame["tokens_per_second"].notna()]
     if measured.empty:
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
     modes = list(measured.groupby("mode", sort=False))
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     panels = figure.subplots(1, len(modes), squeeze=False)[0]
-    colours = dict(zip(_PARTS, (_COLOURS[1], _COLOURS[0], _COLOURS[2], "#a6a6a2"), strict=True))
+    colours = dict(zip(_PARTS, (COLOURS[1], COLOURS[0], COLOURS[2], "#a6a6a2"), strict=True))
     for axes, (mode, own) in zip(panels, modes, strict=True):
         lengths = sorted(frame["length"].unique())
         ticks = []
@@ -274,13 +274,13 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
         axes.grid(axis="x", visible=False)
     panels[0].set_ylabel("microseconds per token")
     figure.supxlabel("tokens of a sequence (d: dense, p: plan)", fontsize=10)
-    _legend_above(figure, [Patch(color=colours[part], label=label) for part, label in _PARTS.items()])
+    legend_above(figure, [Patch(color=colours[part], label=label) for part, label in _PARTS.items()])
     return figure
 
 
 def describe_shares(frame: pd.DataFrame) -> str:
     """What `where_time_goes` shows: attention's share, dense and under the plan, at both ends."""
-    _check_columns(frame, "mode", "length", "contender", "attention", "over_dense")
+    check_columns(frame, "mode", "length", "contender", "attention", "over_dense")
     sentences = []
     for mode, own in frame[frame["attention"].notna()].groupby("mode", sort=False):
         for length in dict.fromkeys((own["length"].min(), own["length"].max())):
@@ -297,13 +297,13 @@ def describe_shares(frame: pd.DataFrame) -> str:
 @style()
 def throughput(frame: pd.DataFrame, *, column: str = "tokens_per_second") -> Figure:
     """Tokens per second (or `memory`, in gigabytes) against length, dense and under a plan, by mode."""
-    _check_columns(frame, "mode", "length", "contender", column)
+    check_columns(frame, "mode", "length", "contender", column)
     modes = list(frame.groupby("mode", sort=False))
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     panels = figure.subplots(1, len(modes), squeeze=False)[0]
     looks = {
         "dense": {"color": INK, "linestyle": "--", "marker": "s", "label": "dense"},
-        "plan": {"color": _COLOURS[0], "marker": "o", "label": "plan"},
+        "plan": {"color": COLOURS[0], "marker": "o", "label": "plan"},
     }
     unit = 1e-9 if column == "memory" else 1
     for axes, (mode, own) in zip(panels, modes, strict=True):
@@ -314,7 +314,7 @@ def throughput(frame: pd.DataFrame, *, column: str = "tokens_per_second") -> Fig
         _length_axis(axes, frame["length"])
     panels[0].set_ylabel("peak gigabytes" if column == "memory" else column.replace("_", " "))
     figure.supxlabel("tokens of a sequence", fontsize=10)
-    _legend_above(figure, [Line2D([], [], **look) for look in looks.values()])
+    legend_above(figure, [Line2D([], [], **look) for look in looks.values()])
     return figure
 
 
@@ -337,12 +337,12 @@ def accuracy_against_time(
     is the larger the denser the plan. `dense` gives the metric of the dense runs. Raises `InputError` as
     `figures.accuracy_against_sparsity` does.
     """
-    _check_columns(frame, "pattern", "plan", "density", metric, time)
-    _check_alike(frame, "pattern", "plan", "placement")
+    check_columns(frame, "pattern", "plan", "density", metric, time)
+    check_alike(frame, "pattern", "plan", "placement")
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    looks = _looks(frame["pattern"])
-    _dense_line(axes, dense)
+    looks = looks_of(frame["pattern"])
+    draw_dense(axes, dense)
     for (pattern, _), runs in frame.groupby(["pattern", "plan"], sort=False):
         centre, bounds = [], {}
         for axis, values in (("xerr", runs[time]), ("yerr", 100 * runs[metric])):
@@ -360,7 +360,7 @@ def accuracy_against_time(
         axes.errorbar(*centre, **looks[str(pattern)] | size | filled | bounds, zorder=3)
     axes.set(xlabel=label, ylabel=f"{metric}, %")
     axes.set_xlim(left=0)
-    _legend_above(figure, _pattern_marks(looks) + ([] if "dense" in looks else _dense_mark(dense)))
+    legend_above(figure, pattern_marks(looks) + ([] if "dense" in looks else dense_mark(dense)))
     return figure
 
 
