@@ -606,15 +606,15 @@ def bench_finetune(
     if lengths is None:
         several, config = [], _config(ctx, plan=plan, train_size=800)
     else:
-        from sparsebert.bench_attention import parse_lengths
+        from sparsebert.bench.measuring import parse_lengths
         from sparsebert.runs import RunConfig
 
         several, config = parse_lengths(lengths), _config(ctx, plan=plan, task="topics")
         for length in several:
             RunConfig.checked(max_length=length)
-    from sparsebert import bench as benchmarks
+    from sparsebert.bench import finetune as benchmark
 
-    result = benchmarks.bench_finetune(config, rounds, data_dir, several)
+    result = benchmark.bench_finetune(config, rounds, data_dir, several)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
@@ -691,7 +691,7 @@ def bench_attention(
     Others are dense attention, the same with a mask, FlexAttention, and the layers of Longformer and BigBird
     without their projections. The floor is dense attention's time times the density.
     """
-    from sparsebert import bench_attention as benchmark
+    from sparsebert.bench import attention as benchmark
 
     own = {
         "pattern": list(patterns) or benchmark.PATTERN,
@@ -722,7 +722,7 @@ def bench_model(
 
     Also where the time goes: attention's core, projections, feed-forward and the rest.
     """
-    from sparsebert import bench_models as benchmark
+    from sparsebert.bench import models as benchmark
 
     own = {
         "plan": plan or benchmark.PLAN,
@@ -748,7 +748,7 @@ def _bench(
     """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130."""
     import pandas as pd
 
-    from sparsebert.bench_attention import costs_json, parse_lengths, provenance
+    from sparsebert.bench.measuring import costs_json, parse_lengths, provenance
     from sparsebert.figures.costs import check_plot, draw_costs
 
     given = own | common | {"lengths": parse_lengths(lengths)}

@@ -11,21 +11,20 @@ import torch
 from click.testing import CliRunner
 from models import CONFIGS, tiny_batch, tiny_model
 
-from sparsebert import bench_attention, bench_models, figures
-from sparsebert.bench_attention import (
-    CONTENDERS,
-    Case,
-    bars,
+from sparsebert import figures
+from sparsebert.bench import attention as bench_attention
+from sparsebert.bench import models as bench_models
+from sparsebert.bench.attention import CONTENDERS, Case, bars, measure_attention
+from sparsebert.bench.measuring import (
     costs_json,
     crossover,
     growth,
-    measure_attention,
     parse_lengths,
     peak_memory,
     provenance,
     read_costs,
 )
-from sparsebert.bench_models import PARTS, measure_models, parts_of, shares
+from sparsebert.bench.models import PARTS, measure_models, parts_of, shares
 from sparsebert.cli import main
 from sparsebert.errors import InputError
 from sparsebert.patterns import parse_pattern

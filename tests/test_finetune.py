@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import sparsebert.finetune  # noqa: F401
 from sparsebert.batches import Collator, Rows
-from sparsebert.bench import bench_finetune
+from sparsebert.bench.finetune import bench_finetune
 from sparsebert.cli import main
 from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
@@ -23,7 +23,7 @@ from sparsebert.tasks import get_task
 
 module = sys.modules["sparsebert.finetune"]  # the package's attribute of that name may be the function
 sweeps = sys.modules["sparsebert.sweeps"]
-bench = sys.modules["sparsebert.bench"]
+bench = sys.modules["sparsebert.bench.finetune"]
 MASKED = "neighbour(1) | global(cls) @ late"
 
 

@@ -1,7 +1,7 @@
 """Figures of what attention costs: time and memory against length, the floor, and where a model's time goes.
 
 They look like those of `sparsebert.figures`, and `figures.show` puts them on the page. They draw the frames
-of `sparsebert.bench_attention` and `sparsebert.bench_models`; the `describe_...` functions say in words, for
+of `sparsebert.bench.attention` and `sparsebert.bench.models`; the `describe_...` functions say in words, for
 alt texts, what such a frame shows, so that a chapter that is run again says what it found.
 """
 
@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from sparsebert.bench_attention import crossover
+from sparsebert.bench.measuring import crossover
 from sparsebert.errors import InputError
 from sparsebert.figures.look import (
     BACKGROUND,

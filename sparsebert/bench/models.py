@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from sparsebert.attention import ARCHITECTURES, Sparsified, attention_layers, sparsify
-from sparsebert.bench_attention import (
-    _wait,
+from sparsebert.bench.measuring import (
     find_device,
     find_dtype,
     median,
@@ -30,6 +29,7 @@ from sparsebert.bench_attention import (
     progress,
     seconds,
     spread,
+    wait_for,
 )
 from sparsebert.dropout import quicken_dropout
 from sparsebert.encoders import check_encoder, extend_positions, load_classifier
@@ -280,7 +280,7 @@ class _Stopwatch:
         self.running = ["rest"]
 
     def start(self) -> None:
-        _wait(self.device)
+        wait_for(self.device)
         self.last = perf_counter()
 
     def stop(self) -> dict[str, float]:
@@ -304,7 +304,7 @@ class _Stopwatch:
         return hook
 
     def _lap(self) -> None:
-        _wait(self.device)
+        wait_for(self.device)
         now = perf_counter()
         self.taken[self.running[-1]] += now - self.last
         self.last = now

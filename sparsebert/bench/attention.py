@@ -8,18 +8,11 @@ place of their projections, which are not run. The *floor* is dense attention's 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import statistics
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -27,11 +20,23 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.batches import Batch
+from sparsebert.bench.measuring import (
+    find_device,
+    find_dtype,
+    growth,
+    in_short,
+    median,
+    over_floor,
+    paired_ratio,
+    peak_memory,
+    progress,
+    seconds,
+    spread,
+)
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.layouts import Layout
-from sparsebert.machine import commit, device_name, versions
 from sparsebert.patterns import HardLayer, Pattern, parse_pattern
 
 PATTERN = "neighbour(64) | global(cls)"
@@ -52,7 +57,6 @@ COLUMNS = (
     "masks",
     "left_out",
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _SAMPLE = 0.02  # seconds that one timing takes at least, so that the clock and single hiccups don't matter
 _MOST_CALLS = 500
@@ -171,11 +175,11 @@ class _Trial:
                 with warnings.catch_warnings(action="ignore"):  # flex says once that it runs unfused
                     self._warm_up(what)
             except (Missing, InputError, torch.OutOfMemoryError) as error:
-                self.reasons[what] = _in_short(error)
+                self.reasons[what] = in_short(error)
             except Exception as error:  # other people's code may fail in any way; ours may not
                 if name in KERNELS:
                     raise
-                self.reasons[what] = _in_short(error)
+                self.reasons[what] = in_short(error)
 
     def _warm_up(self, what: str) -> None:
         attend, self.kernel, density = self._made(what)
@@ -412,116 +416,6 @@ def _density(case: Case) -> float:
     return kernel_for(case.pattern, case.batch(), case.heads).count() / case.length**2
 
 
-# ---- how it is measured -------------------------------------------------------------------------
-
-
-def seconds(call: Callable[[], object], repeats: int = 1, device: str = "cpu") -> float:
-    """Seconds of one call, the mean over `repeats` calls in a row."""
-    _wait(device)
-    started = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _wait(device)
-    return (time.perf_counter() - started) / repeats
-
-
-def peak_memory(call: Callable[[], object], device: str = "cpu") -> int:
-    """The most bytes of tensors that exist at a time during a call, beyond those that existed before.
-
-    On a processor these are the allocations and frees that torch's profiler reports; what libraries keep for
-    themselves is not among them. On a GPU it is `torch.cuda.max_memory_allocated`.
-    """
-    if device != "cpu":
-        _wait(device)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        _wait(device)
-        return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write two lines for each use
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        call()
-    events = profiled.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return int(max(0, np.cumsum([0] + [change for _, change in changes]).max()))
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def find_device(name: str | None = None) -> str:
-    """`cpu` or `cuda`: the one named, or a GPU where there is one. Raises `InputError` if it is not there."""
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise unknown_name("device", name, ("cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no GPU here that torch can use; write device cpu")
-    return name
-
-
-def find_dtype(name: str) -> torch.dtype:
-    """The dtype of this name. Raises `InputError`."""
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES)
-    return DTYPES[name]
-
-
-def median(values: Sequence[float]) -> float:
-    """The median, or NaN of nothing."""
-    return statistics.median(values) if values else math.nan
-
-
-def spread(values: Sequence[float]) -> float:
-    """The interquartile range over the median; NaN for fewer than three values."""
-    if len(values) < 3:
-        return math.nan
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return (high - low) / middle
-
-
-def paired_ratio(values: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the rounds' own ratios; NaN if one of the two was not measured in every round."""
-    if not values or len(values) != len(others):
-        return math.nan
-    return statistics.median(a / b for a, b in zip(values, others, strict=True))
-
-
-def over_floor(over_dense: float, density: float) -> float:
-    """Time over the floor, which is dense attention's time times the density."""
-    return over_dense / density
-
-
-def growth(lengths: Iterable[float], costs: Iterable[float]) -> float:
-    """The exponent p of cost ~ length^p: the slope of a line through logarithms. NaN with fewer than two."""
-    pairs = [(a, b) for a, b in zip(lengths, costs, strict=True) if b > 0]
-    if len({length for length, _ in pairs}) < 2:
-        return math.nan
-    return float(np.polyfit(*np.log(np.array(pairs)).T, 1)[0])
-
-
-def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forward_over_dense") -> int | None:
-    """The shortest measured length from which on a contender is faster than dense; None if it never is.
-
-    Faster means by 5 % at least: `auto` falls back to dense attention, and is then as fast but for noise.
-    """
-    own = frame[(frame["contender"] == contender) & frame[ratio].notna()].sort_values("length")
-    faster = (own[ratio] <= 0.95).to_numpy()
-    if not len(own) or not faster[-1]:
-        return None
-    slower = np.flatnonzero(~faster)
-    return int(own["length"].iloc[slower[-1] + 1 if len(slower) else 0])
-
-
-def progress(text: str) -> None:
-    """Standard output is for the result."""
-    print(f"  {text}", file=sys.stderr, flush=True)
-
-
 # ---- bars ---------------------------------------------------------------------------------------
 
 
@@ -607,60 +501,3 @@ def _but_missing(formatters: dict[str, Callable]) -> dict[str, Callable]:
         column: lambda value, own=own: "-" if pd.isna(value) else own(value)
         for column, own in formatters.items()
     }
-
-
-def provenance(seed: int = 0, dtype: str = "fp32", device: str | None = None, **settings: object) -> dict:
-    """Where, when and with what a measurement was made: versions, device, threads, and what is given here."""
-    device = find_device(device)
-    processor = device == "cpu" and torch.cuda.is_available()  # else the GPU would be named
-    return {
-        "versions": versions(),
-        "commit": commit(),
-        "device": "cpu" if processor else device_name(),
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
-        "seed": seed,
-        **settings,
-    }
-
-
-def costs_json(frame: pd.DataFrame, provenance: dict) -> str:
-    """A measurement as JSON, a line per row, so that it diffs well; NaN becomes null."""
-    rows = json.loads(frame.to_json(orient="records", double_precision=9))
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    return f'{{"provenance": {json.dumps(provenance)},\n"records": [\n{lines}\n]}}\n'
-
-
-def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
-    """What `costs_json` wrote, the frame and its provenance; `InputError` if the file holds no such thing."""
-    try:
-        content = json.loads(Path(path).read_text())
-        frame = pd.DataFrame(content["records"])
-        found = dict(content["provenance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"'{path}' holds no recorded costs ({_in_short(error)}); write one with "
-            "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
-        ) from None
-    # A column in which nothing was measured is full of nulls.
-    others = ("pattern", "contender", "kernel", "left_out", "mode", "plan", "encoder", "length", "batch")
-    return frame.astype(dict.fromkeys(frame.columns.difference(others), float)), found
-
-
-def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
-    """Lengths such as "512,1k,4k", where 1k is 1,024, in ascending order. Raises `InputError`."""
-    lengths = set()
-    for part in text.lower().split(","):
-        digits, thousand = part.strip().removesuffix("k"), part.strip().endswith("k")
-        if not digits.isdecimal() or not 0 < int(digits[:12]) * (1024 if thousand else 1) <= 2**24:
-            raise InputError(
-                f"{option} {text}: '{part.strip()}' is no length; write whole numbers from 1 to "
-                f"{2**24}, or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
-            )
-        lengths.add(int(digits) * (1024 if thousand else 1))
-    return sorted(lengths)
-
-
-def _in_short(error: BaseException) -> str:
-    """The first line of what went wrong."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
