@@ -34,6 +34,7 @@ from sparsebert.figures.look import (
     check_columns,
     dense_mark,
     draw_dense,
+    keep_within,
     legend_above,
     looks_of,
     pattern_marks,
@@ -256,7 +257,7 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(modes), squeeze=False)[0]
     colours = dict(zip(_PARTS, (COLOURS[1], COLOURS[0], COLOURS[2], "#a6a6a2"), strict=True))
     for axes, (mode, own) in zip(panels, modes, strict=True):
-        lengths = sorted(frame["length"].unique())
+        lengths = sorted(own["length"].unique())
         ticks = []
         for row in own.itertuples():
             place = lengths.index(row.length) + (-0.2 if row.contender == "dense" else 0.2)
@@ -360,6 +361,7 @@ def accuracy_against_time(
         axes.errorbar(*centre, **looks[str(pattern)] | size | filled | bounds, zorder=3)
     axes.set(xlabel=label, ylabel=f"{metric}, %")
     axes.set_xlim(left=0)
+    keep_within(axes)
     legend_above(figure, pattern_marks(looks) + ([] if "dense" in looks else dense_mark(dense)))
     return figure
 

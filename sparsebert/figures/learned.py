@@ -26,6 +26,7 @@ from sparsebert.figures.look import (
     MARKERS,
     ORANGE,
     WIDTH,
+    beside,
     check_alike,
     check_columns,
     check_some,
@@ -249,7 +250,7 @@ def methods_by_density(
         check_alike(own, col)
         draw_dense(axes, dense_of(own, col, dense))
         points = own.groupby(["method", "weights", "point"], sort=False)
-        places = _beside_one_another(100 * points["density"].mean())
+        places = beside(100 * points["density"].mean())
         for key, runs in points:
             look = looks[key[0]] | {"fillstyle": "full" if key[1] else "none"}
             draw_point(axes, places[key], 100 * runs[metric], look)
@@ -260,16 +261,6 @@ def methods_by_density(
     both = [legend_mark("weights on edges"), legend_mark("no weights", fillstyle="none")]
     legend_above(figure, handles + both * (frame["weights"].nunique() > 1) + dense_mark(dense))
     return figure
-
-
-def _beside_one_another(densities: pd.Series) -> pd.Series:
-    """Where to draw points at these densities, in percent: nearly equal ones side by side."""
-    ordered = densities.sort_values(kind="stable")
-    cluster = (ordered.diff() > 0.55).cumsum()
-    step = 0.018 * max(ordered.max() - ordered.min(), 1)
-    rank = ordered.groupby(cluster).cumcount()
-    size = cluster.groupby(cluster).transform("size")
-    return ordered.groupby(cluster).transform("mean") + step * (rank - (size - 1) / 2)
 
 
 _METHODS = (  # they look alike in every figure

@@ -243,6 +243,22 @@ def draw_point(axes: Axes, place: float, values: pd.Series, look: dict, sideways
     axes.errorbar(*((mean, place) if sideways else (place, mean)), **drawn, zorder=3)
 
 
+def beside(places: pd.Series) -> pd.Series:
+    """Where to draw points at these places, in percent: nearly equal ones side by side."""
+    ordered = places.sort_values(kind="stable")
+    cluster = (ordered.diff() > 0.55).cumsum()
+    step = 0.018 * max(ordered.max() - ordered.min(), 1)
+    rank = ordered.groupby(cluster).cumcount()
+    size = cluster.groupby(cluster).transform("size")
+    return ordered.groupby(cluster).transform("mean") + step * (rank - (size - 1) / 2)
+
+
+def keep_within(axes: Axes) -> None:
+    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100.5))
+
+
 def dense_of(part: pd.DataFrame, col: str | None, dense: Sequence | Mapping) -> Sequence[float]:
     if not isinstance(dense, Mapping):
         return dense

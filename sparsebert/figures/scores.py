@@ -18,12 +18,14 @@ from sparsebert.figures.look import (
     MARKERS,
     WIDTH,
     any_control,
+    beside,
     check_alike,
     check_columns,
     dense_mark,
     dense_of,
     draw_dense,
     draw_point,
+    keep_within,
     legend_above,
     legend_mark,
     looks_of,
@@ -47,6 +49,8 @@ def accuracy_against_sparsity(
 ) -> Figure:
     """Accuracy against measured sparsity: means over seeds with 95 % intervals, single runs as small ticks.
 
+    Points of nearly equal sparsity stand side by side.
+
     `frame` has a row per run with the columns `sparsity` and `metric` (both in [0, 1]), `hue` (colours; a
     degree-matched control is hollow, in its pattern's colour), `style` (markers) and `col` (panels). `dense`
     gives the metric of the dense runs, or a mapping from each level of `col` to it; it is drawn as a line
@@ -60,10 +64,13 @@ def accuracy_against_sparsity(
     markers = dict(zip(dict.fromkeys(frame[style]), MARKERS, strict=False)) if style else {}
     for axes, part in panels:
         draw_dense(axes, dense_of(part, col, dense))
-        for keys, runs in part.groupby([hue, style] if style else [hue], sort=False):
+        groups = dict(list(part.groupby([hue, style] if style else [hue], sort=False)))
+        places = beside(pd.Series([100 * runs["sparsity"].mean() for runs in groups.values()]))
+        for number, (keys, runs) in enumerate(groups.items()):
             look = looks[str(keys[0])] | ({"marker": markers[keys[1]]} if style else {})
-            draw_point(axes, 100 * runs["sparsity"].mean(), 100 * runs[metric], look)
+            draw_point(axes, places[number], 100 * runs[metric], look)
         axes.set_xlabel("sparsity over real tokens, %")
+        keep_within(axes)
     panels[0][0].set_ylabel(f"{metric}, %")
     placed = [legend_mark(str(level), marker=marker) for level, marker in markers.items()]
     legend_above(figure, pattern_marks(looks, one_marker=bool(style)) + placed + dense_mark(dense))
