@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, first_mistake
+from sparsebert.paths import write_whole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)
@@ -115,10 +116,7 @@ class HardDegrees(BaseModel):
 
     def save(self, path: str | Path) -> Path:
         """Write the file that `learned(path)` reads, a line per head."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_json() + "\n")
-        return path
+        return write_whole(Path(path), self.to_json() + "\n")
 
     def to_json(self) -> str:
         """JSON with a line per head."""

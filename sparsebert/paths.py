@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 from sparsebert.errors import InputError
 
@@ -81,3 +82,15 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
             pass
     except OSError as error:
         raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file whole or not at all: the name appears, or changes hands, when all of it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -8,7 +8,6 @@ it diffs well. Chapters read the files through `recorded`, and show runs of any 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from sparsebert.errors import InputError, first_mistake, unknown_name
-from sparsebert.paths import project_root
+from sparsebert.paths import project_root, write_whole
 from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord, RunStore
 
@@ -312,7 +311,7 @@ def merge(
             why = f": {left_out[-1]}" if left_out else ""
             raise InputError(f"there are no runs in '{source}'{why}")
     records = sorted((record for _, record in kept.values()), key=_order)
-    _write(path, "".join(as_line(record) + "\n" for record in records))
+    write_whole(path, "".join(as_line(record) + "\n" for record in records))
     return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
 
 
@@ -364,17 +363,6 @@ def _order(record: RunRecord) -> tuple:
     config = record.config
     others = config.model_dump_json(exclude={"task", "encoder", "plan", "seed"})
     return config.task, config.encoder, without_seeds(config.plan), others, config.seed, record.name
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file: temporary file, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{path.name}-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---- reading ------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -19,7 +18,7 @@ from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.hardened import HardDegrees
-from sparsebert.paths import check_writable, runs_dir
+from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.plans import parse_plan
 
 if TYPE_CHECKING:
@@ -187,16 +186,10 @@ class RunStore:
 
     def add(self, record: RunRecord) -> Path:
         """Write a record: temporary file, then rename. One of the same run from other data is set aside."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(record.name)
         if (old := self._read(path)) and old.data_hash != record.data_hash:
             self._set_aside(path, "it was made from other data")
-        temporary = self.folder / f".writing-{uuid4().hex}"
-        try:
-            temporary.write_text(record.model_dump_json(indent=1) + "\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, record.model_dump_json(indent=1) + "\n")
         self.failure(record.name).unlink(missing_ok=True)
         return path
 

@@ -14,6 +14,7 @@ from sparsebert.degrees import LearnedDegrees
 from sparsebert.encoders import load_tokenizer, quiet
 from sparsebert.errors import InputError, first_mistake
 from sparsebert.hardened import load_degrees
+from sparsebert.paths import write_whole
 from sparsebert.plans import Plan, parse_plan
 from sparsebert.runs import RunConfig
 
@@ -67,7 +68,7 @@ def save(
     settings = Settings(
         plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config.model_dump()
     )
-    (folder / SETTINGS).write_text(settings.model_dump_json(indent=1) + "\n")
+    write_whole(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
     return folder
 
 

@@ -34,7 +34,7 @@ from sparsebert.executors import (
 )
 from sparsebert.finetune import finetune, fitting_length, input_hash, processes
 from sparsebert.machine import device_name, resolve_precision
-from sparsebert.paths import check_writable
+from sparsebert.paths import check_writable, write_whole
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import tokenizer_hash
 from sparsebert.runs import RunConfig, RunRecord, RunStore
@@ -372,8 +372,7 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
         "failed": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with suppress(OSError):  # the reason is told in any case
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(entry, indent=1) + "\n")
+        write_whole(path, json.dumps(entry, indent=1) + "\n")
     return reason.splitlines()[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nbformat
@@ -52,6 +51,4 @@ def read_notebook(notebook: Path) -> nbformat.NotebookNode:
 def write_notebook(path: Path, book: nbformat.NotebookNode) -> None:
     """Writes a notebook whole: the name appears when the file is complete."""
     nbformat.validate(book)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    nbformat.write(book, part)
-    os.replace(part, path)
+    paths.write_whole(path, nbformat.writes(book) + "\n")
