@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
-_MEANING_OF_METHODS = {"span": 2, "gates": 2}  # the same, for the runs of one method of learning degrees
+_SINCE_THEN = {"span": 1, "gates": 1}  # changes to one method of learning degrees alone
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 
@@ -114,7 +114,7 @@ class RunConfig(BaseModel):
     def name(self) -> str:
         """The run's name: a hash of the canonical JSON of the config, of `kernel` only if it isn't `auto`."""
         fields = self.model_dump(exclude={"kernel"} if self.kernel == "auto" else None)
-        meaning = _MEANING_OF_METHODS.get(self.degrees.method, _MEANING) if self.degrees else _MEANING
+        meaning = _MEANING + (_SINCE_THEN.get(self.degrees.method, 0) if self.degrees else 0)
         canonical = json.dumps([meaning, fields], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
