@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
-import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +17,7 @@ from transformers import (
 )
 
 from sparsebert.attention import sparsify
+from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
 from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.finetune import UNUSED, build_trainer, fitting_length
 from sparsebert.machine import device_name, resolve_precision, versions
@@ -79,7 +78,7 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
         trainer = build_trainer(model, config, rows, precision)
         trainer.args.max_steps = steps
         with sparsify(model, plan_text, kernel=config.kernel) as sparse:
-            taken = _seconds(trainer.train)
+            taken = seconds(trainer.train, device=find_device())
         if plan_text == config.plan:
             kernels[:] = sparse.kernels
         return taken
@@ -100,25 +99,25 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
         collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
         trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
-        return _seconds(trainer.train)
+        return seconds(trainer.train, device=find_device())
 
     contenders: dict[str, Callable[[int], float]] = {
         "masked": lambda steps: ours(config.plan, data, steps),
         "dense": lambda steps: ours("dense", plain, steps),
         "default trainer": default_trainer,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, measure in contenders.items():
             taken = measure(-1 if number else 1)  # one step warms caches and allocators up
             if number:
-                seconds[name].append(taken)
+                times[name].append(taken)
             which = f"round {number}" if number else "warm-up"
-            print(f"  {max_length} tokens, {which}: {name} {taken:.1f} s", file=sys.stderr, flush=True)
+            progress(f"{max_length} tokens, {which}: {name} {taken:.1f} s")
     rows = round(config.epochs * len(data["train"]))
 
     def ratio(above: str, below: str) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+        return paired_ratio(times[above], times[below])
 
     cost = ratio("masked", "dense")
     faster = {name: ratio("default trainer", name) for name in ("masked", "dense")}
@@ -128,8 +127,8 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
         "tokens_per_row": statistics.mean(data["train"]["length"]),
         "seed": config.seed,
         "kernels": kernels,
-        "seconds": seconds,
-        "examples_per_second": {name: rows / statistics.median(times) for name, times in seconds.items()},
+        "seconds": times,
+        "examples_per_second": {name: rows / statistics.median(taken) for name, taken in times.items()},
         "masked_over_dense_time": cost,
         "speedup_over_default_trainer": faster,
         "met": {
@@ -142,11 +141,3 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
 def _fresh_model(config: RunConfig, task: Task) -> PreTrainedModel:
     set_seed(config.seed)
     return load_classifier(config.encoder, task.label_names, config.max_length)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

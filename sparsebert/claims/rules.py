@@ -10,7 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sparsebert.claims.runs import MATCHED, Setting, at_density, labels_of, runs_by_setting, scores_by_seed
+from sparsebert.claims.runs import (
+    MATCHED,
+    Setting,
+    at_density,
+    labels_of,
+    runs_by_setting,
+    scores_by_seed,
+    single_width_at,
+)
 from sparsebert.intervals import mean_interval
 from sparsebert.runs import RunRecord
 
@@ -481,8 +489,7 @@ def _single_width(
     own: pd.Series, runs: pd.DataFrame, density: float, judged: Judgement
 ) -> tuple[str, pd.Series]:
     """`own` minus the scores of a single width at this density, on the seeds that have both."""
-    widths = runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)]  # 0, itself, is one
-    scores = at_density(widths, density)
+    scores = single_width_at(runs, density)
     if scores is None:
         judged.gaps.append(f"no recorded widths tell how a single one does at density {density:.2f}")
         return "", pd.Series(dtype=float)

@@ -173,3 +173,11 @@ def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
     if len(near) and round(near.min(), 9) <= MATCHED:
         return scores_by_seed(runs[runs["pattern"] == near.idxmin()])
     return None
+
+
+def single_width_at(runs: pd.DataFrame, density: float) -> pd.Series | None:
+    """Scores by seed of one width for all layers, with a global [CLS], at a density, or None.
+
+    Width 0, the token itself, is one.
+    """
+    return at_density(runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)], density)

@@ -11,13 +11,13 @@ import pandas as pd
 from sparsebert.claims.rules import CLAIMS, Estimate, Judgement, Verdict, sparse_patterns
 from sparsebert.claims.runs import (
     Setting,
-    at_density,
     described_run,
     each_once,
     labels_of,
     runs_by_setting,
     scores_by_seed,
     setting_of,
+    single_width_at,
 )
 from sparsebert.intervals import mean_interval
 from sparsebert.plans import parse_plan
@@ -140,7 +140,7 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     for record in each_once(records):
         names = [match for file in parse_plan(record.config.plan).files if (match := _FILE.search(file))]
         if len(names) == 1:
-            own = _setting_without_files(record)
+            own = setting_of(record)._replace(data_hash="")  # which holds that of the files, too
             kinds = groups.setdefault((own, float(names[0]["density"])), {})
             kinds.setdefault(names[0]["kind"], {})[record.config.seed] = described_run(record)["score"]
     settings = runs_by_setting(records)
@@ -154,8 +154,7 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
             if setting._replace(data_hash="") != own or learned.empty:
                 continue
             scores = {kind: pd.Series(found) for kind, found in kinds.items()}
-            widths = runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)]
-            single = at_density(widths, learned["density"].mean())
+            single = single_width_at(runs, learned["density"].mean())
             before = scores.get("own", pd.Series(dtype=float))
             rows.append(
                 {
@@ -173,11 +172,6 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _setting_without_files(record: RunRecord) -> Setting:
-    """The hash of a run's inputs holds that of the degrees that it reads, so it is left out."""
-    return setting_of(record)._replace(data_hash="")
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
