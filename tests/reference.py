@@ -18,8 +18,8 @@ from sparsebert.patterns import (
     Random,
     Syntax,
     Union,
-    _shuffled,
 )
+from sparsebert.patterns.fixed import _shuffled
 
 Relation = list[list[bool]]
 Weights = list[list[float]]

@@ -1,0 +1,125 @@
+"""Patterns whose degrees or weights are learned, at each layer and head its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsebert.batches import Batch
+from sparsebert.errors import InputError
+from sparsebert.hardened import HardDegrees, by_distance, kept_edges, load_degrees
+from sparsebert.layouts import Layout, layout_of_shares
+from sparsebert.patterns.pattern import Bias, Learner, Pattern, Relation
+
+
+@dataclass(frozen=True)
+class Learned(Pattern):
+    """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them."""
+
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_path("learned", self.path)
+
+    def related(self, batch: Batch) -> Relation:
+        raise InputError(f"'{self}' is different at each layer; take the pattern of one layer, .at(0)")
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        if self.path:
+            return HardLayer(load_degrees(self.path), layer)
+        if learner is None:
+            raise InputError(
+                "the pattern 'learned' names no file: write learned(\"FILE\"), or have a run learn the "
+                "degrees (--learn-degrees)"
+            )
+        return learner.learned(layer)
+
+    def __str__(self) -> str:
+        return f'learned("{self.path}")' if self.path else "learned"
+
+
+@dataclass(frozen=True)
+class Weighted(Pattern):
+    """The pairs of a pattern, with a learned weight for each head and distance: `weighted(P, "FILE")`.
+
+    Without a file the weights are what a run learns, from equal weights on.
+    """
+
+    pattern: Pattern
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_path("weighted", self.path)
+
+    def related(self, batch: Batch) -> Relation:
+        return self.pattern.related(batch)
+
+    def at(self, layer: int, learner: Learner | None = None) -> Pattern:
+        pattern = self.pattern.at(layer, learner)
+        if self.path:
+            degrees = load_degrees(self.path)
+            if degrees.weights is None:
+                raise InputError(f"'{self.path}' has degrees without weights; write weighted({self.pattern})")
+            return Biased(pattern, HardLayer(degrees, layer))
+        return learner.weighted(layer, pattern) if learner else pattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.pattern.needs
+
+    def __str__(self) -> str:
+        return f'weighted({self.pattern}, "{self.path}")' if self.path else f"weighted({self.pattern})"
+
+
+@dataclass(frozen=True, eq=False)
+class HardLayer(Pattern):
+    """One layer of hard degrees."""
+
+    degrees: HardDegrees
+    layer: int
+
+    def related(self, batch: Batch) -> Relation:
+        return kept_edges(self.degrees.table(self.layer).to(batch.real.device), self.layer, batch)
+
+    def bias(self, batch: Batch) -> Bias | None:
+        if self.degrees.weights is None:
+            return None
+        return by_distance(self.degrees.table(self.layer, weights=True).to(batch.real.device), batch)
+
+    def weight_table(self) -> Float[Tensor, "head distance"] | None:
+        """Its weights at distances 0, 1, ..., and one for all beyond."""
+        return None if self.degrees.weights is None else self.degrees.table(self.layer, weights=True)
+
+    def layout(self) -> Layout | None:
+        return layout_of_shares(self.degrees.table(self.layer), self.layer, self.weight_table())
+
+
+@dataclass(frozen=True)
+class Biased(Pattern):
+    """The pairs of a pattern with the weights of another."""
+
+    pattern: Pattern
+    weights: Pattern
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.pattern.needs
+
+    def related(self, batch: Batch) -> Relation:
+        return self.pattern.related(batch)
+
+    def bias(self, batch: Batch) -> Bias | None:
+        return self.weights.bias(batch)
+
+    def layout(self) -> Layout | None:
+        layout = self.pattern.layout()
+        return layout and layout.weighted(self.weights.weight_table())
+
+
+def _check_path(pattern: str, path: object) -> None:
+    if path is not None and (not isinstance(path, str) or not path or set(path) & set('";@')):
+        raise InputError(
+            f"{pattern} takes the path of a JSON file without quotes, ';' and '@' in it, not '{path}'"
+        )

@@ -1,0 +1,173 @@
+"""From the text of a pattern to the pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.patterns.fixed import Dense, Global, Lexical, Neighbour, Random, Syntax
+from sparsebert.patterns.learned import Learned, Weighted
+from sparsebert.patterns.pattern import Pattern
+
+PATTERNS: dict[str, type[Pattern]] = {
+    "dense": Dense,
+    "neighbour": Neighbour,
+    "random": Random,
+    "global": Global,
+    "syntax": Syntax,
+    "lexical": Lexical,
+    "learned": Learned,
+    "weighted": Weighted,
+}
+
+
+def parse_pattern(text: str) -> Pattern:
+    """The pattern that a text stands for, so that `str(parse_pattern(text))` is its canonical form.
+
+    Raises `InputError` with the position and, for a misspelt name, the nearest known one.
+
+    >>> print(parse_pattern("neighbour( 2 )|random(3,seed=0)|global(cls)"))
+    neighbour(2) | random(3) | global(cls)
+    """
+    try:
+        return _Parser(text).pattern()
+    except RecursionError:
+        raise InputError("the pattern has too many parentheses inside one another; write fewer") from None
+
+
+_TOKEN = re.compile(r'\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-])|"(?P<path>[^"]*)")')
+_BARE_PATH = re.compile(r'\s*(?P<path>[^\s"()|,=]++)(?!\s*=)')  # learned(runs/a.json): without quotes
+
+
+class _Parser:
+    """Recursive descent over:  pattern = difference ("|" difference)*;  difference = atom ("-" atom)*;
+    atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];
+    argument = [name "="] (number | "cls" | path | pattern).
+    """
+
+    def __init__(self, text: str):
+        self.text = text
+        self.tokens = list(self._tokens())
+        self.next = 0
+
+    def _tokens(self) -> Iterator[tuple[str, str, int]]:
+        position, previous, before = 0, None, None
+        end = len(self.text.rstrip())
+        while position < end:
+            match = (before, previous) == ("learned", "(") and _BARE_PATH.match(self.text, position)
+            match = match or _TOKEN.match(self.text, position)
+            if not match:
+                position += len(self.text[position:]) - len(self.text[position:].lstrip())
+                raise self._error(f"unexpected '{self.text[position]}'", position)
+            kind = match.lastgroup
+            # "a -1" would otherwise read a minus as the sign of a number.
+            if kind == "number" and match["number"][0] == "-" and previous not in ("(", ",", "="):
+                start = match.start("number")
+                yield "sign", "-", start
+                position, before, previous = start + 1, previous, "-"
+                continue
+            yield kind, match[kind], match.start(kind)
+            position, before, previous = match.end(), previous, match[kind]
+
+    def pattern(self) -> Pattern:
+        result = self._union()
+        if self.next < len(self.tokens):
+            _, value, position = self.tokens[self.next]
+            raise self._error(f"unexpected '{value}'", position)
+        return result
+
+    def _union(self) -> Pattern:
+        result = self._difference()
+        while self._take("|"):
+            result = result | self._difference()
+        return result
+
+    def _difference(self) -> Pattern:
+        result = self._atom()
+        while self._take("-"):
+            result = result - self._atom()
+        return result
+
+    def _atom(self) -> Pattern:
+        if self._take("("):
+            inside = self._union()
+            self._expect(")")
+            return inside
+        kind, name, position = self._peek()
+        if kind != "name":
+            raise self._error(f"expected a pattern such as neighbour(2), found '{name}'", position)
+        self.next += 1
+        if name not in PATTERNS:
+            raise self._error(str(unknown_name("pattern", name, PATTERNS)), position)
+        return self._build(name, position, self._arguments(name) if self._take("(") else ([], {}))
+
+    def _arguments(self, pattern: str) -> tuple[list, dict]:
+        positional, named = [], {}
+        while not self._take(")"):
+            kind, value, position = self._peek()
+            if kind == "name" and self._peek(1)[1] == "=":
+                known = [field.name for field in fields(PATTERNS[pattern])]
+                if value not in known:
+                    raise self._error(str(unknown_name(f"argument of {pattern}", value, known)), position)
+                if value in named:
+                    raise self._error(f"{value} is given twice", position)
+                self.next += 2
+                named[value] = self._value()
+            elif named:
+                raise self._error("an argument without a name must come first", position)
+            else:
+                positional.append(self._value())
+            if self._peek()[1] != ")":
+                self._expect(",")
+        return positional, named
+
+    def _value(self) -> int | str | Pattern:
+        kind, value, _ = self._peek()
+        if kind == "number" or kind == "path" or value == "cls":
+            self.next += 1
+            return int(value) if kind == "number" else value
+        return self._union()
+
+    def _build(self, name: str, position: int, arguments: tuple[list, dict]) -> Pattern:
+        positional, named = arguments
+        allowed = fields(PATTERNS[name])
+        required = [field.name for field in allowed if field.default is MISSING]
+        given = {field.name for field, _ in zip(allowed, positional, strict=False)} | set(named)
+        if len(positional) > len(allowed):
+            raise self._error(f"{name} takes at most {len(allowed)} arguments", position)
+        if not set(required) <= given:
+            raise self._error(f"{name} needs {required[0]}: write {name}({_EXAMPLE[name]})", position)
+        for field in ("like", "besides"):
+            if field in named and not isinstance(named[field], Pattern):
+                raise self._error(f"{field} takes a pattern such as {field}=syntax", position)
+        if name == "weighted" and not isinstance([*positional, *named.values()][0], Pattern):
+            raise self._error("weighted takes a pattern such as weighted(neighbour(2))", position)
+        try:
+            return PATTERNS[name](*positional, **named)
+        except TypeError:
+            raise self._error(f"an argument of {name} is given twice", position) from None
+        except InputError as error:
+            raise self._error(str(error), position) from None
+
+    def _peek(self, ahead: int = 0) -> tuple[str, str, int]:
+        index = self.next + ahead
+        return self.tokens[index] if index < len(self.tokens) else ("end", "the end", len(self.text))
+
+    def _take(self, sign: str) -> bool:
+        kind, value, _ = self._peek()
+        found = kind == "sign" and value == sign
+        self.next += found
+        return found
+
+    def _expect(self, sign: str) -> None:
+        if not self._take(sign):
+            _, value, position = self._peek()
+            raise self._error(f"expected '{sign}', found '{value}'", position)
+
+    def _error(self, what: str, position: int) -> InputError:
+        return InputError(f"{what} (character {position + 1} of '{self.text}')")
+
+
+_EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5", "weighted": "neighbour(2)"}
