@@ -19,7 +19,8 @@ import yaml
 from click.testing import CliRunner
 from transformers import set_seed
 
-from sparsebert.cli import _duration, main
+from sparsebert.cli import main
+from sparsebert.cli.training import _duration
 from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.estimates import Estimates

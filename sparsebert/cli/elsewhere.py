@@ -1,0 +1,101 @@
+"""What a machine without texts, spaCy or a network is given: prepared data, and whole bundles."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from sparsebert.cli.options import data_dir_option
+
+
+@click.command(
+    epilog="Example: sparsebert prepare glue/sst2 glue/mrpc --encoder minilm --out prepared --parsed"
+)
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("--encoder", default="minilm", show_default=True, help="Encoder whose tokens are written.")
+@click.option(
+    "--out", required=True, metavar="DIR", help="Folder of prepared data; each task has its own in it."
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(4),
+    help="Tokens a row is cut to.  [default: the task's, within the encoder's positions]",
+)
+@click.option(
+    "--train-size", type=click.IntRange(1), help="Training rows that runs can ask for.  [default: all]"
+)
+@click.option("--eval-size", type=click.IntRange(1), help="Evaluation rows likewise.  [default: all]")
+@click.option("--parsed", is_flag=True, help="With parses, which plans with `syntax` read; takes its time.")
+@data_dir_option
+def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: object) -> None:
+    """Write tasks as tokens, for `finetune` and `sweep` on a machine without their texts.
+
+    That machine needs neither a network nor spaCy or datasets. Runs there are the same, with the same names.
+    """
+    from sparsebert.prepare import write_prepared
+    from sparsebert.tasks import get_task
+
+    found = [get_task(name, data_dir) for name in tasks]
+    for task in found:
+        started = time.perf_counter()
+        place = write_prepared(task, folder=out, progress=_say, **how)
+        size = sum(path.stat().st_size for path in place.iterdir())
+        click.echo(f"{task.name}: {place} ({_mib(size)}, {time.perf_counter() - started:.0f} s)")
+
+
+@click.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz --part-size 60")
+@click.argument("grid")
+@click.option("--out", required=True, metavar="FILE.tar.gz")
+@click.option(
+    "--prepared", metavar="DIR", help="Take prepared data from there, and write there what it lacks."
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="VERSION",
+    help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
+)
+@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option(
+    "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
+)
+@data_dir_option
+def bundle(
+    grid: str,
+    out: str,
+    prepared: str | None,
+    pythons: tuple[str, ...],
+    no_wheels: bool,
+    part_size: int | None,
+    data_dir: str | None,
+) -> None:
+    """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
+
+    There, unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes
+    back to the recorded runs.
+    """
+    from sparsebert.bundle import PYTHONS
+    from sparsebert.bundle import bundle as pack
+
+    wheels = () if no_wheels else pythons or PYTHONS
+    parts = pack(grid, out, data_dir, prepared, wheels, part_size, _say)
+    size = sum(path.stat().st_size for path in parts)
+    if part_size:
+        click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")
+    else:
+        click.echo(f"{parts[0]} ({_mib(size)}); unpack it with: tar xzf {parts[0].name}")
+        if size > 64 * 2**20:
+            click.echo("some machines take 64 MiB at a time: --part-size 60 cuts it")
+    click.echo("then: sh sparsebert-bundle/run.sh")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _say(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,78 @@
+"""The recorded runs behind the book."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sparsebert.cli.options import json_option, runs_dir_option
+
+
+@click.group()
+def results() -> None:
+    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them."""
+
+
+@results.command(name="list")
+@json_option
+def results_list(as_json: bool) -> None:
+    """List the recorded runs: by file, task and plan, with their seeds, device and versions."""
+    from sparsebert.results import as_text, overview
+
+    table = overview()
+    click.echo(json.dumps(table.to_dict("records"), indent=1) if as_json else as_text(table))
+
+
+@results.command(name="check")
+def results_check() -> None:
+    """Check the recorded runs: torn lines, wrong names, runs that stand twice, data that differ.
+
+    A line for each finding, and exit code 1 if there is one.
+    """
+    from sparsebert.results import check, recorded_names
+
+    findings = check()
+    for finding in findings:
+        click.echo(finding)
+    if findings:
+        raise SystemExit(1)
+    click.echo(f"sound: {', '.join(recorded_names()) or 'nothing is recorded'}")
+
+
+@results.command(
+    name="merge", epilog="Example: sparsebert results merge runs/ other/runs.jsonl --into connections"
+)
+@click.argument("files", nargs=-1, required=True)
+@click.option("--into", required=True, metavar="NAME", help="Add the runs to book/results/NAME.jsonl.")
+@click.option("--newest", is_flag=True, help="Of two records of one run, take the one finished last.")
+def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
+    """Add runs to the recorded ones: FILES are folders of runs, .jsonl files, or records of single runs.
+
+    A run that is there already is kept once. What is torn or no record is named and left out.
+    """
+    from sparsebert.results import merge
+
+    merged = merge(files, into, newest)
+    for complaint in merged.left_out:
+        click.echo(f"left out: {complaint}", err=True)
+    click.echo(str(merged))
+
+
+@results.command(
+    name="unpack", epilog="Example: sparsebert results unpack experiments --runs-dir runs/experiments"
+)
+@click.argument("name")
+@runs_dir_option
+def results_unpack(name: str, runs_dir: Path | None) -> None:
+    """Put the runs of book/results/NAME.jsonl into a folder of runs, so that a sweep goes on from there.
+
+    A run that the folder has already stays as it is.
+    """
+    from sparsebert.results import unpack
+    from sparsebert.runs import RunStore
+
+    store = RunStore(runs_dir)
+    added, total = unpack(name, store)
+    click.echo(f"{total} runs of {name}: {added} put into {store.folder}, {total - added} were there")

@@ -1,0 +1,177 @@
+"""Runs: one, a grid of them, and a saved model once more."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from sparsebert.cli.options import (
+    RunCommand,
+    config_of,
+    data_dir_option,
+    json_option,
+    prepared_option,
+    runs_dir_option,
+)
+from sparsebert.errors import InputError
+
+
+@click.command(
+    cls=RunCommand,
+    epilog="Example: sparsebert finetune --task reviews "
+    "--plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
+)
+@data_dir_option
+@prepared_option
+@runs_dir_option
+@click.option("--save", metavar="FOLDER", help="Keep the model there, with its plan and its degrees.")
+@json_option
+@click.pass_context
+def finetune(
+    ctx: click.Context, data_dir: str | None, runs_dir: str | None, save: str | None, as_json: bool
+) -> None:
+    """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
+
+    A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
+    Times, memory, device, versions and the data's hash are in the record.
+    """
+    config = config_of(ctx)
+    from sparsebert.finetune import processes
+    from sparsebert.runs import RunStore
+    from sparsebert.sweeps import describe, run
+
+    store = RunStore(runs_dir)
+    record, found = run(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
+    if not processes().is_main_process:
+        return
+    if as_json:
+        click.echo(record.model_dump_json(indent=1))
+    else:
+        layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
+        click.echo(describe(record) + (" (found in the store)" if found else ""))
+        click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
+        click.echo(
+            f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}"
+        )
+        if learning := record.learning:
+            click.echo(
+                f"layers that learned: density {learning.hard_density:.3f}"
+                + (f", before hardening {learning.soft_density:.3f}" if learning.soft_density else "")
+                + (f", asked for {learning.target_density:g}" if learning.target_density else "")
+            )
+        click.echo(f"recorded in {store.folder / record.name}.json")
+        if save:
+            click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
+
+
+@click.command(epilog="Example: sparsebert evaluate my-model --json")
+@click.argument("folder")
+@click.option("--task", help="Another task with the same labels.  [default: the one it was trained on]")
+@click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
+@data_dir_option
+@prepared_option
+@json_option
+def evaluate(
+    folder: str, task: str | None, eval_size: int | None, data_dir: str | None, as_json: bool
+) -> None:
+    """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
+    from sparsebert import finetune as training
+
+    result = training.evaluate(folder, task, eval_size, data_dir)
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+        return
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    click.echo(f"{result['task']}, {result['eval_rows']} rows: {scores}; density {result['density']:.4f}")
+
+
+@click.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
+@click.argument("grid")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Of the grid, the runs with this value; may be repeated, and values of one field are alternatives.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the runs and an estimate of their time; train nothing.")
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Such as 2h, 90min or 1h30m: start no run that is expected to end later; those running end.",
+)
+@click.option(
+    "--executor",
+    "kind",
+    default="inline",
+    show_default=True,
+    help="Where runs are trained: inline (one after the other), processes (several on this machine) or dask.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that share the cores or GPUs.  [default: one for a GPU, else one per core, up to 4]",
+)
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Where the Dask cluster's scheduler answers.")
+@data_dir_option
+@prepared_option
+@runs_dir_option
+@json_option
+def sweep(
+    grid: str,
+    only: tuple[str, ...],
+    dry_run: bool,
+    budget: str | None,
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    data_dir: str | None,
+    runs_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
+
+    Lists multiply; zip, exclude and grids are explained in the book. All runs are checked before the first
+    one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code
+    1), with their reasons in runs/failed/.
+    """
+    from sparsebert import grids
+
+    configs, seconds = grids.only(grids.load_grid(grid), only), _duration(budget)
+    from sparsebert import sweeps
+    from sparsebert.executors import open_executor
+    from sparsebert.runs import RunStore
+
+    store = RunStore(runs_dir)
+    with open_executor(kind, workers, scheduler) as executor:
+        if dry_run:
+            plan = sweeps.forecast(configs, store, data_dir, executor)
+            click.echo(json.dumps(plan.as_dict(), indent=1) if as_json else str(plan))
+            return
+        try:
+            result = sweeps.sweep(configs, store, data_dir, executor, seconds)
+        except KeyboardInterrupt:
+            click.echo("interrupted: finished runs are recorded, and the same command goes on", err=True)
+            raise SystemExit(130) from None
+    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
+    if result.failed or result.cut_off:
+        raise SystemExit(1)
+
+
+def _duration(text: str | None) -> float | None:
+    """Seconds of a time such as 2h or 1h30m."""
+    if text is None:
+        return None
+    number = r"(\d+(?:\.\d+)?)\s*"
+    parts = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
+        if parts
+        else 0
+    )
+    if not seconds:
+        raise InputError(f"--budget {text}: write a time with its unit, such as 2h, 90min or 1h30m")
+    return seconds
