@@ -87,6 +87,10 @@ class HardDegrees(BaseModel):
 
         return self.model_copy(update={"kept": moved(self.kept), "weights": moved(self.weights)})
 
+    def unweighted(self) -> HardDegrees:
+        """The same degrees without their weights."""
+        return self.model_copy(update={"weights": None})
+
     def check(self, layer: int, heads: int) -> None:
         """`InputError` if these degrees do not fit a layer of an encoder with so many heads."""
         if layer >= len(self.kept) or self.kept[layer] is None:

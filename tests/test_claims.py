@@ -428,18 +428,22 @@ def test_the_degrees_that_c6_compares_are_counted_by_head():
 def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = learned(0.10, 1.0) + several(f"neighbour(1){CLS}", 4.0, density=0.10)
-    for kind, loss in (("own", 2.0), ("heads", 5.0)):
+    for kind, loss in (("own", 2.0), ("unweighted", 2.5), ("heads", 5.0)):
         for seed in SEEDS[:3]:
             path = f"degrees-{kind}-reviews-0.1-{seed}.json"
             HardDegrees(max_distance=1, kept=[[[1.0]]] * 6).save(tmp_path / path)
             one = several(f'learned("{path}"){CLS}', loss, [seed], density=0.10)
             records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
+    assert claims.learned_before(records).iloc[0]["read off attention − from the start"].empty
+    records += learned(0.10, 6.0, degrees={"method": "mass"}) + learned(0.10, 9.0, degrees={"method": "span"})
     (row,) = claims.learned_before(records).to_dict("records")
     assert (row["task"], row["asked"], row["seeds"]) == ("reviews", 0.1, 3)
     assert row["from the start − learned"].tolist() == pytest.approx([-1.0] * 3)
     assert row["from the start − single width"].tolist() == pytest.approx([2.0] * 3)
+    assert row["without weights − from the start"].tolist() == pytest.approx([-0.5] * 3)
     assert row["other heads − from the start"].tolist() == pytest.approx([-3.0] * 3)
     assert row["other layers − from the start"].empty
+    assert row["read off attention − from the start"].tolist() == pytest.approx([-4.0] * 3)
     assert claims.learned_before(dense()).empty
 
 

@@ -36,11 +36,12 @@ class Setting(NamedTuple):
 def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]:
     """The runs of each setting, a row per run, in an order that does not depend on that of the records.
 
-    Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned or other); `pattern`,
-    without its global tokens and seeds, and `controls`, the pattern whose degrees a control has; `placement`
-    (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and neighbours, else
-    NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density
-    that learned degrees were asked for. Runs that start from a file of learned degrees are left out.
+    Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned, read off or other);
+    `pattern`, without its global tokens and seeds, and `controls`, the pattern whose degrees a control has;
+    `placement` (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and
+    neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes;
+    `asked`, the density that degrees were learned for, or read off the encoder's attention for. Runs that
+    start from a file of learned degrees are left out.
     """
     rows: dict[Setting, list[dict]] = {}
     for record in each_once(records):
@@ -121,13 +122,18 @@ def _tokens(part: Global) -> int:
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:
-    """Learned degrees as the rules mean them: the defaults, that is per head and with weights."""
+    """Learned degrees as the rules mean them: the defaults, that is per head and with weights.
+
+    Those of the method `mass` were not learned but read off the attention, by its defaults.
+    """
     how, learning = record.config.degrees or DegreeConfig(), record.learning
     if how.target_density is None or learning is None:
         return {"kind": "other"}
-    if how.model_copy(update={"target_density": None}) != DegreeConfig():
+    if how.model_copy(update={"target_density": None, "method": "survival"}) != DegreeConfig():
         return {"kind": "other"}
-    return {"asked": how.target_density, "density": learning.hard_density}
+    kinds = {"survival": "learned", "mass": "read off"}
+    found = {"asked": how.target_density, "density": learning.hard_density}
+    return found | {"kind": kinds.get(how.method, "other")}
 
 
 def labels_of(settings: Iterable[Setting]) -> dict[Setting, str]:

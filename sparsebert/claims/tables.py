@@ -24,7 +24,7 @@ from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
-_FILE = re.compile(r"degrees-(?P<kind>own|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
+_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
 
 
 def rules() -> pd.DataFrame:
@@ -133,8 +133,9 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
 
     A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
-    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, or `heads` or `layers` if they
-    were shuffled over these (`HardDegrees.shuffled`).
+    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted`, or `heads` or
+    `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them degrees of the same density that were not
+    learned but read off the attention.
     """
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
@@ -148,12 +149,12 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     rows = []
     for (own, asked), kinds in sorted(groups.items(), key=str):
         for setting, runs in settings.items():
-            learned = runs[
-                (runs["kind"] == "learned") & (runs["placement"] == "all") & (runs["asked"] == asked)
-            ]
+            alike = runs[(runs["placement"] == "all") & (runs["asked"] == asked)]
+            learned = alike[alike["kind"] == "learned"]
             if setting._replace(data_hash="") != own or learned.empty:
                 continue
             scores = {kind: pd.Series(found) for kind, found in kinds.items()}
+            read_off = scores_by_seed(alike[alike["kind"] == "read off"])
             single = single_width_at(runs, learned["density"].mean())
             before = scores.get("own", pd.Series(dtype=float))
             rows.append(
@@ -165,10 +166,14 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "from the start − single width": (
                         before - (before[:0] if single is None else single)
                     ).dropna(),
+                    "without weights − from the start": (
+                        scores.get("unweighted", before[:0]) - before
+                    ).dropna(),
                     **{
                         f"other {kind} − from the start": (scores.get(kind, before[:0]) - before).dropna()
                         for kind in ("heads", "layers")
                     },
+                    "read off attention − from the start": (read_off - before).dropna(),
                 }
             )
     return pd.DataFrame(rows)
