@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -564,3 +565,15 @@ def test_the_forest_has_a_row_per_estimate_with_its_interval():
     assert len(axes.containers) == 4  # points with error bars
     with pytest.raises(InputError, match="no rows"):
         figures.verdicts.forest(numbers[:0])
+
+
+def test_the_losses_have_a_panel_per_task_with_both_placements_in_a_row():
+    lost = claims.losses([*dense(), *late(0.5, 1.0), *several(f"neighbour(1){CLS}", 3.0, density=0.1)])
+    frame = pd.concat([lost.assign(label=task) for task in ("one", "two", "three")])
+    figure = figures.verdicts.losses(frame)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(rows) == sorted(lost["pattern"].unique()) and "neighbour(1)" in rows
+    assert len(figure.axes[0].containers) == len(lost) == len(rows) + 1
+    with pytest.raises(InputError, match="no rows"):
+        figures.verdicts.losses(lost[:0])

@@ -1,13 +1,17 @@
-"""The figure of the claims' chapter: what a rule asks about, with intervals; see `sparsebert.claims`.
+"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.claims`.
 
-It looks like those of `sparsebert.figures`, and `figures.show` puts it on the page.
+They look like those of `sparsebert.figures`, and `figures.show` puts them on the page.
 """
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sparsebert.figures.look import (
     BACKGROUND,
@@ -27,6 +31,10 @@ _STATES = {  # colour, marker, and whether it is filled
     "met": (BLUE, "o", True),
     "refuted": (COLOURS[3], "X", True),
     "open": ("#595959", "s", False),
+}
+_PLACEMENTS = {  # as _STATES, with the words of the legend and a place beside the middle of the row
+    "late": ("at the later half", (BLUE, "o", True), -0.17),
+    "all": ("at all layers", (COLOURS[3], "D", False), 0.17),
 }
 
 
@@ -50,27 +58,65 @@ def forest(frame: pd.DataFrame) -> Figure:
         x=rows["bound"], y=rows.index, marker="|", s=260, color=INK, linewidth=1.6, legend=False, ax=axes
     )
     for place, row in rows.iterrows():
-        colour, marker, filled = _STATES[row["state"]]
-        axes.errorbar(
-            row["mean"],
-            place,
-            xerr=None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
-            color=colour,
-            marker=marker,
-            markerfacecolor=colour if filled else BACKGROUND,
-            elinewidth=1.6,
-            zorder=3,
-        )
+        _draw_mean(axes, place, row, *_STATES[row["state"]])
         if place and row["label"] != rows["label"][place - 1]:
             axes.axhline(place - 0.5, color=FAINT, linewidth=0.8, zorder=0)
-    axes.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    _name_rows(axes, names)
     axes.set(xlabel="points", ylabel="")
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
-    marks = [
-        legend_mark(state, color=colour, marker=marker, fillstyle="full" if filled else "none")
-        for state, (colour, marker, filled) in _STATES.items()
-    ]
+    marks = [_mark(state, *look) for state, look in _STATES.items()]
     bound = legend_mark("what the rule asks for", marker="|", markersize=12, color=INK)
     legend_above(figure, [*marks, bound])
     return figure
+
+
+@style()
+def losses(frame: pd.DataFrame) -> Figure:
+    """What each pattern loses at the later half and at all layers: a panel per task, a row per pattern.
+
+    Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `pattern`, and `mean`,
+    `low` and `high` in points. Each panel has a scale of its own. Raises `InputError` if a column is missing
+    or there is no row.
+    """
+    check_columns(frame, "label", "placement", "pattern", "mean", "low", "high")
+    tasks, patterns = frame["label"].unique(), list(frame["pattern"].unique())
+    columns = min(2, len(tasks))
+    lines = math.ceil(len(tasks) / columns)
+    figure = Figure(figsize=(WIDTH, lines * (0.32 * len(patterns) + 0.6) + 0.8), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    for axes, task in zip(panels, tasks, strict=False):
+        axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
+        for _, row in frame[frame["label"] == task].iterrows():
+            _, look, beside = _PLACEMENTS[row["placement"]]
+            _draw_mean(axes, patterns.index(row["pattern"]) + beside, row, *look)
+        for between in range(1, len(patterns)):
+            axes.axhline(between - 0.5, color=FAINT, linewidth=0.8, zorder=0)
+        _name_rows(axes, [wrapped(pattern) for pattern in patterns])
+        axes.set(title=task, xlabel="points lost")
+    legend_above(figure, [_mark(words, *look) for words, look, _ in _PLACEMENTS.values()])
+    return figure
+
+
+def _draw_mean(axes: Axes, place: float, row: pd.Series, colour: str, marker: str, filled: bool) -> None:
+    """A mean with its interval, if it has one."""
+    axes.errorbar(
+        row["mean"],
+        place,
+        xerr=None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
+        color=colour,
+        marker=marker,
+        markerfacecolor=colour if filled else BACKGROUND,
+        elinewidth=1.6,
+        zorder=3,
+    )
+
+
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _mark(label: str, colour: str, marker: str, filled: bool) -> Line2D:
+    return legend_mark(label, color=colour, marker=marker, fillstyle="full" if filled else "none")
