@@ -134,8 +134,8 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
     names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted`, or `heads` or
-    `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them degrees of the same density that were not
-    learned but read off the attention.
+    `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them stand degrees of the same
+    density that were not learned but read off the attention.
     """
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
