@@ -91,6 +91,24 @@ class HardDegrees(BaseModel):
         """The same degrees without their weights."""
         return self.model_copy(update={"weights": None})
 
+    def unbounded_heads(self) -> list[tuple[int, int]]:
+        """Layer and head of those in which most tokens keep the edges to others at any distance."""
+        return [
+            (layer, head)
+            for layer, rows in enumerate(self.kept)
+            for head, row in enumerate(rows or [])
+            if self.open_ended and len(row) > self.max_distance and row[-1] > 0.5
+        ]
+
+    def unbounded_only(self) -> HardDegrees:
+        """Without weights and without the edges of all heads but the unbounded ones."""
+        wide = self.unbounded_heads()
+        kept = [
+            rows and [row if (layer, head) in wide else [] for head, row in enumerate(rows)]
+            for layer, rows in enumerate(self.kept)
+        ]
+        return self.model_copy(update={"kept": kept, "weights": None})
+
     def check(self, layer: int, heads: int) -> None:
         """`InputError` if these degrees do not fit a layer of an encoder with so many heads."""
         if layer >= len(self.kept) or self.kept[layer] is None:

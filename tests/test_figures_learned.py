@@ -88,6 +88,14 @@ def test_mean_degrees_are_the_sums_of_the_kept_shares():
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.5", "0", "1", "2.2"]
 
 
+def test_attention_by_head_is_in_percent_and_frames_the_marked_heads():
+    figure = figures.learned.attention_by_head([[0.0, 0.126], [1.0, 0.5]], [(1, 0)])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["0", "13", "100", "50"]
+    (frame,) = axes.patches
+    assert frame.get_xy() == (0, 1)
+
+
 def test_survivals_start_at_one_and_have_a_line_per_head_and_one_for_their_mean():
     figure = figures.learned.survivals([[[0.5, 0.0], [1.0, 1.0]], [[0.2, 0.1], [0.4, 0.3]]])
     assert [axes.get_title() for axes in figure.axes] == ["layer 0", "layer 1"]
@@ -154,6 +162,7 @@ def test_each_panel_has_its_own_dense_runs():
         (lambda: figures.learned.two_views([]), "no survivals"),
         (lambda: figures.learned.two_views([0.5, 0.6]), "increases"),
         (lambda: figures.learned.mean_degrees([]), "no degrees"),
+        (lambda: figures.learned.attention_by_head([]), "no shares"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
         (lambda: figures.learned.decoding(pd.DataFrame({"code": ["a"]})), "lacks the column round"),
         (lambda: figures.learned.methods_by_density(runs().drop(columns="weights")), "lacks the column"),

@@ -455,3 +455,13 @@ def test_a_run_whose_file_is_gone_says_so_before_anything_is_prepared(small, wor
     assert "'gone.json' can't be read" in refusal(lambda: run(config))
     assert re.search("'gone.json' can't be read", refusal(lambda: finetune(config)))
     assert not (workspace / "cache").exists()
+
+
+def test_only_the_heads_that_are_unbounded_stay():
+    rows = {"kept": [[[1.0, 1.0, 0.8], [1.0, 0.5]], None, [[1.0], [1.0, 1.0, 0.4]]]}
+    degrees = HardDegrees(max_distance=2, open_ended=True, **rows, weights=[[[0.5] * 3, []], None, [[], []]])
+    assert degrees.unbounded_heads() == [(0, 0)]
+    assert degrees.unbounded_only().kept == [[[1.0, 1.0, 0.8], []], None, [[], []]]
+    assert degrees.unbounded_only().weights is None and degrees.unweighted().kept == degrees.kept
+    closed = HardDegrees(max_distance=3, kept=rows["kept"])
+    assert closed.unbounded_heads() == [] and closed.unbounded_only().kept == [[[], []], None, [[], []]]

@@ -24,7 +24,14 @@ from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
-_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
+_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|wide|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
+
+_CHANGED = {
+    "unweighted": "without weights",
+    "wide": "unbounded heads only",
+    "heads": "other heads",
+    "layers": "other layers",
+}
 
 
 def rules() -> pd.DataFrame:
@@ -100,7 +107,8 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What the learned degrees that C6 compares look like: a row per setting and density asked for.
 
     `heads` are those of all layers; `unbounded` of them keep edges to tokens at any distance, `alone` have no
-    neighbours at all. Both are means over `seeds`.
+    neighbours at all. Both are means over `seeds`. `always` lists layer and head of those that are unbounded
+    with every seed.
     """
     labels = labels_of(runs_by_setting(records))
     rows = []
@@ -109,23 +117,27 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
         if row["kind"] == "learned" and row["placement"] == "all":
             degrees = record.learning.degrees
             heads = [kept for layer in degrees.kept for kept in layer]
+            wide = degrees.unbounded_heads()
             rows.append(
                 {
                     "label": labels[setting_of(record)],
                     "asked": row["asked"],
                     "seed": row["seed"],
                     "heads": len(heads),
-                    "unbounded": sum(len(kept) > degrees.max_distance and kept[-1] > 0.5 for kept in heads),
+                    "unbounded": len(wide),
                     "alone": sum(sum(kept) < 0.05 for kept in heads),
+                    "always": set(wide),
                 }
             )
-    frame = pd.DataFrame(rows, columns=["label", "asked", "seed", "heads", "unbounded", "alone"])
+    columns = ["label", "asked", "seed", "heads", "unbounded", "alone", "always"]
+    frame = pd.DataFrame(rows, columns=columns)
     grouped = frame.groupby(["label", "asked"], as_index=False)
     return grouped.agg(
         seeds=("seed", "nunique"),
         heads=("heads", "max"),
         unbounded=("unbounded", "mean"),
         alone=("alone", "mean"),
+        always=("always", lambda wide: sorted(set.intersection(*wide))),
     )
 
 
@@ -133,9 +145,10 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
 
     A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
-    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted`, or `heads` or
-    `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them stand degrees of the same
-    density that were not learned but read off the attention.
+    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted` (without weights),
+    `wide` (`HardDegrees.unbounded_only`), or `heads` or `layers` if they were shuffled over these
+    (`HardDegrees.shuffled`). Beside them stand degrees of the same density that were not learned but read off
+    the attention.
     """
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
@@ -166,12 +179,9 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "from the start − single width": (
                         before - (before[:0] if single is None else single)
                     ).dropna(),
-                    "without weights − from the start": (
-                        scores.get("unweighted", before[:0]) - before
-                    ).dropna(),
                     **{
-                        f"other {kind} − from the start": (scores.get(kind, before[:0]) - before).dropna()
-                        for kind in ("heads", "layers")
+                        f"{said} − from the start": (scores.get(kind, before[:0]) - before).dropna()
+                        for kind, said in _CHANGED.items()
                     },
                     "read off attention − from the start": (read_off - before).dropna(),
                 }

@@ -6,7 +6,7 @@ They look like those of `sparsebert.figures`, and `figures.show` puts them on th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ import seaborn as sns
 from jaxtyping import Bool
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -144,10 +145,29 @@ def mean_degrees(kept: Sequence[Rows]) -> Figure:
     `kept[layer][head][o - 1]` is the share of tokens that keep distance o, as in `HardDegrees`.
     """
     table = np.array([[sum(head) for head in layer] for layer in check_some(kept, "degrees")])
+    texts = np.vectorize(lambda degree: f"{degree:.1f}".removesuffix(".0"))(table)
+    return _by_head(table, texts)
+
+
+@style()
+def attention_by_head(shares: Sequence[Sequence[float]], marked: Collection[tuple[int, int]] = ()) -> Figure:
+    """A share of the attention of each head (column) of each layer (row), in percent; some heads framed.
+
+    `shares[layer][head]` lies in [0, 1]; `marked` lists layer and head of those that get a frame.
+    """
+    table = 100 * np.array(check_some(shares, "shares"))
+    figure = _by_head(table, np.vectorize("{:.0f}".format)(table))
+    for layer, head in marked:
+        frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=COLOURS[3], linewidth=2.5, zorder=4)
+        figure.axes[0].add_patch(frame)
+    return figure
+
+
+def _by_head(table: np.ndarray, texts: np.ndarray) -> Figure:
+    """A cell for each layer and head, coloured by its number and with its text."""
     figure = Figure(figsize=(WIDTH, 0.36 * len(table) + 0.9), layout="constrained")
     axes = figure.subplots()
-    texts = np.vectorize(lambda degree: f"{degree:.1f}".removesuffix(".0"))(table)
-    # The square root keeps the many small degrees apart beside a few large ones.
+    # The square root keeps the many small numbers apart beside a few large ones.
     sns.heatmap(
         np.sqrt(table),
         annot=texts,

@@ -1,0 +1,62 @@
+"""What heads look at, against a loop over all pairs of tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.errors import InputError
+from sparsebert.heads import attention_to_copies
+from sparsebert.prepare import prepare
+from sparsebert.tasks import get_task
+
+PAIRS = """text,text_pair,label
+the dog saw the dog,a dog saw it,yes
+it rained,the sun did not see the dog and it rained,no
+one two three,four,no
+"""
+
+
+def rows_of(workspace, text):
+    files = [workspace / f"{name}.csv" for name in ("some", "others")]
+    for file in files:
+        file.write_text(text)
+    return prepare(get_task(f"file:{files[0]},{files[1]}"), "tiny", 32)["validation"]
+
+
+def by_loop(rows):
+    model = load_classifier("tiny", ["any"]).eval()
+    model.set_attn_implementation("eager")
+    special = load_tokenizer("tiny").all_special_ids
+    paid, tokens = 0, 0
+    for row in rows:
+        ids = row["input_ids"]
+        inputs = {
+            name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask", "token_type_ids")
+        }
+        with torch.no_grad():
+            attentions = model(**inputs, output_attentions=True).attentions
+        for query, token in enumerate(ids):
+            copies = [key for key, other in enumerate(ids) if other == token and key != query]
+            if token not in special and copies:
+                tokens += 1
+                paid = paid + torch.stack([layer[0, :, query, copies].sum(-1) for layer in attentions])
+    return paid / tokens
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_attention_to_copies_equals_a_loop_over_pairs(workspace, batch_size):
+    rows = rows_of(workspace, PAIRS)
+    torch.manual_seed(0)
+    expected = by_loop(rows)
+    torch.manual_seed(0)
+    found = attention_to_copies("tiny", rows, batch_size)
+    assert expected.shape == found.shape and (found > 0).all()
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_without_copies_are_refused(workspace):
+    rows = rows_of(workspace, "text,text_pair,label\none two,three,yes\nfour,five six,no\n")
+    with pytest.raises(InputError, match="no token stands twice"):
+        attention_to_copies("tiny", rows)
