@@ -100,15 +100,6 @@ class HardDegrees(BaseModel):
             if self.open_ended and len(row) > self.max_distance and row[-1] > 0.5
         ]
 
-    def unbounded_only(self) -> HardDegrees:
-        """Without weights and without the edges of all heads but the unbounded ones."""
-        wide = self.unbounded_heads()
-        kept = [
-            rows and [row if (layer, head) in wide else [] for head, row in enumerate(rows)]
-            for layer, rows in enumerate(self.kept)
-        ]
-        return self.model_copy(update={"kept": kept, "weights": None})
-
     def check(self, layer: int, heads: int) -> None:
         """`InputError` if these degrees do not fit a layer of an encoder with so many heads."""
         if layer >= len(self.kept) or self.kept[layer] is None:

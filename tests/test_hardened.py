@@ -457,11 +457,12 @@ def test_a_run_whose_file_is_gone_says_so_before_anything_is_prepared(small, wor
     assert not (workspace / "cache").exists()
 
 
-def test_only_the_heads_that_are_unbounded_stay():
-    rows = {"kept": [[[1.0, 1.0, 0.8], [1.0, 0.5]], None, [[1.0], [1.0, 1.0, 0.4]]]}
-    degrees = HardDegrees(max_distance=2, open_ended=True, **rows, weights=[[[0.5] * 3, []], None, [[], []]])
-    assert degrees.unbounded_heads() == [(0, 0)]
-    assert degrees.unbounded_only().kept == [[[1.0, 1.0, 0.8], []], None, [[], []]]
-    assert degrees.unbounded_only().weights is None and degrees.unweighted().kept == degrees.kept
-    closed = HardDegrees(max_distance=3, kept=rows["kept"])
-    assert closed.unbounded_heads() == [] and closed.unbounded_only().kept == [[[], []], None, [[], []]]
+def test_a_head_is_unbounded_if_most_tokens_keep_the_edges_beyond_the_largest_distance():
+    kept = [[[1.0, 1.0, 0.8], [1.0, 0.5]], None, [[1.0], [1.0, 1.0, 0.4]]]
+    assert HardDegrees(max_distance=2, open_ended=True, kept=kept).unbounded_heads() == [(0, 0)]
+    assert HardDegrees(max_distance=3, kept=kept).unbounded_heads() == []
+
+
+def test_degrees_lose_their_weights_and_nothing_else():
+    degrees = HardDegrees(max_distance=1, kept=[[[1.0], []]], weights=[[[0.5], []]])
+    assert degrees.unweighted() == HardDegrees(max_distance=1, kept=[[[1.0], []]])

@@ -24,11 +24,10 @@ from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
-_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|wide|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
+_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
 
 _CHANGED = {
     "unweighted": "without weights",
-    "wide": "unbounded heads only",
     "heads": "other heads",
     "layers": "other layers",
 }
@@ -146,9 +145,8 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
     names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted` (without weights),
-    `wide` (`HardDegrees.unbounded_only`), or `heads` or `layers` if they were shuffled over these
-    (`HardDegrees.shuffled`). Beside them stand degrees of the same density that were not learned but read off
-    the attention.
+    or `heads` or `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them stand
+    degrees of the same density that were not learned but read off the attention.
     """
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
