@@ -452,6 +452,29 @@ def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(t
     assert claims.learned_before(dense()).empty
 
 
+def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heads").mkdir()
+    records = [*dense(), *several(f"lexical(2){CLS}", 4.0, spread=0), *several(f"syntax{CLS}", 1.0, spread=0)]
+    records += several(f"neighbour(1){CLS}", 9.0, spread=0)
+    records += several(f"neighbour(2){CLS}", 7.0, spread=0, density=0.3)
+    for kind, loss in (("copies", 2.0), ("others", 8.0)):
+        for seed in SEEDS[:3]:
+            path = f"heads/{kind}-{seed}.json" if kind == "others" else "heads/copies.json"
+            HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(tmp_path / path)
+            one = several(f'learned("{path}"){CLS}', loss, [seed], spread=0, density=0.05)
+            records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
+    table = claims.named_heads(records).set_index("what")
+    assert set(table["task"]) == {"reviews"} and len(table) == 5
+    assert table.loc["two heads that look at copies", "lost"].tolist() == pytest.approx([2.0] * 3)
+    assert table.loc["two heads that look at copies", "density"] == pytest.approx(0.05)
+    assert table.loc["two other heads of the same layers", "lost"].tolist() == pytest.approx([8.0] * 3)
+    assert table.loc["neighbour(2), all heads", "lost"].tolist() == pytest.approx([7.0] * 5)
+    assert table.loc["lexical(2), all heads", "lost"].tolist() == pytest.approx([4.0] * 5)
+    assert table.loc["dense", "lost"].tolist() == [0.0] * 5
+    assert claims.named_heads(dense()).empty
+
+
 def test_c6_has_to_hold_at_each_density_of_a_tenth_or_below():
     records = grid() + learned(0.10, 0.0)
     assert verdict("C6", records + learned(0.2, 9.0)).verdict == "holds"

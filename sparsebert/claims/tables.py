@@ -26,6 +26,7 @@ from sparsebert.runs import RunRecord
 BERT_BASE_LAYERS = 12
 _FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
 
+_HEADS = re.compile(r"heads/(?P<kind>copies|others)(-\d+)?\.json")
 _CHANGED = {
     "unweighted": "without weights",
     "heads": "other heads",
@@ -185,6 +186,55 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What two heads can do that see everything while all others see the token itself and [CLS] alone.
+
+    Their runs have plans with the files `heads/copies.json`, the heads that look at copies of a token, or
+    `heads/others-SEED.json`. For each setting with such runs a row for either kind, for the single width that
+    scored best of those on record, and for `lexical`: the mean `density` and `score` in points, and `lost`
+    against dense runs, in points by seed.
+    """
+    found: dict[Setting, dict[str, list[dict]]] = {}
+    for record in each_once(records):
+        kinds = [
+            match["kind"] for file in parse_plan(record.config.plan).files if (match := _HEADS.search(file))
+        ]
+        if len(kinds) == 1:
+            own = setting_of(record)._replace(data_hash="")  # which holds that of the files, too
+            found.setdefault(own, {}).setdefault(kinds[0], []).append(described_run(record))
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    rows = []
+    for setting, runs in settings.items():
+        named = found.get(setting._replace(data_hash=""))
+        if named is None or "dense" not in set(runs["kind"]):
+            continue
+        dense = runs[runs["kind"] == "dense"]
+        patterns = runs[(runs["kind"] == "pattern") & (runs["placement"] == "all")]
+        widths = patterns[(patterns["r"] == 0) & (patterns["w"] > 0)]
+        parts = {
+            "dense": dense,
+            "two heads that look at copies": pd.DataFrame(named.get("copies", []), columns=runs.columns),
+            "two other heads of the same layers": pd.DataFrame(named.get("others", []), columns=runs.columns),
+        }
+        for name, part in patterns.groupby("pattern"):
+            best = len(widths) and name == widths.groupby("pattern")["score"].mean().idxmax()
+            if best or name.startswith("lexical"):
+                parts[f"{name}, all heads"] = part
+        for what, part in parts.items():
+            if len(part):
+                rows.append(
+                    {
+                        "task": labels[setting],
+                        "what": what,
+                        "density": part["density"].mean(),
+                        "score": part["score"].mean(),
+                        "lost": (scores_by_seed(dense) - scores_by_seed(part)).dropna(),
+                    }
+                )
+    return pd.DataFrame(rows, columns=["task", "what", "density", "score", "lost"])
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
