@@ -463,14 +463,18 @@ def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_pa
             path = f"heads/{kind}-{seed}.json" if kind == "others" else "heads/copies.json"
             HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(tmp_path / path)
             one = several(f'learned("{path}"){CLS}', loss, [seed], spread=0, density=0.05)
+            if kind == "copies":
+                one += several(f'neighbour(1) | learned("{path}"){CLS}', 1.0, [seed], spread=0)
             records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
     table = claims.named_heads(records).set_index("what")
-    assert set(table["task"]) == {"reviews"} and len(table) == 5
+    assert set(table["task"]) == {"reviews"} and len(table) == 6
+    both = "two heads that look at copies and neighbour(1) in all heads"
+    assert table.loc[both, "lost"].tolist() == pytest.approx([1.0] * 3)
     assert table.loc["two heads that look at copies", "lost"].tolist() == pytest.approx([2.0] * 3)
     assert table.loc["two heads that look at copies", "density"] == pytest.approx(0.05)
     assert table.loc["two other heads of the same layers", "lost"].tolist() == pytest.approx([8.0] * 3)
-    assert table.loc["neighbour(2), all heads", "lost"].tolist() == pytest.approx([7.0] * 5)
-    assert table.loc["lexical(2), all heads", "lost"].tolist() == pytest.approx([4.0] * 5)
+    assert table.loc["neighbour(2) in all heads", "lost"].tolist() == pytest.approx([7.0] * 5)
+    assert table.loc["lexical(2) in all heads", "lost"].tolist() == pytest.approx([4.0] * 5)
     assert table.loc["dense", "lost"].tolist() == [0.0] * 5
     assert claims.named_heads(dense()).empty
 

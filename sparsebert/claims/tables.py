@@ -20,6 +20,7 @@ from sparsebert.claims.runs import (
     single_width_at,
 )
 from sparsebert.intervals import mean_interval
+from sparsebert.patterns import Neighbour
 from sparsebert.plans import parse_plan
 from sparsebert.runs import RunRecord
 
@@ -27,6 +28,10 @@ BERT_BASE_LAYERS = 12
 _FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
 
 _HEADS = re.compile(r"heads/(?P<kind>copies|others)(-\d+)?\.json")
+_HEADS_KINDS = {
+    "copies": "two heads that look at copies",
+    "others": "two other heads of the same layers",
+}
 _CHANGED = {
     "unweighted": "without weights",
     "heads": "other heads",
@@ -192,18 +197,19 @@ def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What two heads can do that see everything while all others see the token itself and [CLS] alone.
 
     Their runs have plans with the files `heads/copies.json`, the heads that look at copies of a token, or
-    `heads/others-SEED.json`. For each setting with such runs a row for either kind, for the single width that
-    scored best of those on record, and for `lexical`: the mean `density` and `score` in points, and `lost`
-    against dense runs, in points by seed.
+    `heads/others-SEED.json`, and maybe a width in all heads besides. For each setting with such runs a row
+    for each kind, for the single width that scored best of those on record, and for `lexical`: the mean
+    `density` and `score` in points, and `lost` against dense runs, in points by seed.
     """
-    found: dict[Setting, dict[str, list[dict]]] = {}
+    found: dict[Setting, list[dict]] = {}
     for record in each_once(records):
-        kinds = [
-            match["kind"] for file in parse_plan(record.config.plan).files if (match := _HEADS.search(file))
-        ]
-        if len(kinds) == 1:
+        plan = parse_plan(record.config.plan)
+        names = [_HEADS_KINDS[match["kind"]] for file in plan.files if (match := _HEADS.search(file))]
+        if len(names) == 1:
+            for pattern, _ in plan.steps:
+                names += [f"{part} in all heads" for part in pattern.walk() if isinstance(part, Neighbour)]
             own = setting_of(record)._replace(data_hash="")  # which holds that of the files, too
-            found.setdefault(own, {}).setdefault(kinds[0], []).append(described_run(record))
+            found.setdefault(own, []).append(described_run(record) | {"what": " and ".join(names)})
     settings = runs_by_setting(records)
     labels = labels_of(settings)
     rows = []
@@ -214,26 +220,23 @@ def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
         dense = runs[runs["kind"] == "dense"]
         patterns = runs[(runs["kind"] == "pattern") & (runs["placement"] == "all")]
         widths = patterns[(patterns["r"] == 0) & (patterns["w"] > 0)]
-        parts = {
-            "dense": dense,
-            "two heads that look at copies": pd.DataFrame(named.get("copies", []), columns=runs.columns),
-            "two other heads of the same layers": pd.DataFrame(named.get("others", []), columns=runs.columns),
-        }
-        for name, part in patterns.groupby("pattern"):
-            best = len(widths) and name == widths.groupby("pattern")["score"].mean().idxmax()
-            if best or name.startswith("lexical"):
-                parts[f"{name}, all heads"] = part
-        for what, part in parts.items():
-            if len(part):
-                rows.append(
-                    {
-                        "task": labels[setting],
-                        "what": what,
-                        "density": part["density"].mean(),
-                        "score": part["score"].mean(),
-                        "lost": (scores_by_seed(dense) - scores_by_seed(part)).dropna(),
-                    }
-                )
+        best = "" if widths.empty else widths.groupby("pattern")["score"].mean().idxmax()
+        shown = patterns[(patterns["pattern"] == best) | patterns["pattern"].str.startswith("lexical")]
+        all_of_them = [
+            ("dense", dense),
+            *pd.DataFrame(named).groupby("what"),
+            *((f"{pattern} in all heads", part) for pattern, part in shown.groupby("pattern")),
+        ]
+        for what, part in all_of_them:
+            rows.append(
+                {
+                    "task": labels[setting],
+                    "what": what,
+                    "density": part["density"].mean(),
+                    "score": part["score"].mean(),
+                    "lost": (scores_by_seed(dense) - scores_by_seed(part)).dropna(),
+                }
+            )
     return pd.DataFrame(rows, columns=["task", "what", "density", "score", "lost"])
 
 
