@@ -458,6 +458,7 @@ def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_pa
     records = [*dense(), *several(f"lexical(2){CLS}", 4.0, spread=0), *several(f"syntax{CLS}", 1.0, spread=0)]
     records += several(f"neighbour(1){CLS}", 9.0, spread=0)
     records += several(f"neighbour(2){CLS}", 7.0, spread=0, density=0.3)
+    records += learned(0.1, 0.5, spread=0)
     for kind, loss in (("copies", 2.0), ("others", 8.0)):
         for seed in SEEDS[:3]:
             path = f"heads/{kind}-{seed}.json" if kind == "others" else "heads/copies.json"
@@ -467,7 +468,7 @@ def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_pa
                 one += several(f'neighbour(1) | learned("{path}"){CLS}', 1.0, [seed], spread=0)
             records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
     table = claims.named_heads(records).set_index("what")
-    assert set(table["task"]) == {"reviews"} and len(table) == 6
+    assert set(table["task"]) == {"reviews"} and len(table) == 7
     both = "two heads that look at copies and neighbour(1) in all heads"
     assert table.loc[both, "lost"].tolist() == pytest.approx([1.0] * 3)
     assert table.loc["two heads that look at copies", "lost"].tolist() == pytest.approx([2.0] * 3)
@@ -475,6 +476,7 @@ def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_pa
     assert table.loc["two other heads of the same layers", "lost"].tolist() == pytest.approx([8.0] * 3)
     assert table.loc["neighbour(2) in all heads", "lost"].tolist() == pytest.approx([7.0] * 5)
     assert table.loc["lexical(2) in all heads", "lost"].tolist() == pytest.approx([4.0] * 5)
+    assert table.loc["degrees learned for 0.1", "lost"].tolist() == pytest.approx([0.5] * 5)
     assert table.loc["dense", "lost"].tolist() == [0.0] * 5
     assert claims.named_heads(dense()).empty
 

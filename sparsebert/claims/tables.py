@@ -198,8 +198,8 @@ def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Their runs have plans with the files `heads/copies.json`, the heads that look at copies of a token, or
     `heads/others-SEED.json`, and maybe a width in all heads besides. For each setting with such runs a row
-    for each kind, for the single width that scored best of those on record, and for `lexical`: the mean
-    `density` and `score` in points, and `lost` against dense runs, in points by seed.
+    for each kind, for the single width that scored best of those on record, for `lexical` and for learned
+    degrees: the mean `density` and `score` in points, and `lost` against dense runs, in points by seed.
     """
     found: dict[Setting, list[dict]] = {}
     for record in each_once(records):
@@ -219,6 +219,7 @@ def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
             continue
         dense = runs[runs["kind"] == "dense"]
         patterns = runs[(runs["kind"] == "pattern") & (runs["placement"] == "all")]
+        learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
         widths = patterns[(patterns["r"] == 0) & (patterns["w"] > 0)]
         best = "" if widths.empty else widths.groupby("pattern")["score"].mean().idxmax()
         shown = patterns[(patterns["pattern"] == best) | patterns["pattern"].str.startswith("lexical")]
@@ -226,6 +227,7 @@ def named_heads(records: Sequence[RunRecord]) -> pd.DataFrame:
             ("dense", dense),
             *pd.DataFrame(named).groupby("what"),
             *((f"{pattern} in all heads", part) for pattern, part in shown.groupby("pattern")),
+            *((f"degrees learned for {asked:g}", part) for asked, part in learned.groupby("asked")),
         ]
         for what, part in all_of_them:
             rows.append(
