@@ -8,6 +8,7 @@ import torch
 
 from sparsebert.patterns import (
     Biased,
+    Copies,
     Dense,
     Difference,
     Global,
@@ -53,6 +54,9 @@ def related(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
             return _syntax(sentence, hops)
         case Lexical(k):
             return [_most_similar(sentence, i, k) for i in tokens]
+        case Copies():
+            places = sentence.embeddings
+            return [[bool((places[i] == places[j]).all()) for j in tokens] for i in tokens]
         case Random():
             return _random(pattern, sentence, head)
         case HardLayer(degrees, layer):

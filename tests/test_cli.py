@@ -191,7 +191,7 @@ def test_patterns_draws_a_row_for_each_token():
     ]
 
 
-@pytest.mark.parametrize("pattern", ["syntax | global(cls)", "lexical(2)", "random(like=syntax)"])
+@pytest.mark.parametrize("pattern", ["syntax | global(cls)", "lexical(2)", "copies", "random(like=syntax)"])
 def test_patterns_draws_what_reads_parses_and_embeddings(pattern):
     text = call("patterns", pattern, "--encoder", "tiny").stdout
     assert text.startswith(pattern) and "gorgeous" in text

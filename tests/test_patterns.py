@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsebert.batches import Batch, Collator
 from sparsebert.errors import InputError
 from sparsebert.patterns import (
+    Copies,
     Dense,
     Global,
     Learned,
@@ -25,6 +26,7 @@ from sparsebert.patterns import (
 
 _atoms = st.one_of(
     st.just(Dense()),
+    st.just(Copies()),
     st.builds(Neighbour, st.integers(0, 9)),
     st.builds(Global, st.one_of(st.just("cls"), st.integers(0, 3))),
     st.builds(Syntax, st.integers(0, 3)),

@@ -6,7 +6,7 @@ as in Python, `-` binds tighter. Whatever the pattern, every real token attends 
 attends to padding.
 """
 
-from sparsebert.patterns.fixed import Dense, Global, Lexical, Neighbour, Random, Syntax, drawn_keys
+from sparsebert.patterns.fixed import Copies, Dense, Global, Lexical, Neighbour, Random, Syntax, drawn_keys
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
 from sparsebert.patterns.pattern import Bias, Difference, Learner, Pattern, Relation, Union
 from sparsebert.patterns.text import PATTERNS, parse_pattern
@@ -15,6 +15,7 @@ __all__ = [
     "PATTERNS",
     "Bias",
     "Biased",
+    "Copies",
     "Dense",
     "Difference",
     "Global",

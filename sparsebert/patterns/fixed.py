@@ -153,6 +153,21 @@ class Lexical(Pattern):
 
 
 @dataclass(frozen=True)
+class Copies(Pattern):
+    """The same token at other places, that is those of equal input embeddings."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
+
+    def related(self, batch: Batch) -> Relation:
+        _, token = batch.embeddings.flatten(0, 1).unique(dim=0, return_inverse=True)
+        token = token.view(batch.real.shape)
+        return (token[:, :, None] == token[:, None, :])[:, None]
+
+    def __str__(self) -> str:
+        return "copies"
+
+
+@dataclass(frozen=True)
 class Syntax(Pattern):
     """Pieces of one word, and words at most `hops` steps apart in the dependency parse.
 

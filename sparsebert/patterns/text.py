@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.patterns.fixed import Dense, Global, Lexical, Neighbour, Random, Syntax
+from sparsebert.patterns.fixed import Copies, Dense, Global, Lexical, Neighbour, Random, Syntax
 from sparsebert.patterns.learned import Learned, Weighted
 from sparsebert.patterns.pattern import Pattern
 
@@ -18,6 +18,7 @@ PATTERNS: dict[str, type[Pattern]] = {
     "global": Global,
     "syntax": Syntax,
     "lexical": Lexical,
+    "copies": Copies,
     "learned": Learned,
     "weighted": Weighted,
 }
