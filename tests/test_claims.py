@@ -13,7 +13,8 @@ from test_runs import record_of
 from sparsebert import claims, figures
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees
+from sparsebert.hardened import HardDegrees, load_degrees
+from sparsebert.paths import project_root
 from sparsebert.runs import RunConfig
 from sparsebert.tasks import task_names
 
@@ -452,33 +453,63 @@ def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(t
     assert claims.learned_before(dense()).empty
 
 
-def test_named_heads_are_set_beside_dense_runs_the_best_width_and_lexical(tmp_path, monkeypatch):
+def of_heads(folder, kind, loss, seeds=SEEDS, before=""):
+    """Runs of a plan with a file of heads, whose data hash holds that of the file, too."""
+    records = []
+    for seed in seeds:
+        path = f"heads/{kind}-{seed}.json" if kind == "others" else f"heads/{kind}.json"
+        (folder / "heads").mkdir(exist_ok=True)
+        HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(folder / path)
+        records += several(f'{before}learned("{path}"){CLS}', loss, [seed], spread=0, density=0.05)
+    return [record.model_copy(update={"data_hash": "with files"}) for record in records]
+
+
+def test_connections_are_compared_by_seed_with_the_best_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "heads").mkdir()
-    records = [*dense(), *several(f"lexical(2){CLS}", 4.0, spread=0), *several(f"syntax{CLS}", 1.0, spread=0)]
-    records += several(f"neighbour(1){CLS}", 9.0, spread=0)
-    records += several(f"neighbour(2){CLS}", 7.0, spread=0, density=0.3)
-    records += learned(0.1, 0.5, spread=0)
-    for kind, loss in (("copies", 2.0), ("others", 8.0)):
-        for seed in SEEDS[:3]:
-            path = f"heads/{kind}-{seed}.json" if kind == "others" else "heads/copies.json"
-            HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(tmp_path / path)
-            one = several(f'learned("{path}"){CLS}', loss, [seed], spread=0, density=0.05)
-            if kind == "copies":
-                one += several(f'neighbour(1) | learned("{path}"){CLS}', 1.0, [seed], spread=0)
-            records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
-    table = claims.named_heads(records).set_index("what")
-    assert set(table["task"]) == {"reviews"} and len(table) == 7
-    both = "two heads that look at copies and neighbour(1) in all heads"
-    assert table.loc[both, "lost"].tolist() == pytest.approx([1.0] * 3)
-    assert table.loc["two heads that look at copies", "lost"].tolist() == pytest.approx([2.0] * 3)
-    assert table.loc["two heads that look at copies", "density"] == pytest.approx(0.05)
-    assert table.loc["two other heads of the same layers", "lost"].tolist() == pytest.approx([8.0] * 3)
-    assert table.loc["neighbour(2) in all heads", "lost"].tolist() == pytest.approx([7.0] * 5)
-    assert table.loc["lexical(2) in all heads", "lost"].tolist() == pytest.approx([4.0] * 5)
-    assert table.loc["degrees learned for 0.1", "lost"].tolist() == pytest.approx([0.5] * 5)
-    assert table.loc["dense", "lost"].tolist() == [0.0] * 5
-    assert claims.named_heads(dense()).empty
+    losses = {"neighbour(1)": 9.0, "neighbour(2)": 7.0, "lexical(2)": 4.0, "copies": 3.0, "syntax": 1.5}
+    losses |= {"lexical(2) - copies": 8.5, "neighbour(1) | copies": 2.5}
+    records = [*dense(), *learned(0.1, 0.5, spread=0)]
+    for pattern, loss in losses.items():
+        records += several(pattern + CLS, loss, spread=0)
+    records += of_heads(tmp_path, "copies", 2.0, SEEDS[:3]) + of_heads(tmp_path, "others", 8.0, SEEDS[:3])
+    records += of_heads(tmp_path, "copies", 1.0, SEEDS[:2], before="neighbour(1) | ")
+    table = claims.by_connection(records)
+    assert set(table["task"]) == {"reviews"} and table["score"].is_monotonic_decreasing
+    lost = {row["what"]: row["lost"].tolist() for row in table.to_dict("records")}
+    expected = {pattern: [loss] * 5 for pattern, loss in losses.items()}
+    expected |= {"dense": [0.0] * 5, "degrees learned for 0.1, with weights": [0.5] * 5}
+    expected |= {"two heads that look at copies": [2.0] * 3, "two other heads of the same layers": [8.0] * 3}
+    expected |= {"two heads that look at copies and neighbour(1) in all": [1.0] * 2}
+    assert set(lost) == set(expected)
+    assert all(lost[what] == pytest.approx(points) for what, points in expected.items())
+    seeds = table.set_index("what")["seeds"]
+    assert seeds["two heads that look at copies"] == 3 and seeds["copies"] == 5
+
+
+def test_connections_leave_out_other_plans_and_what_has_no_pair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = dense(SEEDS[:2]) + of_heads(tmp_path, "copies", 2.0, SEEDS[:2])
+    before = claims.by_connection(records)
+    others = several(f"copies{CLS} @ late", 1.0) + several("copies", 1.0)
+    others += several(f"syntax | random(1){CLS}", 1.0)
+    others += of_heads(tmp_path, "copies", 1.0, before="lexical(2) | ")
+    others += of_heads(tmp_path, "copies", 9.0, SEEDS[2:])
+    pd.testing.assert_frame_equal(claims.by_connection(records + others), before)
+    assert len(before) == 2 and before["seeds"].tolist() == [2, 2]
+    assert claims.by_connection(dense() + several(f"copies{CLS}", 1.0)).empty
+    changed = [record.model_copy(update={"data_hash": "another"}) for record in several(f"syntax{CLS}", 1.0)]
+    assert claims.by_connection(records + changed).empty  # it can't be told on which data the heads were run
+
+
+def test_the_heads_of_the_grid_are_what_their_names_say():
+    folder = project_root() / "book" / "grids" / "heads"
+    names = ["copies", *(f"others-{number}" for number in range(3))]
+    copies, *others = (load_degrees(str(folder / f"{name}.json")) for name in names)
+    assert copies.unbounded_heads() == [(1, 1), (2, 9)]
+    for degrees in (copies, *others):
+        assert sum(bool(row) for layer in degrees.kept for row in layer) == 2 and degrees.weights is None
+        assert [layer for layer, _ in degrees.unbounded_heads()] == [1, 2]
+        assert degrees is copies or not set(degrees.unbounded_heads()) & set(copies.unbounded_heads())
 
 
 def test_c6_has_to_hold_at_each_density_of_a_tenth_or_below():

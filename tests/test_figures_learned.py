@@ -88,7 +88,7 @@ def test_mean_degrees_are_the_sums_of_the_kept_shares():
     assert [text.get_text() for text in figure.axes[0].texts] == ["1.5", "0", "1", "2.2"]
 
 
-def test_attention_by_head_is_in_percent_and_frames_the_marked_heads():
+def test_attention_by_head_is_in_percent_and_frames_some_heads():
     figure = figures.learned.attention_by_head([[0.0, 0.126], [1.0, 0.5]], [(1, 0)])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["0", "13", "100", "50"]

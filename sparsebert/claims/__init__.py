@@ -10,30 +10,21 @@ A claim holds if all that its rule asks for is met, and does not hold if a part 
 else is undecided, and the reason says what is missing or too uncertain.
 """
 
+from sparsebert.claims.degrees import by_connection, chosen_degrees, learned_before
 from sparsebert.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
-from sparsebert.claims.tables import (
-    caveats,
-    chosen_degrees,
-    estimates,
-    learned_before,
-    losses,
-    named_heads,
-    reasons,
-    rules,
-    summary,
-)
+from sparsebert.claims.tables import caveats, estimates, losses, reasons, rules, summary
 
 __all__ = [
     "CLAIMS",
     "Estimate",
     "Verdict",
+    "by_connection",
     "caveats",
     "chosen_degrees",
     "estimates",
     "judge",
     "learned_before",
     "losses",
-    "named_heads",
     "reasons",
     "rules",
     "summary",

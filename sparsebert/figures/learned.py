@@ -150,14 +150,14 @@ def mean_degrees(kept: Sequence[Rows]) -> Figure:
 
 
 @style()
-def attention_by_head(shares: Sequence[Sequence[float]], marked: Collection[tuple[int, int]] = ()) -> Figure:
+def attention_by_head(shares: Sequence[Sequence[float]], framed: Collection[tuple[int, int]] = ()) -> Figure:
     """A share of the attention of each head (column) of each layer (row), in percent; some heads framed.
 
-    `shares[layer][head]` lies in [0, 1]; `marked` lists layer and head of those that get a frame.
+    `shares[layer][head]` lies in [0, 1]; `framed` lists layer and head of those that get a frame.
     """
     table = 100 * np.array(check_some(shares, "shares"))
     figure = _by_head(table, np.vectorize("{:.0f}".format)(table))
-    for layer, head in marked:
+    for layer, head in framed:
         frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=COLOURS[3], linewidth=2.5, zorder=4)
         figure.axes[0].add_patch(frame)
     return figure

@@ -1,0 +1,188 @@
+"""Tables behind C6: what degrees were learned, and which connections it is that help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from sparsebert.claims.runs import (
+    Setting,
+    described_run,
+    each_once,
+    labels_of,
+    runs_by_setting,
+    scores_by_seed,
+    setting_of,
+    single_width_at,
+)
+from sparsebert.patterns import Copies, Global, Learned, Neighbour, Union
+from sparsebert.plans import parse_plan
+from sparsebert.results import without_seeds
+from sparsebert.runs import RunRecord
+
+_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
+
+_HEADS = re.compile(r"heads/(?P<kind>copies|others)(-\d+)?\.json")
+_HEADS_KINDS = {
+    "copies": "two heads that look at copies",
+    "others": "two other heads of the same layers",
+}
+_CHANGED = {
+    "unweighted": "without weights",
+    "heads": "other heads",
+    "layers": "other layers",
+}
+
+
+def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What the learned degrees that C6 compares look like: a row per setting and density asked for.
+
+    `heads` are those of all layers; `unbounded` of them keep edges to tokens at any distance, `alone` have no
+    neighbours at all. Both are means over `seeds`. `always` lists layer and head of those that are unbounded
+    with every seed.
+    """
+    labels = labels_of(runs_by_setting(records))
+    rows = []
+    for record in each_once(records):
+        row = described_run(record)
+        if row["kind"] == "learned" and row["placement"] == "all":
+            degrees = record.learning.degrees
+            heads = [kept for layer in degrees.kept for kept in layer]
+            wide = degrees.unbounded_heads()
+            rows.append(
+                {
+                    "label": labels[setting_of(record)],
+                    "asked": row["asked"],
+                    "seed": row["seed"],
+                    "heads": len(heads),
+                    "unbounded": len(wide),
+                    "alone": sum(sum(kept) < 0.05 for kept in heads),
+                    "always": set(wide),
+                }
+            )
+    columns = ["label", "asked", "seed", "heads", "unbounded", "alone", "always"]
+    frame = pd.DataFrame(rows, columns=columns)
+    grouped = frame.groupby(["label", "asked"], as_index=False)
+    return grouped.agg(
+        seeds=("seed", "nunique"),
+        heads=("heads", "max"),
+        unbounded=("unbounded", "mean"),
+        alone=("alone", "mean"),
+        always=("always", lambda wide: sorted(set.intersection(*wide))),
+    )
+
+
+def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
+
+    A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
+    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted` (without weights),
+    or `heads` or `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them stand
+    degrees of the same density that were not learned but read off the attention.
+    """
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
+    for record in each_once(records):
+        names = [match for file in parse_plan(record.config.plan).files if (match := _FILE.search(file))]
+        setting = _setting_without_files(record, settings)
+        if len(names) == 1 and setting:
+            kinds = groups.setdefault((setting, float(names[0]["density"])), {})
+            kinds.setdefault(names[0]["kind"], {})[record.config.seed] = described_run(record)["score"]
+    rows = []
+    for (setting, asked), kinds in sorted(groups.items(), key=str):
+        runs = settings[setting]
+        alike = runs[(runs["placement"] == "all") & (runs["asked"] == asked)]
+        learned = alike[alike["kind"] == "learned"]
+        if len(learned):
+            scores = {kind: pd.Series(found) for kind, found in kinds.items()}
+            read_off = scores_by_seed(alike[alike["kind"] == "read off"])
+            single = single_width_at(runs, learned["density"].mean())
+            before = scores.get("own", pd.Series(dtype=float))
+            rows.append(
+                {
+                    "task": labels[setting],
+                    "asked": asked,
+                    "seeds": len(before),
+                    "from the start − learned": (before - scores_by_seed(learned)).dropna(),
+                    "from the start − single width": (
+                        before - (before[:0] if single is None else single)
+                    ).dropna(),
+                    **{
+                        f"{said} − from the start": (scores.get(kind, before[:0]) - before).dropna()
+                        for kind, said in _CHANGED.items()
+                    },
+                    "read off attention − from the start": (read_off - before).dropna(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What connections do for a task, beside a global [CLS]: single patterns, copies, and named heads.
+
+    In the runs of named heads two heads see everything, with a file `heads/copies.json` (those that look at
+    copies of a token) or `heads/others-SEED.json`; all others see the token itself and [CLS], or a width
+    besides. For each setting with such runs a row for dense, for each kind of them, for each pattern of one
+    part or with copies, and for learned degrees, the best scores first. `density`, `score` in points and
+    `lost` against dense, in points by seed, are over the `seeds` that were run dense, too.
+    """
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    found: dict[Setting, list[dict]] = {}
+    for record in each_once(records):
+        run, what = described_run(record), _connections(record)
+        setting = _setting_without_files(record, settings)
+        if what and setting and run["placement"] == "all":
+            found.setdefault(setting, []).append(run | {"what": what})
+    rows = []
+    for setting, described in sorted(found.items(), key=str):
+        runs = pd.DataFrame(described)
+        dense = scores_by_seed(runs[runs["what"] == "dense"])
+        paired = runs[runs["seed"].isin(dense.index)]
+        if not paired["what"].isin(_HEADS_KINDS.values()).any():
+            continue
+        for what, part in paired.groupby("what"):
+            rows.append(
+                {
+                    "task": setting.task,
+                    "label": labels[setting],
+                    "what": what,
+                    "seeds": part["seed"].nunique(),
+                    "density": part["density"].mean(),
+                    "score": part["score"].mean(),
+                    "lost": (dense - scores_by_seed(part)).dropna(),
+                }
+            )
+    table = pd.DataFrame(rows, columns=["task", "label", "what", "seeds", "density", "score", "lost"])
+    return table.sort_values(["label", "score"], ascending=[True, False], ignore_index=True)
+
+
+def _connections(record: RunRecord) -> str | None:
+    """The kind of a run for `by_connection`; None if it is none of those."""
+    run, plan = described_run(record), parse_plan(without_seeds(record.config.plan))
+    if run["kind"] == "dense":
+        return "dense"
+    if run["kind"] == "learned":
+        return f"degrees learned for {run['asked']:g}, with weights"
+    (pattern, _), *more = plan.steps
+    parts = list(pattern.parts) if isinstance(pattern, Union) else [pattern]
+    if more or Global("cls") not in parts:
+        return None
+    parts.remove(Global("cls"))
+    heads = [part for part in parts if isinstance(part, Learned) and _HEADS.search(part.path or "")]
+    others = [part for part in parts if part not in heads]
+    if len(heads) == 1 and all(isinstance(part, Neighbour) for part in others):
+        kind = _HEADS_KINDS[_HEADS.search(heads[0].path)["kind"]]
+        return " and ".join([kind, *(f"{part} in all" for part in others)])
+    with_copies = not plan.files and any(isinstance(part, Copies) for part in pattern.walk())
+    return " | ".join(map(str, parts)) if run["kind"] == "pattern" or with_copies else None
+
+
+def _setting_without_files(record: RunRecord, settings: Iterable[Setting]) -> Setting | None:
+    """The setting of a run whose data hash may hold that of files of degrees, too; None if two fit."""
+    own = setting_of(record)
+    alike = [one for one in settings if one._replace(data_hash="") == own._replace(data_hash="")]
+    return own if own in alike else alike[0] if len(alike) == 1 else None
