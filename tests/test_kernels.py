@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -11,16 +13,18 @@ from sparsebert.batches import Batch
 from sparsebert.errors import InputError
 from sparsebert.hardened import HardDegrees
 from sparsebert.kernels import KERNELS, kernel_for
-from sparsebert.patterns import Biased, HardLayer, Pattern, parse_pattern
+from sparsebert.patterns import Biased, HardLayer, Pattern, Union, parse_pattern
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
 HEADS, WIDTH = 3, 8
 
 
-def hard(kept: list, weights: list | None = None) -> HardLayer:
-    longest = max(map(len, kept))
+def hard(kept: list, weights: list | None = None, open_ended: bool = False) -> HardLayer:
+    """With `open_ended` the last item of the longest list stands for all larger distances."""
+    longest = max(map(len, kept)) - open_ended
+    weights = None if weights is None else [weights]
     return HardLayer(
-        HardDegrees(max_distance=longest, kept=[kept], weights=None if weights is None else [weights]), 0
+        HardDegrees(max_distance=longest, open_ended=open_ended, kept=[kept], weights=weights), 0
     )
 
 
@@ -45,6 +49,13 @@ PATTERNS: dict[str, Pattern] = {
     "holes": hard([[1, 0, 1], [0, 0, 1, 1], []]) | parse_pattern("random(2)"),
     "irregular": hard([ramp(4, 1), ramp(70, 0.7), ramp(70, 1)]) | parse_pattern("global(cls) | random(2)"),
     "weights on the band": hard([[1] * 3, [1] * 40, ramp(5, 1)], WEIGHTS) | parse_pattern("global(cls)"),
+    "an open head": hard([[1] * 2, [1] * 6, []], open_ended=True)
+    | parse_pattern("neighbour(7) | global(cls)"),
+    "open in part": hard([ramp(4, 1), [1, 0.5, 0, 0, 0.4], [1]], open_ended=True)
+    | parse_pattern("random(2)"),
+    "all heads open": hard([[0, 1]] * 3, open_ended=True) | parse_pattern("global(2)"),
+    "weights on an open head": hard([[1] * 3, [1] * 40, []], WEIGHTS, open_ended=True)
+    | parse_pattern("neighbour(50) | global(cls)"),
     "weights on all pairs": Biased(
         parse_pattern("neighbour(9) | global(2) | random(3)"), hard([[1] * 3, [1] * 40, [1] * 5], WEIGHTS)
     ),
@@ -114,6 +125,48 @@ def test_every_kernel_gives_what_is_written_out(name, length, padded):
                 assert max(errors(outcome(core, rounded, batch), exact)) < bound, (kernel, dtype)
 
 
+_share = st.sampled_from([0.0, 0.3, 1.0])
+_heads = st.lists(st.lists(_share, max_size=5), min_size=HEADS, max_size=HEADS)
+
+
+@st.composite
+def _hard_layers(draw) -> HardLayer:
+    kept, open_ended = draw(_heads), draw(st.booleans())
+    weights = [[[round(0.1 * len(row) - 0.2 * o, 3) for o in range(len(row))] for row in kept]]
+    longest = max(max(map(len, kept)) - open_ended, 0)
+    return HardLayer(
+        HardDegrees(
+            max_distance=longest,
+            open_ended=open_ended,
+            kept=[kept],
+            weights=draw(st.sampled_from([None, weights])),
+        ),
+        0,
+    )
+
+
+_parts = st.sampled_from(["neighbour(2)", "neighbour(6)", "global(cls)", "random(2)"]).map(parse_pattern)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_hard_layers() | _parts, min_size=1, max_size=3), st.integers(1, 12), st.booleans())
+def test_unions_with_hard_degrees_are_as_the_mask_says_wherever_the_band_takes_them(parts, length, padded):
+    pattern, batch = Union(tuple(parts)), make_batch(length, padded)
+    layout = pattern.layout()
+    weighted = sum(
+        getattr(part, "degrees", None) is not None and part.bias(batch) is not None for part in parts
+    )
+    assert layout is not None or weighted
+    if layout is not None:
+        heads = make_heads(batch)
+        core = kernel_for(pattern, batch, HEADS, "banded")
+        exact = outcome(lambda *heads: written_out(pattern, batch, heads), heads, batch)
+        assert core.count() == pytest.approx(
+            pattern.allowed(batch).expand(-1, HEADS, -1, -1).sum().item() / HEADS
+        )
+        assert max(errors(outcome(core, heads, batch), exact)) < 1e-9
+
+
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("name", ["neighbour(40) | global(3) | random(2) | random(4, seed=2)", "irregular"])
 def test_the_written_out_windows_give_the_same_as_the_fused_ones(name, padded, monkeypatch):
@@ -132,7 +185,7 @@ def test_the_written_out_windows_give_the_same_as_the_fused_ones(name, padded, m
 
 
 @pytest.mark.parametrize("length", [17, 300])
-@pytest.mark.parametrize("name", ["weights on the band", "weights on all pairs"])
+@pytest.mark.parametrize("name", ["weights on the band", "weights on an open head", "weights on all pairs"])
 def test_weights_are_learned_through_the_band_as_through_the_mask(name, length):
     batch = make_batch(length, padded=True)
     heads = make_heads(batch)
@@ -291,7 +344,8 @@ def test_rows_with_gaps_go_through_the_mask():
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")  # which holds all scores, as said
 @pytest.mark.parametrize(
-    "name", ["neighbour(3)", "neighbour(5) | global(cls)", "irregular", "weights on the band"]
+    "name",
+    ["neighbour(3)", "neighbour(5) | global(cls)", "irregular", "weights on the band", "an open head"],
 )
 def test_flex_gives_the_same_forward(name):
     pattern = PATTERNS[name]

@@ -29,6 +29,7 @@ from sparsebert.layouts import Layout
 from sparsebert.patterns import drawn_keys
 
 _BLOCKS = (32, 64, 128)
+_WHOLE = 2**20  # scores of a part that is not cut into blocks
 _SCORES = {"cpu": 2**20, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
 
 Flat = Float[Tensor, "row head query width"]
@@ -161,8 +162,10 @@ class Pairs:
             first, last = self.globals, self.length
             edge = -(-width // block) * block  # queries whose windows would begin before the first key
             blocks = (last - first - edge - width) // block
-            if blocks < 1:
-                yield Part(heads, first, last - first, 1, first, last - first)
+            if blocks < 1:  # each query meets all keys, or nearly so
+                some = max(block, _WHOLE // (last - first))
+                for start in range(first, last, some):
+                    yield Part(heads, start, min(some, last - start), 1, first, last - first)
                 continue
             inner = first + edge
             if edge:

@@ -63,6 +63,7 @@ def kernel_for(
     if isinstance(pattern, Dense):
         return Reference(pattern, batch)
     layout = pattern.layout() if kernel != "reference" else None
+    layout = layout and layout.up_to(batch.real.shape[1] - 1)
     if kernel == "auto":
         kernel = _fastest(layout, batch, heads, dropout)
     elif kernel != "reference":
@@ -98,20 +99,21 @@ def _fastest(layout: Layout | None, batch: Batch, heads: int, dropout: float) ->
     if batch.real.is_cuda:
         if length >= _SHORTEST_ON_GPU and not dropout and _flexible(layout):
             return "flex"
-        return "banded" if 4 * _keys(layout, heads) <= length >= _SHORTEST_ON_GPU else "reference"
+        return "banded" if 4 * _keys(layout, heads, length) <= length >= _SHORTEST_ON_GPU else "reference"
     groups = head_groups(layout, heads)
     start = _START + (_START_OF_COLUMNS if layout.tokens or layout.random else 0)
     cost = (
-        length * _keys(layout, heads) * _SCORE["dropout" if dropout else "fused"]
+        length * _keys(layout, heads, length) * _SCORE["dropout" if dropout else "fused"]
         + start * len(groups) * torch.get_num_threads()
     )
     return "banded" if cost <= length**2 else "reference"
 
 
-def _keys(layout: Layout, heads: int) -> float:
+def _keys(layout: Layout, heads: int, length: int) -> float:
     """Keys that `banded` computes each query's scores with, or what takes as long; the mean over heads."""
     groups = head_groups(layout, heads)
-    in_windows = sum((group.stop - group.start) * (block_size(w) + 2 * w) for group, w in groups) / heads
+    windows = [(group, min(block_size(width) + 2 * width, length)) for group, width in groups]
+    in_windows = sum((group.stop - group.start) * window for group, window in windows) / heads
     in_columns = layout.tokens and _GLOBAL_COLUMNS + 2 * layout.tokens
     return in_windows + in_columns + _DRAWN_COLUMN * sum(k for k, _ in layout.random)
 
