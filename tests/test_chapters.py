@@ -481,6 +481,15 @@ def test_the_whole_book_is_rendered_without_a_warning(built):
 
 
 @pytest.mark.slow
+def test_the_first_page_shows_the_verdicts_of_the_last_chapter(built):
+    shown = [
+        set(re.findall(r"<th>(C\d)</th>", (built[0] / page).read_text()))
+        for page in ("intro.html", "notebooks/07_the_claims_tested.html")
+    ]
+    assert shown[0] == shown[1] == {f"C{number}" for number in range(1, 7)}
+
+
+@pytest.mark.slow
 def test_a_book_in_which_nothing_changed_is_built_from_what_is_there(built):
     _, said, seconds = built
     assert [line.split(": ")[1] for line in said[: len(NOTEBOOKS)]] == ["unchanged"] * len(NOTEBOOKS)
