@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -87,8 +88,7 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
         names = [match for file in parse_plan(record.config.plan).files if (match := _FILE.search(file))]
-        setting = _setting_without_files(record, settings)
-        if len(names) == 1 and setting:
+        if len(names) == 1 and (setting := _setting_without_files(record, settings)):
             kinds = groups.setdefault((setting, float(names[0]["density"])), {})
             kinds.setdefault(names[0]["kind"], {})[record.config.seed] = described_run(record)["score"]
     rows = []
@@ -133,9 +133,9 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     labels = labels_of(settings)
     found: dict[Setting, list[dict]] = {}
     for record in each_once(records):
-        run, what = described_run(record), _connections(record)
-        setting = _setting_without_files(record, settings)
-        if what and setting and run["placement"] == "all":
+        run = described_run(record)
+        what = _connections(record, run) if run["placement"] == "all" else None
+        if what and (setting := _setting_without_files(record, settings)):
             found.setdefault(setting, []).append(run | {"what": what})
     rows = []
     for setting, described in sorted(found.items(), key=str):
@@ -160,13 +160,13 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     return table.sort_values(["label", "score"], ascending=[True, False], ignore_index=True)
 
 
-def _connections(record: RunRecord) -> str | None:
-    """The kind of a run for `by_connection`; None if it is none of those."""
-    run, plan = described_run(record), parse_plan(without_seeds(record.config.plan))
+def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:
+    """The kind of a run, which is described, for `by_connection`; None if it is none of those."""
     if run["kind"] == "dense":
         return "dense"
     if run["kind"] == "learned":
         return f"degrees learned for {run['asked']:g}, with weights"
+    plan = parse_plan(without_seeds(record.config.plan))
     (pattern, _), *more = plan.steps
     parts = list(pattern.parts) if isinstance(pattern, Union) else [pattern]
     if more or Global("cls") not in parts:
