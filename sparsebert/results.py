@@ -63,6 +63,17 @@ def recorded(name: str | None = None) -> list[RunRecord]:
     return records if name else list({record.name: record for record in records}.values())
 
 
+def run_named(name: str, store: RunStore) -> RunRecord:
+    """The run of that name in a store, or else among the recorded ones; `InputError` if there is none."""
+    records = {record.name: record for record in recorded()}
+    if found := store.named(name) or records.get(name):
+        return found
+    raise InputError(
+        f"there is no run '{name}' in {store.folder} or book/results/; write its 16 digits, which its record "
+        "begins with"
+    )
+
+
 # ---- tables of runs -------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -20,9 +20,6 @@ from sparsebert.errors import InputError, unknown_name
 from sparsebert.hardened import HardDegrees
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.plans import parse_plan
-
-if TYPE_CHECKING:
-    pass
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
 _SINCE_THEN = {"span": 1, "gates": 1}  # changes to one method of learning degrees alone
@@ -181,8 +178,12 @@ class RunStore:
 
     def find(self, config: RunConfig, data_hash: str | None = None) -> RunRecord | None:
         """The record of a config, or None; with `data_hash` only one of these data."""
-        record = self._read(self._path(config.name))
+        record = self.named(config.name)
         return record if record and data_hash in (None, record.data_hash) else None
+
+    def named(self, name: str) -> RunRecord | None:
+        """The record of the run of that name, or None."""
+        return self._read(self._path(name)) if _NAME.fullmatch(name) else None
 
     def add(self, record: RunRecord) -> Path:
         """Write a record: temporary file, then rename. One of the same run from other data is set aside."""

@@ -39,6 +39,7 @@ MENTIONED = {
     (): [
         "finetune",
         "evaluate",
+        "degrees",
         "sweep",
         "run",
         "book",
@@ -62,6 +63,7 @@ MENTIONED = {
         "Example:",
     ],
     ("evaluate",): ["FOLDER", "--task", "--eval-size", "--data-dir", "--json", "Example:"],
+    ("degrees",): ["RUN", "FILE", "--unweighted", "--shuffle", "--seed", "--runs-dir", "Example:"],
     ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
     ("book",): ["--profile", "smoke", "quick", "full"],
     ("tasks",): ["--json"],

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 import test_runs
 import yaml
 from click.testing import CliRunner
+from test_cli import call as command
 from transformers import set_seed
 
 from sparsebert.cli import main
@@ -27,7 +30,10 @@ from sparsebert.estimates import Estimates
 from sparsebert.executors import InlineExecutor, WorkerDied, open_executor
 from sparsebert.finetune import finetune, input_hash
 from sparsebert.grids import expand_grid, load_grid, only
+from sparsebert.hardened import file_hash
 from sparsebert.machine import device_name
+from sparsebert.plans import parse_plan
+from sparsebert.results import recorded
 from sparsebert.runs import RunConfig, RunRecord, RunStore
 from sparsebert.sweeps import sweep
 
@@ -254,13 +260,34 @@ def test_a_grid_that_cannot_be_read_is_refused(tmp_path):
         load_grid(tmp_path / "grid.yaml")
 
 
-@pytest.mark.parametrize("grid", sorted((ROOT / "book" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+GRIDS = ROOT / "book" / "grids"
+AGAIN = GRIDS / "degrees_again.yaml"  # reads files that have to be written first
+
+
+@pytest.mark.parametrize("grid", sorted({*GRIDS.glob("*.yaml")} - {AGAIN}), ids=lambda path: path.stem)
 def test_the_grids_of_the_book_are_sound(grid):
     configs = load_grid(grid)
     assert len(configs) > 1 and {config.encoder for config in configs} == {"minilm"}
     sweeps.check_runs(
         [config.model_copy(update={"task": "reviews", "encoder": "minilm"}) for config in configs]
     )
+
+
+def test_the_degrees_that_are_used_again_are_those_on_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = AGAIN.read_text()
+    names = re.search("for run in (.*); do", text)[1].split()
+    lines = re.findall("sparsebert (degrees .*)", text)
+    assert (len(names), len(lines)) == (3, 4)
+    for seed, name in enumerate(names):
+        for line in lines:
+            command(*line.replace("$run", name).replace("$seed", str(seed)).split())
+    on_record = {record.name: record for record in recorded("experiments")}
+    of_the_task = {r.data_hash for r in on_record.values() if r.config.task == "glue/qnli"}
+    for config in load_grid(AGAIN):
+        (path,) = parse_plan(config.plan).files
+        hashes = {hashlib.sha256(f"{one} {file_hash(path)}".encode()).hexdigest() for one in of_the_task}
+        assert on_record[config.name].data_hash in hashes
 
 
 # ---- a sweep

@@ -14,7 +14,7 @@ from sparsebert.cli.elsewhere import bundle, prepare
 from sparsebert.cli.lists import doctor, encoders, patterns, tasks
 from sparsebert.cli.options import Sparsebert
 from sparsebert.cli.recorded import results
-from sparsebert.cli.training import evaluate, finetune, sweep
+from sparsebert.cli.training import degrees, evaluate, finetune, sweep
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -32,6 +32,7 @@ def main() -> None:
 for command in (
     finetune,
     evaluate,
+    degrees,
     sweep,
     prepare,
     bundle,

@@ -1,4 +1,4 @@
-"""Runs: one, a grid of them, and a saved model once more."""
+"""Runs: one, a grid of them, a saved model once more, and the degrees that a run learned."""
 
 from __future__ import annotations
 
@@ -86,6 +86,48 @@ def evaluate(
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
     click.echo(f"{result['task']}, {result['eval_rows']} rows: {scores}; density {result['density']:.4f}")
+
+
+@click.command(
+    epilog="Example: sparsebert degrees ec71057ba6a7b67d mine.json, then a run whose plan is "
+    "'learned(\"mine.json\") | global(cls)'"
+)
+@click.argument("run")
+@click.argument("file")
+@click.option("--unweighted", is_flag=True, help="The connections alone, without the weights on them.")
+@click.option(
+    "--shuffle",
+    type=click.Choice(["heads", "layers"]),
+    help="Give each layer's degrees to other heads of it, or to another layer: a control.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Of --shuffle.  [default: the run's]")
+@runs_dir_option
+def degrees(
+    run: str, file: str, unweighted: bool, shuffle: str | None, seed: int | None, runs_dir: str | None
+) -> None:
+    """Write the degrees that a run learned to FILE, for plans of other runs.
+
+    RUN is the name of a record, in the folder of runs or in book/results/. Degrees from a file are hard from
+    the first step; their weights stay as they are.
+    """
+    from sparsebert.paths import check_writable
+    from sparsebert.results import run_named
+    from sparsebert.runs import RunStore
+
+    if seed is not None and not shuffle:
+        raise InputError("--seed goes with --shuffle heads or --shuffle layers")
+    record = run_named(run, RunStore(runs_dir))
+    if not record.learning:
+        raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
+    found = record.learning.degrees.unweighted() if unweighted else record.learning.degrees
+    if shuffle:
+        found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
+    path = Path(file).expanduser()
+    if path.is_dir():
+        raise InputError(f"'{file}' is a folder; write the name of a file")
+    check_writable(path.parent, f"the folder '{path.parent}'", "FILE")
+    found.save(path)
+    click.echo(f"written to {path}; try: sparsebert finetune --plan 'learned(\"{path}\") | global(cls)'")
 
 
 @click.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
