@@ -18,7 +18,7 @@ from sparsebert.claims.runs import (
     setting_of,
     single_width_at,
 )
-from sparsebert.patterns import Copies, Global, Learned, Neighbour, Union
+from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
 from sparsebert.plans import parse_plan
 from sparsebert.results import without_seeds
 from sparsebert.runs import RunRecord
@@ -168,7 +168,7 @@ def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:
         return f"degrees learned for {run['asked']:g}, with weights"
     plan = parse_plan(without_seeds(record.config.plan))
     (pattern, _), *more = plan.steps
-    parts = list(pattern.parts) if isinstance(pattern, Union) else [pattern]
+    parts = list(parts_of(pattern))
     if more or Global("cls") not in parts:
         return None
     parts.remove(Global("cls"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, Union
+from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, parts_of
 from sparsebert.plans import parse_plan
 from sparsebert.results import without_seeds
 from sparsebert.runs import RunRecord
@@ -96,7 +96,7 @@ def described_run(record: RunRecord) -> dict[str, Any]:
 
 def _described(pattern: Pattern) -> dict[str, Any]:
     """Kind, text, and g, r and w of the pattern of a plan with one step."""
-    parts = pattern.parts if isinstance(pattern, Union) else (pattern,)
+    parts = parts_of(pattern)
     tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
     bare = [part for part in parts if not isinstance(part, Global)]
     text = " | ".join(map(str, bare))

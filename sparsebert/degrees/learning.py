@@ -20,7 +20,7 @@ from sparsebert.batches import Batch
 from sparsebert.errors import InputError
 from sparsebert.hardened import HardDegrees, by_distance, kept_edges, quantiles
 from sparsebert.layouts import Layout, layout_of_shares
-from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union
+from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union, parts_of
 
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
 
@@ -261,7 +261,7 @@ def count_pairs(batch: Batch, others: dict[int, Pattern | None], max_distance: i
 
 def other_parts(pattern: Pattern) -> Pattern | None:
     """What a layer's pattern has beside its live part; `InputError` if that part is no member of a union."""
-    parts = pattern.parts if isinstance(pattern, Union) else (pattern,)
+    parts = parts_of(pattern)
     others = tuple(part for part in parts if not isinstance(part, LiveLayer))
     nested = any(isinstance(piece, LiveLayer) for part in others for piece in part.walk())
     if len(others) != len(parts) - 1 or nested:

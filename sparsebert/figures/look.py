@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sparsebert.errors import InputError
 from sparsebert.intervals import mean_interval
-from sparsebert.patterns import Global, Pattern, Random, Union, parse_pattern
+from sparsebert.patterns import Global, Pattern, Random, parse_pattern, parts_of
 
 WIDTH = 7.2  # inches across the page's column
 PIXELS_PER_INCH = 100  # as shown; saved at twice that for sharp screens
@@ -149,7 +149,7 @@ def _read(text: str) -> tuple[str, str, bool]:
 
 
 def _apart(pattern: Pattern) -> tuple[list[Pattern], str]:
-    parts = pattern.parts if isinstance(pattern, Union) else (pattern,)
+    parts = parts_of(pattern)
     globals_ = [str(part) for part in parts if isinstance(part, Global)]
     return [part for part in parts if not isinstance(part, Global)], " | ".join(globals_)
 

@@ -8,7 +8,7 @@ attends to padding.
 
 from sparsebert.patterns.fixed import Copies, Dense, Global, Lexical, Neighbour, Random, Syntax, drawn_keys
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
-from sparsebert.patterns.pattern import Bias, Difference, Learner, Pattern, Relation, Union
+from sparsebert.patterns.pattern import Bias, Difference, Learner, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.text import PATTERNS, parse_pattern
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "Weighted",
     "drawn_keys",
     "parse_pattern",
+    "parts_of",
 ]

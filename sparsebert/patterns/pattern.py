@@ -86,7 +86,7 @@ class Pattern(ABC):
         return (self.related(batch) | itself) & batch.pairs
 
     def __or__(self, other: Pattern) -> Pattern:
-        return Union(_parts(self) + _parts(other))
+        return Union(parts_of(self) + parts_of(other))
 
     def __sub__(self, other: Pattern) -> Pattern:
         return Difference(self, other)
@@ -164,5 +164,6 @@ def needed(*patterns: Pattern | None) -> frozenset[str]:
     return frozenset().union(*(pattern.needs for pattern in patterns if pattern is not None))
 
 
-def _parts(pattern: Pattern) -> tuple[Pattern, ...]:
+def parts_of(pattern: Pattern) -> tuple[Pattern, ...]:
+    """The patterns that a union joins, or else the pattern alone."""
     return pattern.parts if isinstance(pattern, Union) else (pattern,)
