@@ -137,10 +137,13 @@ def test_random_graphs_of_each_seed_are_one_pattern():
 # ---- what is missing
 
 
-def test_one_seed_decides_nothing():
-    found = verdict("C1", dense([0]) + late(0.0, seeds=[0]))
-    assert found.verdict == "undecided" and "a single seed has no interval" in found.reason
-    assert verdict("C1", dense([0]) + late(9.0, seeds=[0])).verdict == "undecided"
+@pytest.mark.parametrize(("seeds", "said"), [([0], "points, one seed"), ([0, 1], "points (0.0 to 0.0), two")])
+def test_fewer_than_three_seeds_decide_nothing(seeds, said):
+    found = verdict("C1", dense(seeds) + late(0.0, seeds=seeds, spread=0))  # equal losses: no width at all
+    assert found.verdict == "undecided" and "fewer than 3 seeds decide nothing" in found.reason
+    assert said in found.reason
+    assert verdict("C1", dense(seeds) + late(9.0, seeds=seeds, spread=0)).verdict == "undecided"
+    assert verdict("C1", dense([0, 1, 2]) + late(0.0, seeds=[0, 1, 2], spread=0)).verdict == "holds"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,20 @@ def test_pairing_takes_out_what_seeds_share():
     records = [run("dense", s, DENSE + luck[s]) for s in SEEDS]
     records += [run(f"syntax{CLS} @ late", s, DENSE + luck[s] - 0.5 + NOISE[s]) for s in SEEDS]
     assert verdict("C1", records).verdict == "holds"
+
+
+def test_what_pairing_does_is_told_from_the_runs():
+    luck = [5.0, -5.0, 3.0, -3.0, 0.0]
+    shared = [run("dense", s, DENSE + luck[s]) for s in SEEDS]
+    shared += [run(f"syntax{CLS}", s, DENSE + luck[s] - 0.5) for s in SEEDS]
+    (row,) = claims.pairing(shared + several(f"lexical(2){CLS}", 9.0, seeds=[0, 1])).to_dict("records")
+    assert row["plans"] == 1 and row["paired"] == pytest.approx(0, abs=1e-6)
+    assert row["unpaired"] == pytest.approx((2 * 68 / 4) ** 0.5)
+    against = [
+        run(f"syntax{CLS}", s, DENSE - luck[s]) for s in SEEDS
+    ]  # luck of the one is the other's bad luck
+    (row,) = claims.pairing(shared[:5] + against).to_dict("records")
+    assert row["paired"] == pytest.approx(2**0.5 * row["unpaired"])
 
 
 def test_a_seed_counts_only_if_it_has_all_patterns():
@@ -331,6 +348,22 @@ def test_c4_compares_what_is_lost_without_each_part_at_matched_density(losses, e
         ]
 
 
+def test_what_stands_in_for_each_part_is_shown_with_what_it_loses():
+    table = claims.parts_left_out(c4_runs()).set_index("without")
+    assert set(table["mixture"]) == {"neighbour(2) | random(4) | global(2)"}
+    assert table["stand-in"].to_dict() == {
+        "neighbour": "random(6) | global(3)",
+        "random": "neighbour(3) | global(3)",
+        "global": "neighbour(2) | random(6) | global(cls)",
+    }
+    assert {part: lost.mean() for part, lost in table["lost"].items()} == pytest.approx(
+        {"neighbour": 3.0, "random": 1.0, "global": 1.0}
+    )
+    assert table["change"].to_dict() == pytest.approx({"neighbour": 0, "random": 0.005, "global": -0.005})
+    assert len(claims.parts_left_out(c4_runs(density=0.2101))) == 2
+    assert claims.parts_left_out(dense()).empty
+
+
 def test_c4_names_the_part_whose_match_is_missing():
     assert verdict("C4", c4_runs(density=0.22)).reason.endswith("without one part: neighbour")
     assert "global tokens besides [CLS]" in verdict("C4", dense()).reason
@@ -490,6 +523,7 @@ def test_connections_leave_out_other_plans_and_what_has_no_pair(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     records = dense(SEEDS[:2]) + of_heads(tmp_path, "copies", 2.0, SEEDS[:2])
     before = claims.by_connection(records)
+    assert len(claims.by_connection(records + several("global(cls)", 9.0))) == 3
     others = several(f"copies{CLS} @ late", 1.0) + several("copies", 1.0)
     others += several(f"syntax | random(1){CLS}", 1.0)
     others += of_heads(tmp_path, "copies", 1.0, before="lexical(2) | ")
@@ -613,6 +647,24 @@ def test_hundreds_of_runs_are_judged_in_seconds_and_their_tables_agree():
     (sentence,) = claims.caveats(EVERYTHING)
     assert "minilm has 6 layers" in sentence and "BERT-base has 6" in sentence and "5 seeds" in sentence
     assert "where that of BERT-base" not in claims.caveats([run("dense", layers=12)])[0]
+
+
+def test_in_short_a_task_is_what_can_be_lost_and_what_loses_least():
+    records = dense() + late(2.0, 0.5) + several(f"neighbour(1){CLS}", 3.0) + several("global(cls)", 9.0)
+    records += several(f"syntax{CLS}", 2.0, density=0.1) + several(f"lexical(2){CLS}", 0.0, seeds=[0])
+    records += several(f"random(like=syntax, besides=global(cls)){CLS}", 1.0)
+    records += learned(0.1, 0.75, spread=0) + learned(0.3, 0.0)
+    table = claims.in_short(records).set_index("what")
+    assert table["pattern"].to_dict() == {
+        "[CLS] alone": "[CLS] alone",
+        "best at the later half": "syntax",
+        "best at all layers": "syntax",
+        "learned degrees": "learned degrees",
+    }
+    assert table["mean"].tolist() == pytest.approx([9.0, 0.5, 2.0, 0.75])
+    assert table["sparsity"].tolist() == pytest.approx([0.8, 0.8, 0.9, 0.9])
+    assert set(table["seeds"]) == {5} and set(table["dense"]) == {DENSE}
+    assert claims.in_short(dense() + several(f"syntax{CLS}", 2.0)).empty  # never at the later half
 
 
 def test_the_rules_say_the_numbers_that_are_applied():

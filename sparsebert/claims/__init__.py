@@ -12,19 +12,34 @@ else is undecided, and the reason says what is missing or too uncertain.
 
 from sparsebert.claims.degrees import by_connection, chosen_degrees, learned_before
 from sparsebert.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
-from sparsebert.claims.tables import caveats, estimates, losses, reasons, rules, summary
+from sparsebert.claims.runs import CLS_ALONE
+from sparsebert.claims.tables import (
+    caveats,
+    estimates,
+    in_short,
+    losses,
+    pairing,
+    parts_left_out,
+    reasons,
+    rules,
+    summary,
+)
 
 __all__ = [
     "CLAIMS",
+    "CLS_ALONE",
     "Estimate",
     "Verdict",
     "by_connection",
     "caveats",
     "chosen_degrees",
     "estimates",
+    "in_short",
     "judge",
     "learned_before",
     "losses",
+    "pairing",
+    "parts_left_out",
     "reasons",
     "rules",
     "summary",

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.claims.runs import (
+    CLS_ALONE,
     Setting,
     described_run,
     each_once,
@@ -41,8 +42,8 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What the learned degrees that C6 compares look like: a row per setting and density asked for.
 
     `heads` are those of all layers; `unbounded` of them keep edges to tokens at any distance, `alone` have no
-    neighbours at all. Both are means over `seeds`. `always` lists layer and head of those that are unbounded
-    with every seed.
+    neighbours at all. Both are means over `seeds`. `by_seed` lists, for each seed in turn, layer and head of
+    those that are unbounded, and `always` those that are so with every seed.
     """
     labels = labels_of(runs_by_setting(records))
     rows = []
@@ -60,18 +61,19 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "heads": len(heads),
                     "unbounded": len(wide),
                     "alone": sum(sum(kept) < 0.05 for kept in heads),
-                    "always": set(wide),
+                    "wide": wide,
                 }
             )
-    columns = ["label", "asked", "seed", "heads", "unbounded", "alone", "always"]
-    frame = pd.DataFrame(rows, columns=columns)
+    columns = ["label", "asked", "seed", "heads", "unbounded", "alone", "wide"]
+    frame = pd.DataFrame(rows, columns=columns).sort_values("seed", kind="stable")
     grouped = frame.groupby(["label", "asked"], as_index=False)
     return grouped.agg(
         seeds=("seed", "nunique"),
         heads=("heads", "max"),
         unbounded=("unbounded", "mean"),
         alone=("alone", "mean"),
-        always=("always", lambda wide: sorted(set.intersection(*wide))),
+        always=("wide", lambda wide: sorted(set.intersection(*map(set, wide)))),
+        by_seed=("wide", list),
     )
 
 
@@ -125,9 +127,9 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     In the runs of named heads two heads see everything, with a file `heads/copies.json` (those that look at
     copies of a token) or `heads/others-SEED.json`; all others see the token itself and [CLS], or a width
-    besides. For each setting with such runs a row for dense, for each kind of them, for each pattern of one
-    part or with copies, and for learned degrees, the best scores first. `density`, `score` in points and
-    `lost` against dense, in points by seed, are over the `seeds` that were run dense, too.
+    besides. For each setting with such runs a row for dense, for [CLS] alone, for each kind of them, for each
+    pattern of one part or with copies, and for learned degrees, the best scores first. `density`, `score` in
+    points and `lost` against dense, in points by seed, are over the `seeds` that were run dense, too.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
@@ -164,6 +166,8 @@ def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:
     """The kind of a run, which is described, for `by_connection`; None if it is none of those."""
     if run["kind"] == "dense":
         return "dense"
+    if run["pattern"] == CLS_ALONE:
+        return CLS_ALONE
     if run["kind"] == "learned":
         return f"degrees learned for {run['asked']:g}, with weights"
     plan = parse_plan(without_seeds(record.config.plan))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.claims.runs import (
+    CLS_ALONE,
     MATCHED,
     Setting,
     at_density,
@@ -28,6 +29,7 @@ C2_LOSS, C2_TIMES = 2.0, 2.0  # points: the least loss, and how many times the l
 C5_MISS = 0.5  # points of density
 C6_DENSITY, C6_MARGIN = 0.10, 1.0  # and the points that the interval may reach below 0
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
+SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
 
 Word = Literal["holds", "does not hold", "undecided"]
 
@@ -51,8 +53,8 @@ class Estimate:
 
     def __str__(self) -> str:
         between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
-        alone = ", one seed" if self.seeds == 1 else ""
-        digits = 1 if between or alone else 2
+        alone = {1: ", one seed", 2: ", two seeds"}.get(self.seeds, "")
+        digits = 1 if self.seeds else 2
         return f"{self.what}: {round(self.mean, digits) + 0.0:.{digits}f} points{between}{alone}"
 
 
@@ -102,7 +104,7 @@ class Judgement:
         points = list(points)
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
         numbers = tuple(round(number, 9) for number in mean_interval(points))
-        decided = len(points) > 1
+        decided = len(points) >= SEEDS
         state = "met" if decided and met(*numbers) else "refuted" if decided and refuted(*numbers) else "open"
         self.estimates.append(Estimate(what, wanted, bound, *numbers, len(points), state))
 
@@ -117,8 +119,8 @@ class Judgement:
     def reason(self) -> str:
         said: dict[str, list[str]] = {"met": [], "refuted": [], "open": []}
         for e in self.estimates:
-            alone = "; a single seed has no interval" if e.state == "open" and e.seeds == 1 else ""
-            said[e.state].append(f"{e}, wanted: {e.wanted}{alone}")
+            few = f"; fewer than {SEEDS} seeds decide nothing" if 0 < e.seeds < SEEDS else ""
+            said[e.state].append(f"{e}, wanted: {e.wanted}{few}")
         if self.verdict == "holds":
             return "; ".join(said["met"])
         unclear = list(dict.fromkeys(self.gaps + said["open"]))
@@ -167,7 +169,7 @@ def _out_of_reach(runs: pd.DataFrame, sparsity: pd.DataFrame) -> str:
         f"{100 * sparsity['sparsity'][best]:.1f} % sparse (over the padded square it would be "
         f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
     )
-    itself = 1 - runs.loc[(runs["pattern"] == "itself") & (runs["g"] == 1), "density"].mean()
+    itself = 1 - runs.loc[runs["pattern"] == CLS_ALONE, "density"].mean()
     length = runs["length"].mean()
     if not math.isnan(itself):
         possible = "within" if itself >= SPARSE else "out of"
@@ -305,10 +307,10 @@ def _by_gain(
 
 def _judge_c4(runs: pd.DataFrame) -> Judgement:
     judged = Judgement()
-    mixtures = runs[(runs["placement"] == "all") & runs["g"].notna()]
+    mixtures = mixtures_of(runs)
     density = mixtures.groupby(["g", "r", "w"])["density"].mean()
-    full = [point for point in density.index if point[0] > 1 and point[1] and point[2]]
-    if not full:
+    replaced = {point: stand_ins(point, density) for point in density.index if min(point) and point[0] > 1}
+    if not replaced:
         judged.gaps.append(
             "no recorded runs, at all layers, of a mixture with neighbours, random keys and global tokens "
             "besides [CLS]"
@@ -316,11 +318,7 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
         return judged
     score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
     lost, more, lacking = {}, {"random": {}, "global": {}}, {}
-    for point in full:
-        left_out = {
-            part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
-            for axis, part in enumerate(("global", "random", "neighbour"))
-        }
+    for point, left_out in replaced.items():
         lacking[point] = [part for part, other in left_out.items() if other is None]
         if not lacking[point]:
             without = score[left_out["neighbour"]]
@@ -331,12 +329,12 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
         point, parts = min(lacking.items(), key=lambda item: len(item[1]))
         what = ", ".join("global but for [CLS]" if part == "global" else part for part in parts)
         judged.gaps.append(
-            f"no recorded runs of what matches {_mixture(point)} in density (within {MATCHED:g}) without one "
-            f"part: {what}"
+            f"no recorded runs of what matches {mixture_text(point)} in density (within {MATCHED:g}) "
+            f"without one part: {what}"
         )
         return judged
     above = {"met": lambda mean, low, high: low > 0, "refuted": lambda mean, low, high: high < 0}
-    several = f"median of {len(lost)} mixtures" if len(lost) > 1 else _mixture(next(iter(lost)))
+    several = f"median of {len(lost)} mixtures" if len(lost) > 1 else mixture_text(next(iter(lost)))
     tables = [("loss without neighbours", "a mean above 0", lost)]
     for part, points in more.items():
         tables.append((f"loss without neighbours minus that without {part}", "the interval above 0", points))
@@ -346,6 +344,22 @@ def _judge_c4(runs: pd.DataFrame) -> Judgement:
             rule = above | ({"met": lambda mean, low, high: mean > 0} if points is lost else {})
             judged.add(f"{what} ({several})", wanted, 0, _median(table), **rule)
     return judged
+
+
+def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of global tokens, random keys and neighbours, or some of these, at all layers."""
+    return runs[(runs["placement"] == "all") & runs["g"].notna()]
+
+
+def stand_ins(point: tuple, density: pd.Series) -> dict[str, tuple | None]:
+    """For each part of a full mixture (g, r, w), the mixture that stands in without it; None if none does.
+
+    `density` is that of all mixtures on record, by (g, r, w).
+    """
+    return {
+        part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
+        for axis, part in enumerate(("global", "random", "neighbour"))
+    }
 
 
 def _left_out(point: tuple, axis: int, keep: float, density: pd.Series) -> tuple | None:
@@ -361,7 +375,7 @@ def _left_out(point: tuple, axis: int, keep: float, density: pd.Series) -> tuple
     return nearest
 
 
-def _mixture(point: tuple) -> str:
+def mixture_text(point: tuple) -> str:
     tokens, keys, width = map(int, point)
     parts = [f"neighbour({width})"] * (width > 0) + [f"random({keys})"] * (keys > 0)
     return " | ".join([*parts, "global(cls)" if tokens == 1 else f"global({tokens})"])
@@ -471,13 +485,15 @@ def _best_mixture(
     fixed = _bigbird(runs)
     near = fixed.index[fixed["density"] <= density + SLACK]
     if not any(r > 0 and w > 0 for _, r, w in near):
+        least = runs.loc[runs["pattern"] == CLS_ALONE, "density"].mean()
+        taken = "" if math.isnan(least) else f"; [CLS] and the token itself alone take {least:.3f}"
         judged.gaps.append(
             "no recorded mixture of neighbours and random keys is as sparse as learned degrees at density "
-            f"{density:.2f}"
+            f"{density:.2f}{taken}"
         )
         return "", pd.Series(dtype=float)
     everywhere = runs[runs["placement"] == "all"].set_index(["g", "r", "w"]).sort_index()
-    points = {_mixture(point): own - scores_by_seed(everywhere.loc[[point]]) for point in near}
+    points = {mixture_text(point): own - scores_by_seed(everywhere.loc[[point]]) for point in near}
     whole = {name: values for name, values in points.items() if values[own.index].notna().all()}
     if lacking := sorted(points.keys() - whole.keys()):
         judged.gaps.append(f"{', '.join(lacking)}: not run with all seeds of the learned degrees")

@@ -15,6 +15,7 @@ from sparsebert.plans import parse_plan
 from sparsebert.results import without_seeds
 from sparsebert.runs import RunRecord
 
+CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
 MATCHED = 0.01  # densities that differ by no more count as equal
 
 
@@ -100,7 +101,8 @@ def _described(pattern: Pattern) -> dict[str, Any]:
     tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
     bare = [part for part in parts if not isinstance(part, Global)]
     text = " | ".join(map(str, bare))
-    found: dict[str, Any] = {"kind": "other", "pattern": text or "itself"}
+    alone = CLS_ALONE if tokens == 1 else "itself"
+    found: dict[str, Any] = {"kind": "other", "pattern": text or alone}
     widths = [part.w for part in bare if isinstance(part, Neighbour)]
     keys = [part.k for part in bare if isinstance(part, Random) and part.like is None]
     if len(widths) + len(keys) == len(bare) and max(len(widths), len(keys)) <= 1:

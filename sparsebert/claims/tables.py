@@ -7,8 +7,18 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.claims.rules import CLAIMS, Estimate, Judgement, Verdict, sparse_patterns
+from sparsebert.claims.rules import (
+    CLAIMS,
+    Estimate,
+    Judgement,
+    Verdict,
+    mixture_text,
+    mixtures_of,
+    sparse_patterns,
+    stand_ins,
+)
 from sparsebert.claims.runs import (
+    CLS_ALONE,
     Setting,
     each_once,
     labels_of,
@@ -56,19 +66,50 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What C4 compares: for each full mixture and part of it, the mixture that stands in without that part.
+
+    A row per setting, full mixture and part for which there is one; `change` is the stand-in's density minus
+    the full mixture's, and `lost` the points by seed that it loses against it.
+    """
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    rows = []
+    for setting, runs in settings.items():
+        mixtures = mixtures_of(runs)
+        density = mixtures.groupby(["g", "r", "w"])["density"].mean()
+        score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
+        for point in (point for point in density.index if min(point) and point[0] > 1):
+            for part, other in stand_ins(point, density).items():
+                if other is not None:
+                    rows.append(
+                        {
+                            "label": labels[setting],
+                            "mixture": mixture_text(point),
+                            "without": part,
+                            "stand-in": mixture_text(other),
+                            "change": density[other] - density[point],
+                            "lost": (score[point] - score[other]).dropna(),
+                        }
+                    )
+    return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", "lost"])
+
+
 def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What each pattern loses at the later half and at all layers, with its interval over seeds, in points.
 
-    A row per setting, placement and pattern, controls included; `sparsity` is that of the layers it is
-    applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square. `counts` says
-    whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no control.
+    A row per setting, placement and pattern, controls and [CLS] alone included; `sparsity` is that of the
+    layers it is applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square.
+    `counts` says whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no
+    control.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
     rows = []
     for setting, runs in settings.items():
         dense = scores_by_seed(runs[runs["kind"] == "dense"])
-        shown = runs[runs["kind"].isin(["pattern", "control"]) & runs["placement"].isin(["late", "all"])]
+        shown = runs[runs["kind"].isin(["pattern", "control"]) | (runs["pattern"] == CLS_ALONE)]
+        shown = shown[shown["placement"].isin(["late", "all"])]
         enough = sparse_patterns(runs, Judgement())
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
             points = (dense - scores_by_seed(part)).dropna()
@@ -79,6 +120,7 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "label": labels[setting],
                     "placement": placement,
                     "pattern": pattern,
+                    "kind": part["kind"].iloc[0],
                     "seeds": len(points),
                     "counts": pattern in enough,
                     "sparsity": part["sparsity"].mean(),
@@ -88,8 +130,74 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "high": high,
                 }
             )
-    columns = ["task", "label", "placement", "pattern", "seeds", "counts", "sparsity", "padded_sparsity"]
-    return pd.DataFrame(rows, columns=[*columns, "mean", "low", "high"])
+    columns = ["task", "label", "placement", "pattern", "kind", "seeds", "counts"]
+    return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
+
+
+def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What can be lost on a task, and what is lost by the pattern that loses least, in points.
+
+    For each setting with patterns at the later half and at all layers, four rows by `what`: [CLS] alone, of
+    the single patterns the best one at the later half and the best at all layers, and degrees learned for the
+    lowest density that was asked for. `sparsity` is that of the layers that are changed; `tokens` is the
+    length of the texts and `dense` the dense score. Patterns that lack a seed are not taken.
+    """
+    settings, lost = runs_by_setting(records), losses(records)
+    rows = []
+    for setting, label in labels_of(settings).items():
+        runs, own = settings[setting], lost[lost["label"] == label]
+        own = own[own["seeds"] == own["seeds"].max()]
+        single = own[own["kind"] == "pattern"]
+        if not {"late", "all"} <= set(single["placement"]):
+            continue
+        dense = scores_by_seed(runs[runs["kind"] == "dense"])
+        found = own[(own["pattern"] == CLS_ALONE) & (own["placement"] == "all")].to_dict("records")
+        for placement in ("late", "all"):
+            found.append(dict(single.loc[single.loc[single["placement"] == placement, "mean"].idxmin()]))
+        learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+        learned = learned[learned["asked"] == learned["asked"].min()]
+        points = (dense - scores_by_seed(learned)).dropna()
+        if len(points):
+            mean, low, high = mean_interval(points)
+            found.append(
+                {"placement": "all", "pattern": "learned degrees", "seeds": len(points), "mean": mean}
+                | {"low": low, "high": high, "sparsity": learned["sparsity"].mean()}
+            )
+        for row in found:
+            kept = {name: row[name] for name in ("pattern", "seeds", "sparsity", "mean", "low", "high")}
+            best = {"late": "best at the later half", "all": "best at all layers"}[row["placement"]]
+            what = row["pattern"] if row["pattern"] in (CLS_ALONE, "learned degrees") else best
+            about = {"label": label, "tokens": runs["length"].mean(), "dense": dense.mean(), "what": what}
+            rows.append(about | kept)
+    columns = ["label", "tokens", "dense", "what", "pattern", "seeds", "sparsity", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """How much luck of the seed dense and sparse runs share: what pairs of one seed scatter by, in points.
+
+    A row per setting with `plans` that were run with at least three seeds of the dense runs. `paired` is the
+    standard deviation of the differences seed by seed, `unpaired` what it would be if dense and sparse runs
+    were independent; both are roots of mean variances over plans.
+    """
+    settings = runs_by_setting(records)
+    rows = []
+    for setting, label in labels_of(settings).items():
+        runs = settings[setting]
+        dense = scores_by_seed(runs[runs["kind"] == "dense"])
+        variances = []
+        for _, part in runs[runs["kind"] != "dense"].groupby(["placement", "pattern", "asked"], dropna=False):
+            sparse = scores_by_seed(part)
+            seeds = sparse.index.intersection(dense.index)
+            if len(seeds) >= 3:
+                together, apart = (sparse - dense)[seeds].var(), sparse[seeds].var() + dense[seeds].var()
+                variances.append((together, apart))
+        if variances:
+            paired, unpaired = (
+                math.sqrt(sum(column) / len(column)) for column in zip(*variances, strict=True)
+            )
+            rows.append({"label": label, "plans": len(variances), "paired": paired, "unpaired": unpaired})
+    return pd.DataFrame(rows, columns=["label", "plans", "paired", "unpaired"])
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
