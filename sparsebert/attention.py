@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, bidirectional_mas
 from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
-from sparsebert.kernels.choice import Kernel
+from sparsebert.kernels.choice import Kernel, check_kernel
 from sparsebert.kernels.reference import Reference
 from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
 from sparsebert.plans import Plan, parse_plan
@@ -84,9 +84,11 @@ class Sparsified:
             for part in pattern.walk():
                 if isinstance(part, HardLayer):
                     part.degrees.check(layer, model.config.num_attention_heads)
+            check_kernel(kernel, pattern)
         self.watch: Callable[[Batch], object] | None = (
             None  # called with each batch before its patterns are built
         )
+        self.windows = local_windows(model)
         self.kernels = [""] * count  # the name of the kernel that each layer used last
         self._kept: dict[tuple, Kernel] = {}
         self._meter: DensityMeter | None = None
@@ -138,15 +140,14 @@ class Sparsified:
     def prepared(self, batch: Batch) -> list[Kernel]:
         """The kernel of each layer for a batch; layers of one pattern share it."""
         config = self.model.config
-        training = self.model.training and torch.is_grad_enabled()
-        dropout = _dropout(self.model) if training else 0.0
+        dropout = _dropout(self.model) if self.model.training else 0.0
+        gradients = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         whole = bool(batch.real.all())
-        local = getattr(config, "layer_types", None) or [None] * len(self.patterns)
         ready: dict[tuple, Kernel] = {}
         layers = []
-        for pattern, kind in zip(self.patterns, local, strict=True):
-            kernel = "reference" if kind == "sliding_attention" else self.kernel
-            key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, training)
+        for layer, pattern in enumerate(self.patterns):
+            kernel = "reference" if layer in self.windows else self.kernel
+            key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, gradients)
             kept = whole and _by_position_alone(pattern)
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
@@ -207,6 +208,14 @@ def sparsify(
 def attention_layers(model: PreTrainedModel) -> int:
     """How many attentions the encoder has; an ALBERT layer may hold several."""
     return model.config.num_hidden_layers * getattr(model.config, "inner_group_num", 1)
+
+
+def local_windows(model: PreTrainedModel) -> dict[int, int]:
+    """The layers of an encoder that see a window only, and how far it reaches on each side (ModernBERT)."""
+    kinds = getattr(model.config, "layer_types", None) or []
+    return {
+        layer: model.config.sliding_window for layer, kind in enumerate(kinds) if kind == "sliding_attention"
+    }
 
 
 # ---- what happens inside a forward pass -----------------------------------------------------------

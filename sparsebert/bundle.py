@@ -14,13 +14,13 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 from sparsebert.bundled import BROUGHT, GRID, PREPARED, WHEELS, WITH
-from sparsebert.encoders import ENCODERS, load_classifier, packaged_minilm
+from sparsebert.encoders import ENCODERS, fitting_length, load_classifier, packaged_minilm
 from sparsebert.errors import InputError
-from sparsebert.finetune import fitting_length
 from sparsebert.grids import load_grid
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.paths import check_writable
@@ -46,8 +46,9 @@ RUN = """\
 cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.bundled "$@"
 """
 README = """\
-Run `sh run.sh` (options of `sparsebert sweep` may follow); it needs Python 3.11, torch and transformers.
-Take the folder `runs/` back to the project; `sparsebert results merge` adds it to the recorded runs.
+Run `sh run.sh` (options of `sparsebert sweep` may follow); it needs Python 3.11 or 3.12,
+torch and transformers. Take the folder `runs/` back to the project; `sparsebert results merge` adds it to the
+recorded runs.
 """
 
 
@@ -141,10 +142,11 @@ def _prepare(
     configs: Iterable[RunConfig], folder: Path, data_dir: str | Path | None, progress: Callable
 ) -> list[Path]:
     """The places of prepared data that the runs read; each holds the most that one of them asks for."""
+    model = cache(lambda encoder: load_classifier(encoder, ["any"]))
     needs: dict[tuple[str, str, int], list[RunConfig]] = {}
     for config in configs:
         task = get_task(config.task, data_dir)
-        length = fitting_length(config, task, load_classifier(config.encoder, task.label_names))
+        length = config.max_length or fitting_length(task.max_length, model(config.encoder))
         needs.setdefault((config.task, config.encoder, length), []).append(config)
     places = []
     for (name, encoder, length), alike in needs.items():

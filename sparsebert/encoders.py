@@ -129,6 +129,11 @@ def positions(model: PreTrainedModel) -> int:
     return model.config.max_position_embeddings - _reserved(model)
 
 
+def fitting_length(wanted: int, model: PreTrainedModel) -> int:
+    """Tokens that a row of a task is cut to: those the task wants, within the positions of the encoder."""
+    return min(wanted, positions(model))
+
+
 @torch.no_grad()
 def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     """Make an encoder take `length` tokens, in place, and return it; one that does so already is left alone.

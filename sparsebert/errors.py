@@ -12,6 +12,13 @@ class InputError(ValueError):
     """The input is wrong, and the message says how to mend it; the command line shows it and exits with 2."""
 
 
+class ChapterError(RuntimeError):
+    """A notebook or the book could not be made; the message says where it stopped and what is kept.
+
+    The command line shows it and exits with 1.
+    """
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that does not exist, with the nearest known name and the list of all.
 

@@ -38,7 +38,9 @@ class Estimates:
             self.add(record)
 
     def add(self, record: RunRecord) -> None:
-        """A record that later estimates are made from, unless its task is gone."""
+        """A record that later estimates are made from, unless its task is gone or its speed not known."""
+        if not min(record.examples_per_second.values()) > 0:
+            return
         try:
             keys = self._keys(record.config, record.device)
         except InputError:

@@ -51,10 +51,10 @@ def open_executor(
 
 
 def default_workers() -> int:
-    """One process for a GPU; on a processor up to four, since small models use several cores badly."""
+    """One process for each GPU; on a processor up to four, since small models use several cores badly."""
     import torch
 
-    return 1 if torch.cuda.is_available() else min(4, _cores())
+    return torch.cuda.device_count() or min(4, _cores())
 
 
 def _cores() -> int:
@@ -134,7 +134,13 @@ class _Worker:
                 # Processes are spawned, not forked: torch's threads do not survive a fork.
                 spawn = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, spawn, _start_worker, self._settings)
-                self._pid = self._pool.submit(os.getpid).result()
+                # It is born with Ctrl-C blocked: before `_start_worker` it would end in a traceback.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    born = self._pool.submit(os.getpid)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                self._pid = born.result()
             return self._pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
             self._pool = None

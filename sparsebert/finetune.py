@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import sys
 import tempfile
@@ -35,7 +36,14 @@ from sparsebert.attention import DensityMeter, Sparsified, attention_layers, spa
 from sparsebert.batches import Collator, Rows
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.dropout import quicken_dropout
-from sparsebert.encoders import folder_hash, label_names, load_classifier, load_tokenizer, positions, quiet
+from sparsebert.encoders import (
+    fitting_length,
+    folder_hash,
+    label_names,
+    load_classifier,
+    load_tokenizer,
+    quiet,
+)
 from sparsebert.errors import InputError
 from sparsebert.hardened import file_hash
 from sparsebert.machine import (
@@ -93,7 +101,7 @@ def finetune(
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
     model = load_classifier(config.encoder, task.label_names, config.max_length)
-    max_length = fitting_length(config, task, model)
+    max_length = config.max_length or fitting_length(task.max_length, model)
     learner = attach_degrees(model, plan, config.degrees)
     plan.layers(
         attention_layers(model), learner
@@ -126,7 +134,7 @@ def finetune(
         save(model, plan, config, max_length, save_to, learner)
 
     share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
-    done = round(config.epochs * len(data["train"]) * share)
+    done = config.epochs * len(data["train"]) * share or math.nan  # nothing tells how fast it was
     return RunRecord(
         name=config.name,
         config=config,
@@ -179,14 +187,17 @@ def evaluate(
     task_name: str | None = None,
     eval_size: int | None = None,
     data_dir: str | Path | None = None,
+    precision: str | None = None,
+    kernel: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a saved model under its plan, on its own task and rows unless others are named.
+    """Evaluate a saved model under its plan; task, rows, precision and kernel are its run's unless given.
 
     Returns `metrics`, `density`, `density_per_layer`, `eval_rows`, `task` and `plan`. Raises `InputError`
     for a folder that holds no saved model.
     """
     settings = read_settings(folder)
-    config = RunConfig.checked(**settings.config | {"encoder": str(folder)})
+    given = {"precision": precision, "kernel": kernel, "encoder": str(folder)}
+    config = RunConfig.checked(**settings.config | {n: value for n, value in given.items() if value})
     task = get_task(task_name or config.task, data_dir)
     labels = label_names(task.label_names)
     if list(labels) != settings.labels:
@@ -263,11 +274,6 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
     return trainer
-
-
-def fitting_length(config: RunConfig, task: Task, model: PreTrainedModel) -> int:
-    """Tokens a row is cut to: the config's, or else the task's within the positions that the encoder has."""
-    return config.max_length or min(task.max_length, positions(model))
 
 
 def score(trainer: Trainer, task: Task, rows: Dataset | Rows) -> dict[str, float]:

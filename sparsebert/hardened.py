@@ -173,7 +173,8 @@ def quantiles(
     """
     start = torch.arange(heads, device=positions.device, dtype=torch.float64) + layer * heads
     start = (start[:, None] * math.sqrt(2)) % 1
-    return ((positions[:, None].double() * _GOLDEN + start) % 1).float()
+    exact = (positions[:, None].double() * _GOLDEN + start) % 1
+    return exact.float().clamp(max=1 - 2**-24)  # what is nearest to 1 would round up to it
 
 
 def kept_edges(

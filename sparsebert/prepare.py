@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from sparsebert.batches import Batch, Rows
-from sparsebert.encoders import load_classifier, load_tokenizer, positions, quiet
+from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.errors import InputError
 from sparsebert.paths import cache_dir, check_writable
 from sparsebert.syntax import add_syntax, parser_name
@@ -87,7 +87,7 @@ def write_prepared(
     """
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
-    max_length = max_length or min(task.max_length, positions(load_classifier(encoder, task.label_names)))
+    max_length = max_length or fitting_length(task.max_length, load_classifier(encoder, task.label_names))
     place = Path(folder).expanduser() / _place(task.name, max_length, tokens)
     splits = task.load()
     sizes = {name: train_size if name == "train" else eval_size for name in splits}
@@ -176,7 +176,7 @@ def _encode(
 
 def _key(task: Task, tokenizer: PreTrainedTokenizerBase, *choices: object) -> str:
     parsed = choices[-1]
-    parts = [_FORMAT, task.name, task.data_hash, tokenizer.backend_tokenizer.to_str(), *choices]
+    parts = [_FORMAT, task.name, task.data_hash, tokenizer_hash(tokenizer), *choices]
     parts.append(parser_name() if parsed else None)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -239,7 +239,7 @@ def _replace(place: Path, files: dict[str, bytes]) -> None:
 def _save_whole(prepared: datasets.DatasetDict, folder: Path) -> None:
     import datasets
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(folder.parent, f"the cache '{folder.parent}'", "SPARSEBERT_CACHE_DIR")
     temporary = tempfile.mkdtemp(dir=folder.parent)
     try:
         datasets.disable_progress_bars()

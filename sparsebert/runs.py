@@ -11,8 +11,17 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.encoders import check_encoder
@@ -83,6 +92,16 @@ class RunConfig(BaseModel):
         if isinstance(value, bool):
             raise InputError(f"{info.field_name}={str(value).lower()}: write a number or a text")
         return value
+
+    @model_validator(mode="after")
+    def _computable(self) -> RunConfig:
+        soft = self.degrees is not None and self.degrees.method != "mass"
+        if soft and self.kernel in ("banded", "flex"):
+            raise InputError(
+                f"kernel={self.kernel} can't compute degrees while they are learned; write kernel=auto, "
+                "which takes it when they are hard and it pays"
+            )
+        return self
 
     @classmethod
     def checked(cls, **fields: Any) -> RunConfig:
@@ -189,7 +208,7 @@ class RunStore:
         """Write a record: temporary file, then rename. One of the same run from other data is set aside."""
         path = self._path(record.name)
         if (old := self._read(path)) and old.data_hash != record.data_hash:
-            self._set_aside(path, "it was made from other data")
+            self._set_aside(path, path.read_bytes(), "it was made from other data")
         write_whole(path, record.model_dump_json(indent=1) + "\n")
         self.failure(record.name).unlink(missing_ok=True)
         return path
@@ -216,23 +235,34 @@ class RunStore:
 
     def _read(self, path: Path) -> RunRecord | None:
         try:
-            record = RunRecord.model_validate_json(path.read_text())
+            found = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise InputError(f"the record '{path}' cannot be read: {error.strerror}") from None
+        try:
+            record = RunRecord.model_validate_json(found)
         except ValueError:
-            self._set_aside(path, "it is torn or not a run of this version")
+            self._set_aside(path, found, "it is torn or not a run of this version")
             return None
         if record.name != path.stem or record.config.name != path.stem:
-            self._set_aside(path, "its name is not the hash of its config")
+            self._set_aside(path, found, "its name is not the hash of its config")
             return None
         return record
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def _set_aside(self, path: Path, found: bytes, why: str) -> None:
+        """Take a file that was read as `found` out of the way; what another process put there stays."""
+        taken = path.with_name(f".taken-{uuid4().hex}")
+        try:
+            os.replace(path, taken)
+        except FileNotFoundError:  # another process did
+            return
+        if taken.read_bytes() != found:
+            os.replace(taken, path)
+            return
         aside = path.with_suffix(".json.aside")
         others = (path.with_suffix(f".json.aside-{number}") for number in count(2))
         while aside.exists():
             aside = next(others)
-        os.replace(path, aside)
+        os.replace(taken, aside)
         print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)

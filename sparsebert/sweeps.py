@@ -21,7 +21,7 @@ from typing import Any
 
 from sparsebert.attention import sparsify
 from sparsebert.degrees import attach_degrees
-from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer
 from sparsebert.errors import InputError
 from sparsebert.estimates import Estimates, Forecast, in_words
 from sparsebert.executors import (
@@ -32,7 +32,7 @@ from sparsebert.executors import (
     default_workers,
     open_executor,
 )
-from sparsebert.finetune import finetune, fitting_length, input_hash, processes
+from sparsebert.finetune import finetune, input_hash, processes
 from sparsebert.machine import device_name, resolve_precision
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.plans import parse_plan
@@ -251,7 +251,7 @@ def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None)
             task = get_task(config.task, data_dir)
             if isinstance(task, PreparedTask):
                 parsed = "word_ids" in parse_plan(config.plan).needs
-                length = fitting_length(config, task, model(config.encoder))
+                length = config.max_length or fitting_length(task.max_length, model(config.encoder))
                 task.check(config.train_size, config.eval_size, parsed, length, tokenizer(config.encoder))
             check(config.encoder, config.plan, config.degrees, config.precision, config.kernel)
         except InputError as error:
@@ -268,7 +268,8 @@ def describe(record: RunRecord) -> str:
 def _asked(config: RunConfig) -> str:
     how = config.degrees
     learned = f" by {how.method} per {how.sharing}, {how.harden}" if how else ""
-    return f"{config.task} · {config.plan}{learned} · seed {config.seed}"
+    kernel = "" if config.kernel == "auto" else f" by kernel {config.kernel}"
+    return f"{config.task} · {config.plan}{learned}{kernel} · seed {config.seed}"
 
 
 def _outcomes(
@@ -278,25 +279,38 @@ def _outcomes(
     executor: Executor,
     in_time: Callable[[RunConfig, int], bool] = lambda config, running: True,
 ) -> Iterator[tuple[RunConfig, Future]]:
-    """Each run with the future of its `RunRecord`, which is in the store by then, as they are finished."""
+    """Each run with the future of its `RunRecord`, which is in the store by then, as they are finished.
+
+    A run that another process works on is left to it, and looked for again later.
+    """
     progress = 15 if isinstance(executor, InlineExecutor) else 0
     waiting, running = dict(hashes), {}
     while True:
-        while len(running) < executor.room:
-            config = next((config for config in waiting if in_time(config, len(running))), None)
-            if config is None:
+        elsewhere = False
+        for config in list(waiting):
+            if len(running) >= executor.room:
                 break
-            data_hash = waiting.pop(config)
-            if record := store.find(config, data_hash):  # another sweep was faster
-                yield config, _done(record)
+            if not in_time(config, len(running)):
                 continue
-            scratch = store.scratch(config, data_hash).absolute()
-            call = (config.model_dump_json(), data_dir, scratch, data_hash, progress)
-            running[executor.submit(train, *call)] = config
-        if not running:
+            scratch = store.scratch(config, waiting[config]).absolute()
+            if record := store.find(config, waiting[config]):  # another sweep was faster
+                del waiting[config]
+                yield config, _done(record)
+            elif _in_use(scratch):
+                elsewhere = True
+            else:
+                call = (config.model_dump_json(), data_dir, scratch, waiting.pop(config), progress)
+                running[executor.submit(train, *call)] = config
+        if not running and not elsewhere:
             return
+        if not running:
+            time.sleep(_LOOK_AGAIN)
         for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
-            yield running.pop(future), _stored(future, store)
+            config = running.pop(future)
+            if not future.cancelled() and isinstance(future.exception(), RunInUse):
+                waiting[config] = hashes[config]
+            else:
+                yield config, _stored(future, store)
 
 
 def _stored(future: Future, store: RunStore) -> Future:
@@ -335,25 +349,46 @@ def train(
 ) -> str:
     """Train one run of a sweep, wherever this is called: JSON of the config in, JSON of the record out.
 
-    Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written or is in use.
-    Raises `InputError` if the data found here is not that of `data_hash`.
+    Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written. Raises `RunInUse`
+    if another process works on the run, and `InputError` if the data found here is not that of `data_hash`.
     """
     config = RunConfig.model_validate_json(config)
     if input_hash(config, data_dir) != data_hash:
         raise InputError("the worker has other data than the process that asked for this run")
-    with _checkpoints(scratch) as folder:
+    with _checkpoints(scratch, alone=True) as folder:
         return finetune(config, data_dir, folder, progress_seconds=progress_seconds).model_dump_json()
 
 
+class RunInUse(RuntimeError):
+    """Another process works on this run."""
+
+
+def _in_use(scratch: Path) -> bool:
+    """Whether a process holds the checkpoints of a run."""
+    try:
+        with open(scratch / "lock", "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has begun with it, or it can't be told here
+        return False
+    return False
+
+
 @contextmanager
-def _checkpoints(folder: Path) -> Iterator[Path]:
-    """The folder of a run's checkpoints, for one process at a time; removed when the run is finished."""
+def _checkpoints(folder: Path, alone: bool = False) -> Iterator[Path]:
+    """The folder of a run's checkpoints, for one process at a time; removed when the run is finished.
+
+    Where it can't be had it is a temporary folder, or else, with `alone`, `RunInUse` if a process holds it.
+    """
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(folder / "lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if alone and isinstance(error, BlockingIOError):
+                raise RunInUse from None
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

@@ -284,6 +284,32 @@ def test_padding_that_an_encoders_own_windows_leave_alone_does_no_harm_in_traini
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_dropout_needs_no_gradients():
+    batch, model = tiny_batch((12, 12)), tiny_model("bert", attention_probs_dropout_prob=0.5).train()
+    refused = pytest.raises(InputError, match="it has no dropout")
+    with sparsify(model, "neighbour(2)", kernel="flex"), torch.no_grad(), refused:
+        model(**batch)
+
+
+@pytest.mark.parametrize("kernel", ["banded", "reference"])
+def test_what_was_prepared_in_inference_mode_does_no_harm_to_training(kernel):
+    batch, model = tiny_batch((12, 12)), tiny_model("bert")
+    with sparsify(model, "neighbour(2) | global(cls)", kernel=kernel):
+        with torch.inference_mode():
+            model(**batch)
+        model(**batch, labels=torch.tensor([0, 1])).loss.backward()
+    assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("plan", ["syntax", "neighbour(2) | lexical(2)", "neighbour(3) - neighbour(1)"])
+def test_a_kernel_that_never_computes_a_pattern_is_refused_at_once(plan):
+    model = tiny_model("bert")
+    with pytest.raises(InputError, match=r"kernel=banded can't be used here.*not made of a band"):
+        sparsify(model, plan, kernel="banded")
+    with sparsify(model, plan):
+        pass
+
+
 def test_other_architectures_are_refused_by_name():
     model = AutoModelForSequenceClassification.from_config(
         MPNetConfig(

@@ -665,6 +665,7 @@ def test_in_short_a_task_is_what_can_be_lost_and_what_loses_least():
     assert table["sparsity"].tolist() == pytest.approx([0.8, 0.8, 0.9, 0.9])
     assert set(table["seeds"]) == {5} and set(table["dense"]) == {DENSE}
     assert claims.in_short(dense() + several(f"syntax{CLS}", 2.0)).empty  # never at the later half
+    assert claims.in_short(records[5:]).empty  # without dense runs
 
 
 def test_the_rules_say_the_numbers_that_are_applied():

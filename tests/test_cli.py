@@ -112,6 +112,16 @@ def test_every_command_has_its_help_tested():
 # ---- finetune
 
 
+def test_an_option_that_is_empty_is_no_default(workspace):
+    assert "pattern" in refusal("finetune", "--plan", "", "--task", "file:classes.csv")
+
+
+def test_a_cache_that_cannot_be_written_is_named(workspace, monkeypatch):
+    monkeypatch.setenv("SPARSEBERT_CACHE_DIR", str(workspace / "classes.csv" / "cache"))
+    given = ["--task", "file:classes.csv", "--encoder", "tiny", "--train-size", 8]
+    assert "give another SPARSEBERT_CACHE_DIR" in refusal("finetune", *given)
+
+
 def test_finetune_prints_its_record_as_json_and_finds_it_again(small):
     first = json.loads(call("finetune", *options(small), "--json").stdout)
     assert first["config"]["encoder"] == "tiny" and first["steps"] == 4

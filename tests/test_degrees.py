@@ -320,6 +320,32 @@ def test_the_density_that_is_measured_is_the_one_asked_for(fields, tmp_path):
     assert measured(f'learned("{path}")') == densities
 
 
+def test_the_density_asked_for_is_met_within_the_windows_that_an_encoder_has_of_its_own():
+    model, plan, longest = tiny_model("modernbert"), parse_plan("learned | global(cls)"), 8
+    learner = attach_degrees(model, plan, DegreeConfig(target_density=0.3, max_distance=longest))
+    batch = Batch.of_lengths([30, 17])
+    assert learner.windows == {1: 3, 3: 3}
+    others = dict.fromkeys(range(4), parse_pattern("global(cls)"))
+    pairs = count_pairs(batch, others, longest, learner.windows)
+    assert pairs.by_distance[1, 4:].sum() == 0 < pairs.by_distance[0, 4:].sum()
+    learner.harden(*harden(learner.log_survival().detach(), pairs, "support", 0.3, True))
+    real = batch.real.long()
+    with sparsify(model, plan, learner) as sparse, torch.no_grad(), sparse.measure() as meter:
+        model(input_ids=3 * real, attention_mask=real)
+    assert sum(meter.over_real) / 4 == pytest.approx(0.3, abs=0.005)
+    all_pairs = (pairs.by_distance[0].sum() + pairs.fixed[0]).item()  # of a layer without a window
+    assert all_pairs == pytest.approx(pairs.total)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8])
+def test_open_ended_degrees_reach_far_however_little_survives_there(target):
+    log_survival = -0.6 * torch.arange(26.0).expand(4, 12, -1)
+    batch = Batch.of_lengths([60])
+    pairs = count_pairs(batch, dict.fromkeys(range(4), None), 24)
+    kept, _ = harden(log_survival, pairs, "irregular", target, open_ended=True)
+    assert pairs.density(kept).mean().item() == pytest.approx(target, abs=0.005)
+
+
 @pytest.mark.parametrize("how", ["support", "irregular", "regular"])
 @pytest.mark.parametrize("target", [None, *TARGETS])
 def test_hard_degrees_keep_nearer_edges_first(how, target):
@@ -486,6 +512,13 @@ def test_a_run_that_cannot_learn_says_why_in_one_sentence(small, plan, degrees, 
 )
 def test_a_wrong_way_to_learn_is_refused_in_one_sentence(degrees, said):
     assert said in refusal(lambda: RunConfig.checked(plan="learned", degrees=degrees))
+
+
+@pytest.mark.parametrize("kernel", ["banded", "flex"])
+def test_a_kernel_that_cannot_compute_soft_degrees_is_refused_before_they_are_learned(kernel):
+    config = {"plan": "learned", "kernel": kernel}
+    assert "write kernel=auto" in refusal(lambda: RunConfig.checked(**config, degrees={}))
+    assert RunConfig.checked(**config, degrees={"method": "mass", "target_density": 0.2}).kernel == kernel
 
 
 def test_what_is_learned_is_attached_where_the_plan_leaves_it_open():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_the_memory_of_a_run_is_not_that_of_an_earlier_one(small):
     high = peak_memory()
     del big
     assert finetune(RunConfig(**small)).peak_memory_mib < high - 500
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells the peak of a process alone")
+def test_the_memory_of_a_process_is_not_that_of_its_parent():
+    ballast = b"x" * (900 << 20)
+    command = [sys.executable, "-c", "from sparsebert.machine import peak_memory; print(peak_memory())"]
+    peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 10 < peak < 700 < peak_memory() and len(ballast)
 
 
 def test_the_same_config_gives_the_same_run_and_another_seed_another(small):

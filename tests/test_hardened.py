@@ -333,6 +333,11 @@ def test_degrees_of_another_number_of_heads_are_refused(saved):
     assert said == "these degrees were learned for 2 heads a layer, and this encoder has 4"
 
 
+def test_no_quantile_rounds_up_to_one():
+    every = quantiles(torch.tensor([[19973]]), layer=8, heads=12)  # in float64 the fourth lies nearest to 1
+    assert every[0, 3, 0] > 0.999999 and every.max() < 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

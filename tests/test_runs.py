@@ -158,6 +158,15 @@ def test_a_torn_record_is_set_aside_with_a_warning(store, capsys, share):
     assert_set_aside(store, path, RunConfig(), capsys)
 
 
+def test_what_another_process_put_in_place_of_a_torn_record_stays(store, capsys):
+    path = store.add(record_of(RunConfig()))
+    store._set_aside(path, b"the torn record that was read before", "it is torn")
+    assert store.find(RunConfig()) and [file.name for file in store.folder.iterdir()] == [path.name]
+    path.unlink()
+    store._set_aside(path, b"", "it is torn")  # another process did
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_that_is_not_text_is_set_aside(store, capsys):
     path = store.add(record_of(RunConfig()))
     path.write_bytes(b"\xff\xfe\x00")

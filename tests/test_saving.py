@@ -156,6 +156,20 @@ def test_a_saved_model_can_be_moved(model, kept):
     assert result["plan"] == f'learned("{model}/degrees.json")'
 
 
+def test_a_saved_model_may_lie_in_a_folder_of_any_name(model, workspace):
+    odd = workspace / "me@home; 2"
+    shutil.copytree(model, odd)
+    assert evaluate(odd)["density"] == evaluate(model)["density"]
+
+
+def test_a_saved_model_is_evaluated_in_another_precision_and_by_another_kernel(model, kept):
+    result = json.loads(
+        call("evaluate", model, "--precision", "fp32", "--kernel", "reference", "--json").stdout
+    )
+    assert result["density"] == pytest.approx(kept[1].density)
+    assert "precision=fp33" in refusal("evaluate", model, "--precision", "fp33")
+
+
 def test_a_saved_model_holds_only_what_loading_needs(model, kept):
     needed = {"sparsebert.json", "degrees.json", "config.json", "model.safetensors", "tokenizer.json"}
     assert needed <= {path.name for path in model.iterdir()}

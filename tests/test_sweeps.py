@@ -421,6 +421,40 @@ def test_checkpoints_that_another_process_writes_are_left_alone(tmp_path):
         assert elsewhere.is_dir()
 
 
+def test_a_run_that_another_sweep_works_on_is_left_to_it(small, trained, monkeypatch):
+    monkeypatch.setattr(sweeps, "_LOOK_AGAIN", 0.05)
+    store, (theirs, own) = RunStore(), seeds(small, 0, 1)
+    scratch = store.scratch(theirs, input_hash(theirs))
+    done: dict[str, sweeps.Sweep] = {}
+    with sweeps._checkpoints(scratch):
+        assert sweeps._in_use(scratch)
+        ours = threading.Thread(target=lambda: done.update(ours=sweep([theirs, own], store)))
+        ours.start()
+        while not store.find(own):
+            time.sleep(0.02)
+        assert ours.is_alive() and trained.done == [1]
+        store.add(record_of(theirs))
+    ours.join(10)
+    assert trained.done == [1] and len(done["ours"].trained) == 2
+    assert not sweeps._in_use(scratch) and not sweeps._in_use(store.folder / "none")
+
+
+def test_a_run_that_another_sweep_gave_up_is_trained(small, trained, monkeypatch):
+    monkeypatch.setattr(sweeps, "_LOOK_AGAIN", 0.05)
+    store, (theirs,) = RunStore(), seeds(small, 0)
+    scratch = store.scratch(theirs, input_hash(theirs))
+    with sweeps._checkpoints(scratch):
+        call = (theirs.model_dump_json(), None, scratch, input_hash(theirs), 0)
+        with pytest.raises(sweeps.RunInUse):  # both sweeps had chosen it before either began
+            sweeps.train(*call)
+        ours = threading.Thread(target=lambda: sweep([theirs], store))
+        ours.start()
+        time.sleep(0.2)
+        assert trained.done == []
+    ours.join(10)
+    assert trained.done == [0] and store.find(theirs)
+
+
 def test_checkpoints_stay_when_a_run_is_interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt), sweeps._checkpoints(tmp_path / "scratch") as folder:
         raise KeyboardInterrupt
@@ -428,6 +462,23 @@ def test_checkpoints_stay_when_a_run_is_interrupted(tmp_path):
 
 
 # ---- estimates and budgets
+
+
+@pytest.mark.parametrize("speed", [0.0, float("nan")])
+def test_a_run_that_does_not_know_its_speed_is_no_measure_for_others(small, speed):
+    unknown = record_of(RunConfig(**small, seed=1), examples_per_second={"train": speed, "evaluate": 24.0})
+    known = record_of(RunConfig(**small, seed=2))
+    assert Estimates([unknown]).seconds(RunConfig(**small)) is None
+    both = Estimates([unknown, known]).seconds(RunConfig(**small))
+    assert both == Estimates([known]).seconds(RunConfig(**small))
+
+
+def test_there_is_a_worker_for_each_gpu(monkeypatch):
+    for gpus, workers in ((3, 3), (1, 1)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        assert sweeps.default_workers() == workers
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert 1 <= sweeps.default_workers() <= 4
 
 
 def test_time_is_rows_times_length(small):

@@ -18,8 +18,8 @@ from transformers import (
 
 from sparsebert.attention import sparsify
 from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
-from sparsebert.encoders import load_classifier, load_tokenizer
-from sparsebert.finetune import UNUSED, build_trainer, fitting_length
+from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer
+from sparsebert.finetune import UNUSED, build_trainer
 from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import prepare
@@ -67,7 +67,7 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
     task.load()  # refuses prepared data, which the default trainer can't read
     precision = resolve_precision(config.precision)
-    max_length = fitting_length(config, task, _fresh_model(config, task))
+    max_length = config.max_length or fitting_length(task.max_length, _fresh_model(config, task))
     parsed = "word_ids" in plan.needs
     data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
     plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data

@@ -25,9 +25,9 @@ import sparsebert
 from sparsebert import paths
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
-from sparsebert.chapters.running import ChapterError, execute
+from sparsebert.chapters.running import execute
 from sparsebert.chapters.tidying import without_solutions
-from sparsebert.errors import InputError
+from sparsebert.errors import ChapterError, InputError
 
 
 def _to_stderr(line: str) -> None:

@@ -24,7 +24,7 @@ from traitlets import default
 from sparsebert.chapters.notebooks import find_notebook, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
-from sparsebert.errors import InputError
+from sparsebert.errors import ChapterError, InputError
 from sparsebert.paths import check_writable
 
 KERNEL = "python3"
@@ -35,10 +35,6 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
-
-
-class ChapterError(RuntimeError):
-    """A notebook or the book could not be made; the message says where it stopped and what is kept."""
 
 
 def run_notebook(

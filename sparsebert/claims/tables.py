@@ -148,9 +148,9 @@ def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
         runs, own = settings[setting], lost[lost["label"] == label]
         own = own[own["seeds"] == own["seeds"].max()]
         single = own[own["kind"] == "pattern"]
-        if not {"late", "all"} <= set(single["placement"]):
-            continue
         dense = scores_by_seed(runs[runs["kind"] == "dense"])
+        if dense.empty or not {"late", "all"} <= set(single["placement"]):
+            continue
         found = own[(own["pattern"] == CLS_ALONE) & (own["placement"] == "all")].to_dict("records")
         for placement in ("late", "all"):
             found.append(dict(single.loc[single.loc[single["placement"] == placement, "mean"].idxmin()]))

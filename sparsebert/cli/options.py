@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from sparsebert.errors import InputError
+from sparsebert.errors import ChapterError, InputError
 
 
 class Sparsebert(click.Group):
@@ -27,9 +27,7 @@ class Sparsebert(click.Group):
             failure = click.ClickException(f"this needs the package {error.name}, which is not installed")
             failure.exit_code = 2
             raise failure from error
-        except RuntimeError as error:
-            if type(error).__name__ != "ChapterError":
-                raise
+        except ChapterError as error:
             raise click.ClickException(str(error)) from None
 
 
@@ -73,7 +71,7 @@ def _options(fields: dict, callback: Callable) -> list[click.Option]:
 
 
 def _collect(ctx: click.Context, option: click.Parameter, value: str | bool | None) -> None:
-    if value:
+    if value not in (None, False):
         ctx.ensure_object(dict).setdefault("fields", {})[option.name] = value
 
 

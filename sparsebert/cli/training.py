@@ -71,16 +71,24 @@ def finetune(
 @click.argument("folder")
 @click.option("--task", help="Another task with the same labels.  [default: the one it was trained on]")
 @click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
+@click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: that of its run]")
+@click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: that of its run]")
 @data_dir_option
 @prepared_option
 @json_option
 def evaluate(
-    folder: str, task: str | None, eval_size: int | None, data_dir: str | None, as_json: bool
+    folder: str,
+    task: str | None,
+    eval_size: int | None,
+    precision: str | None,
+    kernel: str | None,
+    data_dir: str | None,
+    as_json: bool,
 ) -> None:
     """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
     from sparsebert import finetune as training
 
-    result = training.evaluate(folder, task, eval_size, data_dir)
+    result = training.evaluate(folder, task, eval_size, data_dir, precision, kernel)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
@@ -155,7 +163,7 @@ def degrees(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
-    help="Processes that share the cores or GPUs.  [default: one for a GPU, else one per core, up to 4]",
+    help="Processes that share the cores or GPUs.  [default: one for each GPU, else one per core, up to 4]",
 )
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Where the Dask cluster's scheduler answers.")
 @data_dir_option

@@ -29,8 +29,8 @@ def harden(
     if how == "support":
         kept = support(log_survival.double().exp(), pairs, target, open_ended)
         return kept, log_survival.clamp(min=_LEAST_WEIGHT)
-    survival = _tilted(log_survival.double(), pairs, target)
-    return (survival if how == "irregular" else _regular(survival, pairs, target)), None
+    survival = _tilted(log_survival.double(), pairs, target, open_ended)
+    return (survival if how == "irregular" else _regular(survival, pairs, target, open_ended)), None
 
 
 def check_target(target: float, pairs: Pairs, open_ended: bool) -> None:
@@ -82,7 +82,7 @@ def support(strength: Table, pairs: Pairs, target: float | None, open_ended: boo
     return kept
 
 
-def _tilted(log_survival: Table, pairs: Pairs, target: float | None) -> Table:
+def _tilted(log_survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
     """Each distribution p(d) times exp(-t d), the same t for all: the one that meets the target."""
     survival = log_survival.exp()
     if target is None:
@@ -95,13 +95,13 @@ def _tilted(log_survival: Table, pairs: Pairs, target: float | None) -> Table:
     def at(tilt: float) -> Table:
         p = (log_p - tilt * degree).softmax(-1)
         tail = p.flip(-1).cumsum(-1).flip(-1).clamp(max=1)
-        beyond = tail[..., -1:] if survival[..., -1].max() > 1e-5 else torch.zeros_like(tail[..., -1:])
+        beyond = tail[..., -1:] if open_ended else torch.zeros_like(tail[..., -1:])
         return torch.cat([tail, beyond], -1)
 
     return at(_solve(lambda tilt: pairs.density(at(tilt)).mean().item() - target, -60, 60))
 
 
-def _regular(survival: Table, pairs: Pairs, target: float | None) -> Table:
+def _regular(survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
     """One width per head, its mean degree rounded; rounding starts where the target is met best."""
     width = survival[..., 1:-1].sum(-1, keepdim=True)
     distance = torch.arange(survival.shape[-1], device=survival.device)
@@ -110,7 +110,7 @@ def _regular(survival: Table, pairs: Pairs, target: float | None) -> Table:
     def at(lift: float) -> Table:
         rounded = (width + lift).floor().clamp(min=0)
         kept = (distance <= rounded).to(survival)
-        kept[..., -1] = (rounded[..., 0] >= longest) & (survival[..., -1].max() > 1e-5)
+        kept[..., -1] = (rounded[..., 0] >= longest) & open_ended
         return kept
 
     if target is None:

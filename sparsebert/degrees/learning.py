@@ -84,6 +84,9 @@ class LiveLayer(Pattern):
     degrees: LearnedDegrees
     layer: int
 
+    def __str__(self) -> str:
+        return "learned"
+
     def related(self, batch: Batch) -> Relation:
         return self.degrees.related(self.layer, batch)
 
@@ -108,9 +111,17 @@ class LearnedDegrees(nn.Module):
     `harden` gives it edges; then they are fixed and only their weights are trained.
     """
 
-    def __init__(self, config: DegreeConfig, layers: list[int], count: int, heads: int):
+    def __init__(
+        self,
+        config: DegreeConfig,
+        layers: list[int],
+        count: int,
+        heads: int,
+        windows: dict[int, int] | None = None,
+    ):
         super().__init__()
         self.config, self.layers, self.count, self.heads = config, layers, count, heads
+        self.windows = windows or {}
         self.rows = {layer: row for row, layer in enumerate(layers)}
         groups = {"network": (1, 1), "layer": (len(layers), 1), "head": (len(layers), heads)}[config.sharing]
         self.theta = nn.Parameter(_start(config, groups))
@@ -151,7 +162,7 @@ class LearnedDegrees(nn.Module):
             self._soft = self._spread(_gates(self.theta, self.training)).clamp(min=_LEAST).log()
             self._soft[..., 0] = 0
         with torch.no_grad():
-            pairs = count_pairs(batch, others, self.config.max_distance)
+            pairs = count_pairs(batch, others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
 
     def related(self, layer: int, batch: Batch) -> Relation:
@@ -236,25 +247,36 @@ class Pairs:
         return Pairs(self.by_distance + other.by_distance, self.fixed + other.fixed, self.total + other.total)
 
 
-def count_pairs(batch: Batch, others: dict[int, Pattern | None], max_distance: int) -> Pairs:
-    """Count a batch's pairs for each layer in `others`, which gives the rest of its plan."""
+def count_pairs(
+    batch: Batch,
+    others: dict[int, Pattern | None],
+    max_distance: int,
+    windows: dict[int, int] | None = None,
+) -> Pairs:
+    """Count a batch's pairs for each layer in `others`, which gives the rest of its plan.
+
+    Layers in `windows` have no pairs of tokens farther apart than that, whatever the plan.
+    """
     counted = {}
     last = max_distance + 1
     total = batch.real.sum(-1).double().square().sum()
-    for other in set(others.values()):
+    kinds = [(other, (windows or {}).get(layer)) for layer, other in others.items()]
+    for kind in set(kinds):
+        other, window = kind
+        pairs = batch.pairs if window is None else batch.pairs & (batch.distances <= window)[:, None]
         if other is None:
             itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-            allowed = batch.pairs & itself
+            allowed = pairs & itself
         else:
-            allowed = other.allowed(batch)
+            allowed = other.allowed(batch) & pairs
         heads = allowed.shape[1]
-        left = batch.pairs & ~allowed
+        left = pairs & ~allowed
         distance = batch.distances.clamp(max=last)[:, None].expand_as(left)
         found = torch.bincount(distance[left], minlength=last + 1) / heads
-        counted[other] = found, allowed.sum() / heads
+        counted[kind] = found, allowed.sum() / heads
     return Pairs(
-        torch.stack([counted[other][0] for other in others.values()]),
-        torch.stack([counted[other][1] for other in others.values()]),
+        torch.stack([counted[kind][0] for kind in kinds]),
+        torch.stack([counted[kind][1] for kind in kinds]),
         total.item(),
     )
 

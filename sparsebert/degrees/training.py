@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
-from sparsebert.attention import Sparsified, attention_layers
+from sparsebert.attention import Sparsified, attention_layers, local_windows
 from sparsebert.batches import Batch
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
@@ -45,9 +45,8 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
         raise InputError(f"plan '{plan}' can learn degrees or weights of fixed patterns, not both at once")
     if not learned and not weighted:
         return None
-    learner = LearnedDegrees(
-        config or DegreeConfig(), learned or weighted, count, model.config.num_attention_heads
-    )
+    heads, windows = model.config.num_attention_heads, local_windows(model)
+    learner = LearnedDegrees(config or DegreeConfig(), learned or weighted, count, heads, windows)
     if weighted:
         learner.harden(learner.kept)
     model.sparsebert_degrees = learner
@@ -132,7 +131,9 @@ class DegreeTraining(TrainerCallback):
 
     def _pairs(self) -> Pairs:
         counted = [
-            count_pairs(self.sparse.batch_of(inputs), self.others, self.config.max_distance)
+            count_pairs(
+                self.sparse.batch_of(inputs), self.others, self.config.max_distance, self.learner.windows
+            )
             for inputs in self.rows()
         ]
         return reduce(add, counted)

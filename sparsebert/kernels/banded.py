@@ -176,7 +176,7 @@ class Pairs:
                 yield Part(heads, end, last - end, 1, end - width, last - end + width)
 
     def chunks(self, part: Part, scores: int, width: int) -> Iterator[tuple[int, int]]:
-        """Some blocks at a time, first and count, so that no more than so many scores are worked on."""
+        """Some blocks at a time, first and count, so that a row has no more than so many scores in work."""
         heads = part.heads.stop - part.heads.start
         drawn = 0 if part.wide else self.drawn_total * width
         each = heads * part.block * (part.window + drawn)
@@ -230,8 +230,10 @@ class Pairs:
         """The keys that each query drew, and which of them are neither global nor drawn before."""
         drawn = [drawn_keys(k, seed, self.length) for k, seed in self.layout.random if self.length > 1]
         keys = torch.cat([torch.zeros(self.length, 0, dtype=torch.long), *drawn], 1)
-        again = (keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
-        return keys.to(self.device), (~again & (keys >= self.globals)).to(self.device)
+        new = keys >= self.globals
+        if len(drawn) > 1:  # one draw alone has no key twice
+            new &= ~(keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
+        return keys.to(self.device), new.to(self.device)
 
     def drawn_apart(self, part: Part, first: int, count: int) -> Bool[Tensor, "#head query drawn"]:
         """Which drawn keys of some blocks are in no other part."""
@@ -285,7 +287,7 @@ class _Banded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, weights, band, dropout, scale):
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        call = _Call(band, weights, dropout, seed, scale, query)
+        call = _Call(weights, dropout, seed, scale, query)
         output = _room(query, zero=band.padded)
         normaliser = query.new_empty(query.shape[:3], dtype=_exact(query.dtype))
         for rows, places, pairs in band.calls():
@@ -299,7 +301,7 @@ class _Banded(torch.autograd.Function):
     def backward(ctx, grad):
         query, key, value, weights, output, normaliser = ctx.saved_tensors
         band, dropout, seed, scale = ctx.call
-        call = _Call(band, weights, dropout, seed, scale, query)
+        call = _Call(weights, dropout, seed, scale, query)
         of_query, of_key, of_value = _room(query, band.padded), _room(key), _room(value)
         known = (query, key, value, output, normaliser, grad, of_query, of_key, of_value)
         for rows, places, pairs in band.calls():
@@ -310,7 +312,7 @@ class _Banded(torch.autograd.Function):
 class _Call:
     """Forward and backward of one call, sequence by sequence, part by part, a few blocks at a time."""
 
-    def __init__(self, band, weights, dropout, seed, scale, like):
+    def __init__(self, weights, dropout, seed, scale, like):
         self.scale, self.dropout, self.seed, self.weights = scale, dropout, seed, weights
         learned = weights is not None and weights.requires_grad
         self.of_weights = torch.zeros_like(weights) if learned else None
@@ -322,7 +324,8 @@ class _Call:
     def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
         for part in pairs.parts:
             # Scores that the fused kernel never holds need no memory.
-            for chunk in pairs.chunks(part, self.scores * (4 if self.fused else 1), query.shape[3]):
+            scores = self.scores * (4 if self.fused else 1) // len(query)
+            for chunk in pairs.chunks(part, scores, query.shape[3]):
                 tiles = part.tiles(query, *chunk)
                 windows = part.windows(key, *chunk), part.windows(value, *chunk)
                 added = self.added(pairs, part, chunk, len(query), query.dtype)
@@ -349,7 +352,7 @@ class _Call:
         self, pairs, query, key, value, output, normaliser, grad, of_query, of_key, of_value
     ) -> None:
         for part in pairs.parts:
-            for chunk in pairs.chunks(part, self.scores, query.shape[3]):
+            for chunk in pairs.chunks(part, self.scores // len(query), query.shape[3]):
                 tiles, grads, outputs = (part.tiles(x, *chunk) for x in (query, grad, output))
                 windows = part.windows(key, *chunk), part.windows(value, *chunk)
                 total = part.tiles(normaliser[..., None], *chunk)

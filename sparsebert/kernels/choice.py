@@ -14,7 +14,7 @@ from sparsebert.kernels.banded import Band, banded, block_size, head_groups
 from sparsebert.kernels.flex import Flex
 from sparsebert.kernels.reference import Reference
 from sparsebert.layouts import Layout
-from sparsebert.patterns import Dense, Pattern
+from sparsebert.patterns import Dense, HardLayer, Pattern
 
 KERNELS = ("auto", "reference", "banded", "flex")
 
@@ -122,12 +122,23 @@ def _flexible(layout: Layout) -> bool:
     return not layout.random and not (layout.weights is not None and layout.weights.requires_grad)
 
 
+def check_kernel(kernel: str, pattern: Pattern) -> None:
+    """`InputError` if this kernel never computes such a pattern; degrees that are soft yet may harden."""
+    soft = any(hasattr(part, "degrees") and not isinstance(part, HardLayer) for part in pattern.walk())
+    if kernel in ("banded", "flex") and not soft and pattern != Dense() and pattern.layout() is None:
+        raise InputError(f"kernel={kernel} can't be used here, since {_no_band(pattern)}; write kernel=auto")
+
+
+def _no_band(pattern: Pattern) -> str:
+    return f"'{pattern}' is not made of a band, global tokens and drawn keys alone"
+
+
 def _check(
     kernel: str, pattern: Pattern, layout: Layout | None, batch: Batch, dropout: float, gradient: bool
 ) -> None:
     why = None
     if layout is None:
-        why = f"'{pattern}' is not made of a band, global tokens and drawn keys alone"
+        why = _no_band(pattern)
     elif not batch.gapless:
         why = "a row has padding between its tokens"
     elif kernel == "flex" and not _flexible(layout):

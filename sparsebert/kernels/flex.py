@@ -57,6 +57,8 @@ class Flex:
         heads = None if layout.kept is None else self.heads
         rows = None if real.all() and not (start > 0).any() else len(real)
         compiled = {"_compile": True} if real.is_cuda else {}
+        if compiled:
+            allow_many_graphs()
         return create_block_mask(mask, rows, heads, length, length, device=self.device, **compiled)
 
     def _score(self):
@@ -74,7 +76,12 @@ class Flex:
         return score
 
 
+def allow_many_graphs() -> None:
+    """A graph per length and mask: by default the ninth would be an error."""
+    torch._dynamo.config.recompile_limit = 64
+
+
 @cache
 def compiled_flex():
-    torch._dynamo.config.recompile_limit = 64  # a graph per length and mask; beyond it would run unfused
+    allow_many_graphs()
     return torch.compile(flex_attention, fullgraph=True)

@@ -80,6 +80,9 @@ class HardLayer(Pattern):
     degrees: HardDegrees
     layer: int
 
+    def __str__(self) -> str:
+        return "learned"
+
     def related(self, batch: Batch) -> Relation:
         return kept_edges(self.degrees.table(self.layer).to(batch.real.device), self.layer, batch)
 
@@ -119,7 +122,5 @@ class Biased(Pattern):
 
 
 def _check_path(pattern: str, path: object) -> None:
-    if path is not None and (not isinstance(path, str) or not path or set(path) & set('";@')):
-        raise InputError(
-            f"{pattern} takes the path of a JSON file without quotes, ';' and '@' in it, not '{path}'"
-        )
+    if path is not None and (not isinstance(path, str) or not path):
+        raise InputError(f"{pattern} takes the path of a JSON file, not '{path}'")

@@ -145,6 +145,11 @@ class _Parser:
                 raise self._error(f"{field} takes a pattern such as {field}=syntax", position)
         if name == "weighted" and not isinstance([*positional, *named.values()][0], Pattern):
             raise self._error("weighted takes a pattern such as weighted(neighbour(2))", position)
+        path = next((text for text in [*positional, *named.values()] if isinstance(text, str)), "")
+        if set(path) & set('";@'):  # in a plan these have a meaning of their own
+            raise self._error(
+                f"{name} takes a path without quotes, ';' and '@' in it, not '{path}'", position
+            )
         try:
             return PATTERNS[name](*positional, **named)
         except TypeError:

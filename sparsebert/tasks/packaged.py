@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.errors import InputError
-from sparsebert.paths import cache_dir
+from sparsebert.paths import cache_dir, check_writable
 from sparsebert.tasks.task import Splits, Task, hold_out
 
 CLEAR_RATING = 0.5
@@ -141,7 +141,7 @@ def _download(path: Path) -> None:
 
     The file appears whole or not at all.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n")
