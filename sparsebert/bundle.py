@@ -146,7 +146,7 @@ def _prepare(
     needs: dict[tuple[str, str, int], list[RunConfig]] = {}
     for config in configs:
         task = get_task(config.task, data_dir)
-        length = config.max_length or fitting_length(task.max_length, model(config.encoder))
+        length = fitting_length(config.max_length, task.max_length, model(config.encoder))
         needs.setdefault((config.task, config.encoder, length), []).append(config)
     places = []
     for (name, encoder, length), alike in needs.items():

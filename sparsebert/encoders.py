@@ -129,9 +129,9 @@ def positions(model: PreTrainedModel) -> int:
     return model.config.max_position_embeddings - _reserved(model)
 
 
-def fitting_length(wanted: int, model: PreTrainedModel) -> int:
-    """Tokens that a row of a task is cut to: those the task wants, within the positions of the encoder."""
-    return min(wanted, positions(model))
+def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> int:
+    """Tokens that a row is cut to: as given, or else as its task wants, within the encoder's positions."""
+    return given or min(wanted, positions(model))
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def finetune(
     precision = resolve_precision(config.precision)
     set_seed(config.seed)
     model = load_classifier(config.encoder, task.label_names, config.max_length)
-    max_length = config.max_length or fitting_length(task.max_length, model)
+    max_length = fitting_length(config.max_length, task.max_length, model)
     learner = attach_degrees(model, plan, config.degrees)
     plan.layers(
         attention_layers(model), learner

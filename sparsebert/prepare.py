@@ -87,7 +87,7 @@ def write_prepared(
     """
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
-    max_length = max_length or fitting_length(task.max_length, load_classifier(encoder, task.label_names))
+    max_length = fitting_length(max_length, task.max_length, load_classifier(encoder, task.label_names))
     place = Path(folder).expanduser() / _place(task.name, max_length, tokens)
     splits = task.load()
     sizes = {name: train_size if name == "train" else eval_size for name in splits}

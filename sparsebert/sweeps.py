@@ -251,7 +251,7 @@ def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None)
             task = get_task(config.task, data_dir)
             if isinstance(task, PreparedTask):
                 parsed = "word_ids" in parse_plan(config.plan).needs
-                length = config.max_length or fitting_length(task.max_length, model(config.encoder))
+                length = fitting_length(config.max_length, task.max_length, model(config.encoder))
                 task.check(config.train_size, config.eval_size, parsed, length, tokenizer(config.encoder))
             check(config.encoder, config.plan, config.degrees, config.precision, config.kernel)
         except InputError as error:

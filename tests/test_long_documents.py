@@ -10,9 +10,9 @@ from test_encoders import save_encoder
 from transformers import AutoModelForSequenceClassification, MPNetConfig, pipeline
 
 from sparsebert.attention import sparsify
-from sparsebert.encoders import extend_positions, load_classifier, load_tokenizer, positions
+from sparsebert.encoders import extend_positions, fitting_length, load_classifier, load_tokenizer, positions
 from sparsebert.errors import InputError
-from sparsebert.finetune import evaluate, finetune, fitting_length
+from sparsebert.finetune import evaluate, finetune
 from sparsebert.kernels import KERNELS
 from sparsebert.results import recorded
 from sparsebert.runs import RunConfig, RunRecord
@@ -176,9 +176,9 @@ def test_a_length_up_to_32768_may_be_asked_for():
 
 def test_the_tasks_own_length_is_cut_to_the_encoders_positions_and_a_given_one_is_not():
     task, (model, _) = get_task("topics"), short_model("roberta")
-    assert fitting_length(RunConfig(task="topics"), task, model) == FEW < task.max_length
-    assert fitting_length(RunConfig(task="topics", max_length=8), task, model) == 8
-    assert fitting_length(RunConfig(task="topics", max_length=600), task, model) == 600
+    assert fitting_length(None, task.max_length, model) == FEW < task.max_length
+    assert fitting_length(8, task.max_length, model) == 8
+    assert fitting_length(600, task.max_length, model) == 600
 
 
 # ---- fine-tuning

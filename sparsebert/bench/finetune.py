@@ -67,7 +67,7 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
     task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
     task.load()  # refuses prepared data, which the default trainer can't read
     precision = resolve_precision(config.precision)
-    max_length = config.max_length or fitting_length(task.max_length, _fresh_model(config, task))
+    max_length = fitting_length(config.max_length, task.max_length, _fresh_model(config, task))
     parsed = "word_ids" in plan.needs
     data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
     plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data
