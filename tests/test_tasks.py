@@ -620,6 +620,8 @@ def test_a_comma_may_be_part_of_a_file_name(folder):
         ),
         ("o.csv", "text,label\na,1.5\nb,inf\n", r"row 2 of the data: label 'inf'"),
         ("o.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"o\.jsonl, line 2: not JSON"),
+        ("big.jsonl", '{"text": "a", "label": ' + "1" * 5000 + "}\n", r"big\.jsonl, line 1: not JSON"),
+        ("half.jsonl", '{"text": "a\\ud800", "label": "b"}\n', r"half of a character"),
         ("o.jsonl", '["a", 1]\n', r"o\.jsonl, line 1: not an object"),
         ("o.jsonl", "[" * 100_000 + "\n", r"o\.jsonl, line 1: too deeply nested"),
         ("o.jsonl", '{"text": ["a"], "label": 1}\n', r"o\.jsonl, line 1: 'text' is a list or an object"),

@@ -13,6 +13,7 @@ Of a single file a fifth is held out, in each class (`hold_out`).
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from functools import cache
 from pathlib import Path
@@ -132,6 +133,9 @@ def _read_delimited(path: Path, separator: str) -> pd.DataFrame:
         ) from None
 
 
+_HALF = re.compile("[\ud800-\udfff]")  # a surrogate, which no text in UTF-8 can hold
+
+
 def _read_jsonl(path: Path) -> pd.DataFrame:
     rows = []
     for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
@@ -143,7 +147,7 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             raise InputError(
                 f"{path}, line {number}: too deeply nested; write one flat object a line"
             ) from None
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # a number may be too long, too
             raise InputError(f"{path}, line {number}: not JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise InputError(f'{path}, line {number}: not an object; write {{"text": "...", "label": "..."}}')
@@ -151,6 +155,10 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
         if nested:
             raise InputError(f"{path}, line {number}: '{nested[0]}' is a list or an object; write a text")
         rows.append({column: None if value is None else str(value) for column, value in row.items()})
+        if half := _HALF.search("".join(filter(None, rows[-1].values()))):
+            raise InputError(
+                f"{path}, line {number}: {half[0]!a} is half of a character; write its other half, too"
+            )
     return pd.DataFrame(rows, dtype=object)
 
 
