@@ -71,9 +71,14 @@ def _hash_of(*files: tuple[Path, int, int]) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The encoder's fast tokenizer; `InputError` if it has none."""
+    """The encoder's fast tokenizer; `InputError` if it has none, or one without any word."""
     with _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up, since there are no files of it
+        raise InputError(
+            f"encoder '{name}' has no vocabulary, since the files of its tokenizer are missing "
+            "(tokenizer.json); save the tokenizer beside the model"
+        )
     if not tokenizer.is_fast:
         raise InputError(f"encoder '{name}' has no fast tokenizer, which is needed to align words and pieces")
     return tokenizer
@@ -110,18 +115,31 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
             )
         for field, value in labels.items():
             setattr(config, field, value)
-        model = (
-            AutoModelForSequenceClassification.from_config(config)
-            if name == "tiny"
-            else AutoModelForSequenceClassification.from_pretrained(
+        if name == "tiny":
+            model = AutoModelForSequenceClassification.from_config(config)
+        else:
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 _source(name),
                 config=config,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,
+                ignore_mismatched_sizes=True,  # of the head, which is a new one
+                output_loading_info=True,
             )
-        )
+            _check_loaded(name, model, loaded)
     return extend_positions(model, length) if length else model
+
+
+def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
+    """`InputError` if parts of the encoder are random: its files lack them or have them in other sizes."""
+    wrong = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
+    prefix = f"{model.base_model_prefix}."
+    random = sorted(key for key in wrong if key.startswith(prefix) and ".pooler." not in key)
+    if random:
+        raise InputError(
+            f"encoder '{name}': its weights don't fit its config.json ({len(random)} are missing or of other "
+            f"sizes, such as {random[0]}); put what belongs together into one folder"
+        )
 
 
 def positions(model: PreTrainedModel) -> int:

@@ -51,6 +51,33 @@ def test_the_packaged_encoder_is_what_the_list_says():
     assert json.loads(saved)["hidden_size"] == model.config.hidden_size
 
 
+@pytest.mark.parametrize(("field", "value"), [("num_hidden_layers", 5), ("hidden_size", 32)])
+def test_weights_that_do_not_fit_the_config_are_no_encoder(field, value, tmp_path):
+    name = save_encoder(tmp_path / "mixed", CONFIGS["bert"])
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps(config | {field: value}))
+    assert "its weights don't fit its config.json" in refusal(name)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_an_encoder_alone_gets_a_new_head_and_no_other_new_part(kind, tmp_path):
+    tokenizer = load_tokenizer("minilm")
+    config = type(CONFIGS[kind]).from_dict(CONFIGS[kind].to_dict() | {"vocab_size": len(tokenizer)})
+    whole = AutoModelForSequenceClassification.from_config(config)
+    whole.base_model.save_pretrained(tmp_path / kind)
+    tokenizer.save_pretrained(tmp_path / kind)
+    model = load_classifier(str(tmp_path / kind), ("a", "b", "c"))
+    assert torch.equal(model.get_input_embeddings().weight, whole.get_input_embeddings().weight)
+
+
+def test_an_encoder_without_its_tokenizer_reads_no_word(tmp_path):
+    name = save_encoder(tmp_path / "mute", CONFIGS["bert"])
+    for path in (tmp_path / "mute").glob("*token*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"has no vocabulary.*tokenizer\.json"):
+        load_tokenizer(name)
+
+
 def test_the_head_follows_the_seed_and_the_encoder_does_not():
     models = []
     for seed in (0, 0, 1):
