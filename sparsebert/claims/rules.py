@@ -308,8 +308,7 @@ def _by_gain(
 def _judge_c4(runs: pd.DataFrame) -> Judgement:
     judged = Judgement()
     mixtures = mixtures_of(runs)
-    density = mixtures.groupby(["g", "r", "w"])["density"].mean()
-    replaced = {point: stand_ins(point, density) for point in density.index if min(point) and point[0] > 1}
+    replaced = stand_ins(mixtures)
     if not replaced:
         judged.gaps.append(
             "no recorded runs, at all layers, of a mixture with neighbours, random keys and global tokens "
@@ -351,14 +350,16 @@ def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs["placement"] == "all") & runs["g"].notna()]
 
 
-def stand_ins(point: tuple, density: pd.Series) -> dict[str, tuple | None]:
-    """For each part of a full mixture (g, r, w), the mixture that stands in without it; None if none does.
-
-    `density` is that of all mixtures on record, by (g, r, w).
-    """
+def stand_ins(mixtures: pd.DataFrame) -> dict[tuple, dict[str, tuple | None]]:
+    """For each full mixture (g, r, w) and part of it, what stands in without it; None if nothing does."""
+    density = mixtures.groupby(["g", "r", "w"])["density"].mean()
     return {
-        part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
-        for axis, part in enumerate(("global", "random", "neighbour"))
+        point: {
+            part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
+            for axis, part in enumerate(("global", "random", "neighbour"))
+        }
+        for point in density.index
+        if min(point) and point[0] > 1
     }
 
 

@@ -79,8 +79,8 @@ def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
         mixtures = mixtures_of(runs)
         density = mixtures.groupby(["g", "r", "w"])["density"].mean()
         score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-        for point in (point for point in density.index if min(point) and point[0] > 1):
-            for part, other in stand_ins(point, density).items():
+        for point, left_out in stand_ins(mixtures).items():
+            for part, other in left_out.items():
                 if other is not None:
                     rows.append(
                         {
