@@ -12,6 +12,7 @@ Of a single file a fifth is held out, in each class (`hold_out`).
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import warnings
@@ -110,7 +111,8 @@ def _read(path: Path) -> pd.DataFrame:
             raise InputError(f"{path} has no column '{' or '.join(aliases)}', only: {there}; rename one")
     frame = pd.DataFrame({column: frame[theirs] for column, theirs in found.items()})
     for column, theirs in found.items():
-        missing = frame[column].isna() | (frame[column].str.strip() == "")
+        empty = ("", "nan") if column == "label" else ("",)
+        missing = frame[column].isna() | frame[column].str.strip().str.lower().isin(empty)
         if missing.any():
             row = int(missing.to_numpy().argmax()) + 1
             raise InputError(f"{path}, row {row} of the data: no {theirs}; write one or remove the row")
@@ -122,14 +124,18 @@ def _read_delimited(path: Path, separator: str) -> pd.DataFrame:
         with warnings.catch_warnings():
             # A warning would mean that all rows are longer than the header and lose their end.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+            # Python's engine is strict about quotes: the other takes all rows between two that open as one.
+            csv.field_size_limit(2**31 - 1)  # documents may be long
+            return pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, engine="python"
+            )
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty; it needs a header line and one row for each example") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InputError(
             f"{path} cannot be read ({reason}); put texts that hold the separator, a quotation mark or a "
-            "line break between double quotes"
+            "line break between double quotes, and write each quotation mark in them twice"
         ) from None
 
 
@@ -186,6 +192,8 @@ def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) 
         wanted = f"one of {', '.join(label_names)}"
     else:
         labels = pd.to_numeric(frame["label"], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        if labels.nunique(dropna=False) == 1:
+            raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
         wanted = "numbers alone, as other labels have a decimal point"
     if labels.isna().any():
         row = int(labels.isna().to_numpy().argmax())
