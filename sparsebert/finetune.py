@@ -197,7 +197,8 @@ def evaluate(
     """
     settings = read_settings(folder)
     given = {"precision": precision, "kernel": kernel, "encoder": str(folder)}
-    config = RunConfig.checked(**settings.config | {n: value for n, value in given.items() if value})
+    hard = {"degrees": None}  # by now, so that any kernel can compute them
+    config = RunConfig.checked(**settings.config | hard | {n: value for n, value in given.items() if value})
     task = get_task(task_name or config.task, data_dir)
     labels = label_names(task.label_names)
     if list(labels) != settings.labels:

@@ -14,7 +14,7 @@ from sparsebert.degrees import LearnedDegrees
 from sparsebert.encoders import load_tokenizer, quiet
 from sparsebert.errors import InputError, first_mistake
 from sparsebert.hardened import load_degrees
-from sparsebert.paths import write_whole
+from sparsebert.paths import check_writable, write_whole
 from sparsebert.plans import Plan, parse_plan
 from sparsebert.runs import RunConfig
 
@@ -70,6 +70,21 @@ def save(
     )
     write_whole(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
     return folder
+
+
+def check_free(folder: Path, config: RunConfig) -> None:
+    """See that `save` can write to a folder and would overwrite nothing but the same run's model.
+
+    `InputError` otherwise.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        try:
+            same = read_settings(folder).config == config.model_dump()
+        except InputError:
+            same = False
+        if not same:
+            raise InputError(f"--save {folder}: the folder holds something else; name a new one, or empty it")
+    check_writable(folder, f"the folder '{folder}'", "--save")
 
 
 def load(folder: str | Path, kernel: str = "auto") -> Sparsified:

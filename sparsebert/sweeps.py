@@ -34,10 +34,11 @@ from sparsebert.executors import (
 )
 from sparsebert.finetune import finetune, input_hash, processes
 from sparsebert.machine import device_name, resolve_precision
-from sparsebert.paths import check_writable, write_whole
+from sparsebert.paths import write_whole
 from sparsebert.plans import parse_plan
 from sparsebert.prepare import tokenizer_hash
 from sparsebert.runs import RunConfig, RunRecord, RunStore
+from sparsebert.saving import check_free
 from sparsebert.tasks import get_task
 from sparsebert.tasks.prepared import PreparedTask
 
@@ -74,7 +75,7 @@ def run(
         return record, True
     store.check_writable()
     if save_to:
-        check_writable(save_to, f"the folder '{save_to}'", "--save")
+        check_free(save_to, config)
     together, scratch = processes(), store.scratch(config, data_hash)
     # Processes that make one run share its checkpoints; of others each takes its own.
     own = nullcontext(scratch) if together.num_processes > 1 else _checkpoints(scratch)

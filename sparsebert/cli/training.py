@@ -27,7 +27,11 @@ from sparsebert.errors import InputError
 @data_dir_option
 @prepared_option
 @runs_dir_option
-@click.option("--save", metavar="FOLDER", help="Keep the model there, with its plan and its degrees.")
+@click.option(
+    "--save",
+    metavar="FOLDER",
+    help="Keep the model there, with its plan and degrees: a new folder, or one of the same run.",
+)
 @json_option
 @click.pass_context
 def finetune(
