@@ -299,6 +299,14 @@ def test_a_failing_cell_is_one_clear_sentence_and_keeps_what_was_executed(tmp_pa
     ]
 
 
+def test_a_cell_that_refuses_its_parameters_is_wrong_input(tmp_path, monkeypatch):
+    cells = "from sparsebert.errors import InputError", "raise InputError('size=3: write an even number')"
+    make_notebook(tmp_path, "02_picky", *cells, parameters="size: int = 3  # a number")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"stopped at cell .*: size=3: write an even number"):
+        run_notebook("02")
+
+
 def test_a_process_that_dies_is_said_so(tmp_path, monkeypatch):
     make_notebook(tmp_path, "02_dies", "import os; os._exit(1)", parameters="size: int = 3  # a number")
     monkeypatch.chdir(tmp_path)

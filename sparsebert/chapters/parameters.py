@@ -197,7 +197,7 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
 def _known_to_the_package(name: str, value: str) -> None:
     """Raises `InputError` for what is no task, encoder, plan, placement or pattern."""
     # imported late: they bring torch
-    if name in ("task", "tasks"):
+    if name in ("task", "tasks", "short_task"):
         from sparsebert.tasks import get_task
 
         get_task(value)
@@ -209,11 +209,11 @@ def _known_to_the_package(name: str, value: str) -> None:
         from sparsebert.plans import parse_plan
 
         parse_plan(value)
-    elif name in ("placement", "placements"):
+    elif name in ("placement", "placements", "uncontrolled"):
         from sparsebert.plans import Placement
 
         Placement(value)
-    elif name in ("pattern", "patterns"):
+    elif name in ("pattern", "patterns", "stepwise"):
         from sparsebert.patterns import parse_pattern
 
         parse_pattern(value)

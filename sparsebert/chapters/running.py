@@ -49,7 +49,8 @@ def run_notebook(
 
     It runs in the caller's working folder, so that a relative `file:` path means what it means there; what it
     writes to stderr is passed on while it runs. Raises `InputError` before anything runs if the notebook, the
-    profile, a parameter or `out` is wrong, and `ChapterError` if a cell fails.
+    profile, a parameter or `out` is wrong, or from a cell that finds its parameters wrong, and `ChapterError`
+    if a cell fails otherwise.
     """
     notebook = find_notebook(name, root)
     out = Path(out).expanduser() if out else Path(f"{notebook.stem}.executed.ipynb")
@@ -94,7 +95,7 @@ def execute(
             raise
         except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError if the kernel dies
             write_notebook(failed, tidy(read_notebook(done), record, folders))
-            raise ChapterError(_what_failed(notebook, error, failed)) from None
+            raise _what_failed(notebook, error, failed) from None
         record["seconds"] = round(time.perf_counter() - start, 1)
         write_notebook(out, tidy(read_notebook(done), record, folders))
     return record["seconds"]
@@ -151,14 +152,14 @@ def _quiet_papermill() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _what_failed(notebook: Path, error: Exception, failed: Path) -> str:
+def _what_failed(notebook: Path, error: Exception, failed: Path) -> ChapterError | InputError:
     kept = f"what was executed is kept in {failed}"
     if not isinstance(error, PapermillExecutionError):
-        return (
+        return ChapterError(
             f"{notebook.stem} stopped: its Python process died, perhaps for want of memory ({error}); {kept}"
         )
     where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
-    if error.ename == "InputError":
-        return f"{where}: {strip_color(error.evalue)}\n{kept}"
+    if error.ename == InputError.__name__:
+        return InputError(f"{where}: {strip_color(error.evalue)}\n{kept}")
     traceback = strip_color("\n".join(error.traceback)).splitlines()
-    return "\n".join([f"{where} with {error.ename}; {kept}", *(f"    {line}" for line in traceback[-12:])])
+    return ChapterError("\n    ".join([f"{where} with {error.ename}; {kept}", *traceback[-12:]]))
