@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 from click.testing import CliRunner
 
-from sparsebert import doctor
+from sparsebert import doctor, sweeps
 from sparsebert.attention import ARCHITECTURES
 from sparsebert.cli import main
 from sparsebert.patterns import PATTERNS
@@ -70,7 +70,10 @@ MENTIONED = {
     ("encoders",): ["--json"],
     ("patterns",): ["PATTERN", "--sentence", "--encoder", "Example:"],
     ("bench",): ["finetune", "attention", "model"],
-    ("bench", "finetune"): [*FIELDS, "--rounds", "--json"],
+    ("bench", "finetune"): [
+        *(field for field in FIELDS if field.removeprefix("--").replace("-", "_") in RunConfig.model_fields),
+        *("--rounds", "--json", "training rows  [default: 800]"),
+    ],
     ("bench", "attention"): [
         *("--pattern", "--contender", "--heads", "--width", "--lengths", "--rounds", "--longest-dense"),
         *("--dtype", "--device", "--seed", "--plot", "--json", "Example:"),
@@ -158,9 +161,7 @@ def test_wrong_input_ends_with_one_sentence_and_exit_code_2(small, command, give
 
 
 def test_a_data_folder_that_does_not_exist_is_named():
-    assert "--data-dir names '/no/such'" in refusal(
-        "finetune", "--task", "glue/sst2", "--data-dir", "/no/such"
-    )
+    assert "--data-dir names '/no/such'" in refusal("finetune", "--task", "reviews", "--data-dir", "/no/such")
 
 
 # ---- notebooks
@@ -258,3 +259,12 @@ def test_bench_gives_ratios_of_what_was_measured_in_turn(small):
     faster = measured["speedup_over_default_trainer"]
     assert faster == pytest.approx({name: speed[name] / speed["default trainer"] for name in faster})
     assert result.stderr.count("round 1:") == 3
+
+
+def test_ctrl_c_is_said_in_a_sentence_and_has_its_own_code(small, workspace, monkeypatch):
+    def pressed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "run", pressed)
+    result = call("finetune", *options(small), code=130)
+    assert result.stderr == "interrupted: what was recorded until then is kept\n"

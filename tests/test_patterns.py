@@ -161,6 +161,8 @@ def test_minus_binds_tighter_than_union_as_in_python():
         ("neighbour(2", "expected"),
         ("neighbour(2) global(cls)", "unexpected 'global'"),
         ("neighbour(2) & global(cls)", "unexpected '&'"),
+        ("neighbour(2) @ late", "unexpected '@': layers are named in a plan"),
+        ("neighbour(2", "expected ',' or ')', found 'the end'"),
         ("random()", "random(3) or random(like=syntax)"),
         ("random(3, like=syntax)", "random(3) or random(like=syntax)"),
         ("random(3, sed=1)", "did you mean 'seed'"),

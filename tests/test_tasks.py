@@ -45,6 +45,8 @@ def test_every_fixed_name_gives_the_task_of_that_name():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(InputError, match=r"unknown task 'revews': did you mean 'reviews'\?.*file:PATH"):
         get_task("revews")
+    with pytest.raises(InputError, match=r"of your own data write file:mine\.csv"):
+        get_task("mine.csv")
 
 
 # ---- packaged tasks
@@ -610,7 +612,10 @@ def test_a_comma_may_be_part_of_a_file_name(folder):
             r"cannot be read \(Expected 2 fields in line 3, saw 3\); put texts",
         ),
         ("o.csv", "text,label\na,b,1\nb,c,0\n", r"cannot be read .*; put texts"),
-        ("o.csv", 'text,label\n"a,1\n', r"cannot be read \(EOF inside string"),
+        ("o.csv", 'text,label\n"a,1\n', r"cannot be read \(unexpected end of data\)"),
+        ("o.csv", 'text,label\n"a,1\nb,0\n"c,1\nd,0\n', r"cannot be read .*quotation mark in them twice"),
+        ("o.csv", "text,label\na,1\nb,NaN\nc,0\n", r"row 2 of the data: no label"),
+        ("o.csv", "text,label\na,1.5\nb,1.5\n", r"every label is 1\.5; there is nothing to predict"),
         ("o.csv", "text,label\na,1\nb,1\n", r"every label is '1'; a classifier needs at least two"),
         ("o.csv", "text,label\na,1\nb,2\n", r"too few different texts .*VALIDATION"),
         (

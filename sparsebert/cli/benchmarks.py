@@ -18,6 +18,8 @@ def bench() -> None:
 @bench.command(
     name="finetune",
     cls=RunCommand,
+    run_defaults={"plan": "neighbour(2) | global(cls)", "train_size": 800},
+    learns=False,
     epilog="Example: sparsebert bench finetune --lengths 32,128,512 --json",
 )
 @click.option(
@@ -30,7 +32,8 @@ def bench() -> None:
 @click.option(
     "--lengths",
     metavar="N,N,...",
-    help="Measure at each of these numbers of tokens, on topics unless told.  [default: the task's]",
+    help="Measure at each of these numbers of tokens, on topics and some 20,000 tokens of it unless told.  "
+    "[default: the task's]",
 )
 @data_dir_option
 @json_option
@@ -39,14 +42,13 @@ def bench_finetune(
     ctx: click.Context, rounds: int, lengths: str | None, data_dir: str | None, as_json: bool
 ) -> None:
     """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
-    plan = "neighbour(2) | global(cls)"
     if lengths is None:
-        several, config = [], config_of(ctx, plan=plan, train_size=800)
+        several, config = [], config_of(ctx)
     else:
         from sparsebert.bench.measuring import parse_lengths
         from sparsebert.runs import RunConfig
 
-        several, config = parse_lengths(lengths), config_of(ctx, plan=plan, task="topics")
+        several, config = parse_lengths(lengths), config_of(ctx, task="topics", train_size=None)
         for length in several:
             RunConfig.checked(max_length=length)
     from sparsebert.bench import finetune as benchmark

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sparsebert.errors import ChapterError, InputError
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from sparsebert.runs import RunConfig
+
 
 class Sparsebert(click.Group):
-    """A group that answers wrong input with one sentence and exit code 2, a failed chapter with code 1."""
+    """A group that answers in one sentence: wrong input with exit code 2, a failed chapter 1, Ctrl-C 130."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -29,10 +36,26 @@ class Sparsebert(click.Group):
             raise failure from error
         except ChapterError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted: what was recorded until then is kept", err=True)
+            raise SystemExit(130) from None
 
 
 class RunCommand(click.Command):
-    """A command with one option for each field of `RunConfig`, handed to it as the dictionary `fields`."""
+    """A command with one option for each field of `RunConfig`, from which `config_of` makes the config.
+
+    `run_defaults` are defaults of its own. With `learns=False` it has no options about learned degrees.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        run_defaults: dict[str, object] | None = None,
+        learns: bool = True,
+        **options: object,
+    ):
+        super().__init__(*args, **options)
+        self.run_defaults, self.learns = run_defaults or {}, learns
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*self._run_options(), *super().get_params(ctx)]
@@ -41,6 +64,9 @@ class RunCommand(click.Command):
         from sparsebert.runs import RunConfig
 
         fields = {name: field for name, field in RunConfig.model_fields.items() if name != "degrees"}
+        options = _options(fields, _collect, self.run_defaults)
+        if not self.learns:
+            return options
         learn = click.Option(
             ["--learn-degrees"],
             is_flag=True,
@@ -49,19 +75,22 @@ class RunCommand(click.Command):
             help="Learn the degrees of the pattern `learned`; the plan is then by default "
             "'learned | global(cls)'. The options below say how, and each implies this one.",
         )
-        return [
-            *_options(fields, _collect),
-            learn,
-            *_options(RunConfig.degree_fields(), _collect_degrees),
-        ]
+        return [*options, learn, *_options(RunConfig.degree_fields(), _collect_degrees, {})]
 
 
-def _options(fields: dict, callback: Callable) -> list[click.Option]:
-    """An option for each field of a pydantic model."""
+def _options(fields: dict, callback: Callable, defaults: dict[str, object]) -> list[click.Option]:
+    """An option for each field of a pydantic model, with its default unless `defaults` has another."""
+
+    def said(name: str, field: FieldInfo) -> str:
+        default, text = defaults.get(name, field.default), field.description
+        if name in defaults:
+            text = re.sub(r" \(default: .*\)", "", text)
+        return text if default is None else f"{text}  [default: {default}]"
+
     return [
         click.Option(
             [f"--{name.replace('_', '-')}", name],
-            help=field.description + ("" if field.default is None else f"  [default: {field.default}]"),
+            help=said(name, field),
             metavar="TEXT" if field.annotation is str else "VALUE",
             expose_value=False,
             callback=callback,
@@ -80,10 +109,11 @@ def _collect_degrees(ctx: click.Context, option: click.Parameter, value: str | N
         ctx.ensure_object(dict).setdefault("degrees", {})[option.name] = value
 
 
-def config_of(ctx: click.Context, **defaults: object):
+def config_of(ctx: click.Context, **defaults: object) -> RunConfig:
+    """The config of a `RunCommand`: what was typed, else `defaults`, else the command's own defaults."""
     from sparsebert.runs import RunConfig
 
-    given = ctx.obj or {}
+    given, defaults = ctx.obj or {}, ctx.command.run_defaults | defaults
     fields, degrees = dict(given.get("fields", {})), given.get("degrees", {})
     if fields.pop("learn_degrees", False) or degrees:
         defaults |= {"plan": "learned | global(cls)", "degrees": degrees}

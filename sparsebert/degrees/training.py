@@ -36,8 +36,8 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     learned, weighted = plan.open_layers(count, Learned), plan.open_layers(count, Weighted)
     if learned and config is None:
         raise InputError(
-            f"plan '{plan}' has degrees to learn; say how with --learn-degrees, or name a file: "
-            'learned("FILE")'
+            f"plan '{plan}' has degrees to learn; say how with --learn-degrees (in a grid: `degrees: {{}}`), "
+            'or name a file: learned("FILE")'
         )
     if config is not None and not learned and not weighted:
         raise InputError(f"plan '{plan}' has no degrees to learn; write for instance learned | global(cls)")

@@ -188,7 +188,7 @@ class Syntax(Pattern):
         to_head = (head[:, :, None] == word[:, None, :]) & has_word
         step = same_word | to_head | to_head.transpose(1, 2)
         reached = step if self.hops else same_word
-        for _ in range(self.hops - 1):
+        for _ in range(min(self.hops, word.shape[1]) - 1):  # no path over more words than there are
             with torch.autocast(word.device.type, enabled=False):
                 reached = reached.float() @ step.float() > 0
         return reached[:, None]

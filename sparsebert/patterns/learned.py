@@ -32,7 +32,7 @@ class Learned(Pattern):
         if learner is None:
             raise InputError(
                 "the pattern 'learned' names no file: write learned(\"FILE\"), or have a run learn the "
-                "degrees (--learn-degrees)"
+                "degrees (--learn-degrees, in a grid `degrees: {}`)"
             )
         return learner.learned(layer)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsebert import paths
-from sparsebert.errors import unknown_name
+from sparsebert.errors import InputError, unknown_name
 from sparsebert.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.tasks.task import Task
 
@@ -51,15 +51,17 @@ def get_task(name: str, data_dir: str | Path | None = None) -> Task:
     """
     if folder := paths.prepared_dir():
         return prepared_task(name, folder)
-    from sparsebert.tasks.files import PREFIX, file_task
+    from sparsebert.tasks.files import PREFIX, READERS, file_task
     from sparsebert.tasks.glue import GLUE, glue_task
     from sparsebert.tasks.packaged import PACKAGED
 
+    folder = paths.data_dir(data_dir)
     if name in PACKAGED:
         return PACKAGED[name]
     if name in GLUE:
-        folder = paths.data_dir(data_dir)
         return glue_task(name, folder.resolve() if folder else None)
     if name.startswith(PREFIX):
         return file_task(name)
+    if name.lower().endswith(tuple(READERS)):
+        raise InputError(f"unknown task '{name}'; of your own data write {PREFIX}{name}")
     raise unknown_name("task", name, task_names())
