@@ -668,6 +668,35 @@ def test_in_short_a_task_is_what_can_be_lost_and_what_loses_least():
     assert claims.in_short(records[5:]).empty  # without dense runs
 
 
+def test_fixed_patterns_and_learned_degrees_stand_by_their_density():
+    mixture, random = f"neighbour(2) | random(1){CLS}", f"random(3){CLS}"
+    records = dense() + several(mixture, 2.0, density=0.2) + several(random, 4.0, density=0.15)
+    records += several("global(cls)", 9.0, density=0.05) + learned(0.1, 1.0)
+    others = (
+        several(f"syntax{CLS}", 1.0)
+        + several("random(4) | global(2)", 1.0)
+        + several(f"{random} @ late", 1.0)
+    )
+    table = claims.by_density(records + others)
+    assert table[["kind", "plan"]].to_records(index=False).tolist() == [
+        ("[CLS] alone", "global(cls)"),
+        ("learned degrees", "learned for 0.1"),
+        ("random keys", random),
+        ("both", mixture),
+    ]
+    assert table["density"].tolist() == pytest.approx([0.05, 0.1, 0.15, 0.2])
+    assert table["mean"].tolist() == pytest.approx([9.0, 1.0, 4.0, 2.0]) and set(table["seeds"]) == {5}
+    assert (table["low"] < table["mean"]).all() and (table["mean"] < table["high"]).all()
+    assert claims.by_density(records[:-5]).empty  # nothing was learned
+    assert claims.by_density(records[5:]).empty  # without dense runs
+
+    figure = figures.verdicts.losses_by_density(pd.concat([table, table.assign(label="other")]))
+    assert [axes.get_title() for axes in figure.axes] == ["reviews", "other"]
+    assert len(figure.axes[0].containers) == len(table)
+    with pytest.raises(InputError, match="no rows"):
+        figures.verdicts.losses_by_density(table[:0])
+
+
 def test_the_rules_say_the_numbers_that_are_applied():
     rules = claims.rules()
     assert "78 %" in rules.loc["C1", "holds if"] and "1.0 point" in rules.loc["C1", "holds if"]

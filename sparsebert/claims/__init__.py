@@ -14,6 +14,7 @@ from sparsebert.claims.degrees import by_connection, chosen_degrees, learned_bef
 from sparsebert.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
 from sparsebert.claims.runs import CLS_ALONE
 from sparsebert.claims.tables import (
+    by_density,
     caveats,
     estimates,
     in_short,
@@ -31,6 +32,7 @@ __all__ = [
     "Estimate",
     "Verdict",
     "by_connection",
+    "by_density",
     "caveats",
     "chosen_degrees",
     "estimates",

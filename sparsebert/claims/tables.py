@@ -134,6 +134,40 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
 
 
+def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What fixed patterns and learned degrees lose at all layers beside a global [CLS], by their density.
+
+    For each setting with learned degrees a row per mixture of neighbours and random keys, whose `kind` says
+    which of these it has, and per density that was asked for; the sparsest first. `mean`, `low` and `high`
+    are points lost against dense, paired by seed.
+    """
+    settings = runs_by_setting(records)
+    rows = []
+    for setting, label in labels_of(settings).items():
+        runs = settings[setting]
+        dense, everywhere = scores_by_seed(runs[runs["kind"] == "dense"]), runs[runs["placement"] == "all"]
+        learned = everywhere[everywhere["kind"] == "learned"]
+        if dense.empty or learned.empty:
+            continue
+        mixed = everywhere[everywhere["g"] == 1]
+        kinds = {(0, 0): CLS_ALONE, (0, 1): "neighbours", (1, 0): "random keys", (1, 1): "both"}
+        found = [
+            (kinds[r > 0, w > 0], mixture_text((g, r, w)), part)
+            for (g, r, w), part in mixed.groupby(["g", "r", "w"])
+        ]
+        found += [
+            ("learned degrees", f"learned for {asked:g}", part) for asked, part in learned.groupby("asked")
+        ]
+        for kind, plan, part in found:
+            points = (dense - scores_by_seed(part)).dropna()
+            if len(points):
+                mean, low, high = mean_interval(points)
+                row = {"label": label, "kind": kind, "plan": plan, "density": part["density"].mean()}
+                rows.append(row | {"seeds": len(points), "mean": mean, "low": low, "high": high})
+    columns = ["label", "kind", "plan", "density", "seeds", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["label", "density"], ignore_index=True)
+
+
 def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What can be lost on a task, and what is lost by the pattern that loses least, in points.
 

@@ -20,6 +20,7 @@ from sparsebert.figures.look import (
     FAINT,
     INK,
     WIDTH,
+    beside,
     check_columns,
     legend_above,
     legend_mark,
@@ -35,6 +36,13 @@ _STATES = {  # colour, marker, and whether it is filled
 _PLACEMENTS = {  # as _STATES, with the words of the legend and a place beside the middle of the row
     "late": ("at the later half", (BLUE, "o", True), -0.17),
     "all": ("at all layers", (COLOURS[3], "D", False), 0.17),
+}
+_KINDS = {  # as _STATES
+    "[CLS] alone": (INK, "s", True),
+    "neighbours": (BLUE, "o", True),
+    "random keys": (COLOURS[3], "X", True),
+    "both": (COLOURS[2], "D", True),
+    "learned degrees": (BLUE, "o", False),
 }
 
 
@@ -98,12 +106,41 @@ def losses(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_mean(axes: Axes, place: float, row: pd.Series, colour: str, marker: str, filled: bool) -> None:
-    """A mean with its interval, if it has one."""
+@style()
+def losses_by_density(frame: pd.DataFrame) -> Figure:
+    """What fixed patterns and learned degrees lose against their density: a panel per task.
+
+    Columns of `frame`, as `claims.by_density` gives them: `label` (the task), `kind`, `density` in [0, 1],
+    and `mean`, `low` and `high` in points. Points of nearly equal density stand side by side. Raises
+    `InputError` if a column is missing or there is no row.
+    """
+    check_columns(frame, "label", "kind", "density", "mean", "low", "high")
+    tasks = frame["label"].unique()
+    columns = min(2, len(tasks))
+    lines = math.ceil(len(tasks) / columns)
+    figure = Figure(figsize=(WIDTH, 2.7 * lines + 0.6), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    for axes, task in zip(panels, tasks, strict=False):
+        axes.axhline(0, color=INK, linewidth=1.2, zorder=1)
+        own = frame[frame["label"] == task]
+        places = beside(100 * own["density"])
+        for index, row in own.iterrows():
+            _draw_mean(axes, places[index], row, *_KINDS[row["kind"]], sideways=False)
+        axes.set(title=task, xlabel="density over real tokens, %", ylabel="points lost")
+    legend_above(figure, [_mark(kind, *look) for kind, look in _KINDS.items() if kind in set(frame["kind"])])
+    return figure
+
+
+def _draw_mean(
+    axes: Axes, place: float, row: pd.Series, colour: str, marker: str, filled: bool, sideways: bool = True
+) -> None:
+    """A mean with its interval, if it has one; in a row, or else in a column."""
+    spread = None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
     axes.errorbar(
-        row["mean"],
-        place,
-        xerr=None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]],
+        *((row["mean"], place) if sideways else (place, row["mean"])),
+        **{"xerr" if sideways else "yerr": spread},
         color=colour,
         marker=marker,
         markerfacecolor=colour if filled else BACKGROUND,
