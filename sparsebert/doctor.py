@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import huggingface_hub
 import torch
@@ -25,10 +27,17 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "parser", _parser()
     yield "hub", _hub()
     yield "GLUE folder", _glue()
-    yield "cache", f"{cache_dir()} (set SPARSEBERT_CACHE_DIR to move it)"
+    yield "cache", _place(cache_dir(), "SPARSEBERT_CACHE_DIR")
     recorded = sum(1 for _ in RunStore())
-    yield "runs", f"{recorded} recorded in {runs_dir()} (set SPARSEBERT_RUNS_DIR to move them)"
+    yield "runs", f"{recorded} recorded in {_place(runs_dir(), 'SPARSEBERT_RUNS_DIR')}"
     yield "project", str(project_root() or "not in a clone: `book` and `run` need one")
+
+
+def _place(folder: Path, variable: str) -> str:
+    """The folder, and whether it can be written, which is seen without making it."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    usable = there.is_dir() and os.access(there, os.W_OK)
+    return f"{folder} ({'' if usable else 'which cannot be written: '}set {variable} to move it)"
 
 
 def _encoder() -> str:

@@ -242,6 +242,16 @@ def test_doctor_examines_a_machine_without_a_network(workspace, monkeypatch):
     assert str(workspace / "cache") in found["cache"]
 
 
+def test_doctor_names_a_folder_that_cannot_be_written(workspace, monkeypatch):
+    monkeypatch.setattr(doctor, "_hub", lambda: "not asked")
+    monkeypatch.setenv("SPARSEBERT_CACHE_DIR", "/dev/null/cache")
+    assert "/dev/null/cache (which cannot be written: set SPARSEBERT_CACHE_DIR" in call("doctor").stdout
+
+
+def test_an_argument_that_is_no_text_is_refused():
+    assert "is not text in UTF-8" in call("patterns", "\udcff", code=2).stderr
+
+
 def test_doctor_names_a_data_folder_that_does_not_exist(workspace, monkeypatch):
     monkeypatch.setattr(doctor, "_hub", lambda: "not asked")
     monkeypatch.setenv("SPARSEBERT_DATA_DIR", "/no/such")

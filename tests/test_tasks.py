@@ -559,7 +559,7 @@ def test_the_three_formats_give_the_same_data(folder):
 
 def test_two_files_are_train_and_validation(folder):
     where = folder({"dev.csv": "label,sentence\nno,c\n"})
-    task = own(folder, "train.csv", "sentence,label,note\na,no,NA\nNA,yes,\n", also=f",{where / 'dev.csv'}")
+    task = own(folder, "train.csv", "sentence, label,note\na,no,NA\nNA,yes,\n", also=f",{where / 'dev.csv'}")
     assert rows_of(task, "train") == [("a", 0), ("NA", 1)]
     assert rows_of(task, "validation") == [("c", 0)]
 
@@ -597,6 +597,7 @@ def test_a_comma_may_be_part_of_a_file_name(folder):
         ("o.csv", "text,label\n", r"o\.csv has no rows"),
         ("o.jsonl", "\n", r"o\.jsonl has no rows"),
         ("o.csv", "body,label\na,1\n", r"no column 'text or sentence or sentence1', only: body, label"),
+        ("o.csv", "text;label\na;1\n", r"only: text;label; separate columns by commas in a \.csv"),
         ("o.csv", "text,class\na,1\n", r"no column 'label', only: text, class"),
         ("o.csv", "text,label\na,1\nb,\n", r"row 2 of the data: no label"),
         ("o.csv", "text,label\na,1\n  ,0\n", r"row 2 of the data: no text"),

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 class Sparsebert(click.Group):
     """A group that answers in one sentence: wrong input with exit code 2, a failed chapter 1, Ctrl-C 130."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for argument in args:
+            if argument.encode(errors="replace").decode() != argument:
+                raise click.UsageError(f"{argument!a} is not text in UTF-8; write it in UTF-8")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)

@@ -101,14 +101,18 @@ def _read(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
     if frame.empty:
         raise InputError(f"{path} has no rows; it needs a header line and one row for each example")
+    frame.columns = [str(column).strip() for column in frame.columns]
     found = {}
     for column, aliases in COLUMNS.items():
         theirs = next((alias for alias in aliases if alias in frame), None)
         if theirs:
             found[column] = theirs
         elif column != "text_pair":
-            there = ", ".join(map(str, frame.columns))
-            raise InputError(f"{path} has no column '{' or '.join(aliases)}', only: {there}; rename one")
+            wanted, there = " or ".join(aliases), ", ".join(frame.columns)
+            instead = "rename one"
+            if len(frame.columns) == 1 and re.search("[,;\t]", there):
+                instead = "separate columns by commas in a .csv and by tabs in a .tsv"
+            raise InputError(f"{path} has no column '{wanted}', only: {there}; {instead}")
     frame = pd.DataFrame({column: frame[theirs] for column, theirs in found.items()})
     for column, theirs in found.items():
         empty = ("", "nan") if column == "label" else ("",)
