@@ -181,6 +181,18 @@ def test_a_wrong_pattern_says_what_is_wrong_and_where(text, said):
     assert "\n" not in str(error.value)
 
 
+def test_more_hops_than_words_join_all_words_of_a_sentence_at_once():
+    words = torch.arange(5)[None]
+    chain = Batch(torch.ones(1, 5, dtype=torch.bool), word_ids=words, head_ids=(words - 1).clamp(min=0))
+    assert parse_pattern("syntax(hops=1000000000)").allowed(chain).all()
+    assert parse_pattern("syntax(hops=4)").allowed(chain).all()
+    assert not parse_pattern("syntax(hops=3)").allowed(chain).all()
+
+
+def test_cls_may_be_written_large():
+    assert str(parse_pattern("global(CLS)")) == "global(cls)"
+
+
 def test_a_missing_column_is_named():
     with pytest.raises(InputError, match="head_ids and word_ids"):
         parse_pattern("syntax | global(cls)").allowed(Batch.of_lengths([3]))
