@@ -112,8 +112,6 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
         shown = shown[shown["placement"].isin(["late", "all"])]
         enough = sparse_patterns(runs, Judgement())
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            points = (dense - scores_by_seed(part)).dropna()
-            mean, low, high = mean_interval(points) if len(points) else (math.nan,) * 3
             rows.append(
                 {
                     "task": setting.task,
@@ -121,17 +119,21 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
                     "placement": placement,
                     "pattern": pattern,
                     "kind": part["kind"].iloc[0],
-                    "seeds": len(points),
                     "counts": pattern in enough,
                     "sparsity": part["sparsity"].mean(),
                     "padded_sparsity": part["padded_sparsity"].mean(),
-                    "mean": mean,
-                    "low": low,
-                    "high": high,
+                    **_lost(dense, part),
                 }
             )
     columns = ["task", "label", "placement", "pattern", "kind", "seeds", "counts"]
     return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
+
+
+def _lost(dense: pd.Series, runs: pd.DataFrame) -> dict[str, float]:
+    """What runs lose against the dense scores of the same `seeds`: how many these are, mean and interval."""
+    points = (dense - scores_by_seed(runs)).dropna()
+    mean, low, high = mean_interval(points) if len(points) else (math.nan,) * 3
+    return {"seeds": len(points), "mean": mean, "low": low, "high": high}
 
 
 def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -159,13 +161,11 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
             ("learned degrees", f"learned for {asked:g}", part) for asked, part in learned.groupby("asked")
         ]
         for kind, plan, part in found:
-            points = (dense - scores_by_seed(part)).dropna()
-            if len(points):
-                mean, low, high = mean_interval(points)
-                row = {"label": label, "kind": kind, "plan": plan, "density": part["density"].mean()}
-                rows.append(row | {"seeds": len(points), "mean": mean, "low": low, "high": high})
+            row = {"label": label, "kind": kind, "plan": plan, "density": part["density"].mean()}
+            rows.append(row | _lost(dense, part))
     columns = ["label", "kind", "plan", "density", "seeds", "mean", "low", "high"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["label", "density"], ignore_index=True)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
 
 
 def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -190,13 +190,10 @@ def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
             found.append(dict(single.loc[single.loc[single["placement"] == placement, "mean"].idxmin()]))
         learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
         learned = learned[learned["asked"] == learned["asked"].min()]
-        points = (dense - scores_by_seed(learned)).dropna()
-        if len(points):
-            mean, low, high = mean_interval(points)
-            found.append(
-                {"placement": "all", "pattern": "learned degrees", "seeds": len(points), "mean": mean}
-                | {"low": low, "high": high, "sparsity": learned["sparsity"].mean()}
-            )
+        lost_there = _lost(dense, learned)
+        if lost_there["seeds"]:
+            about = {"placement": "all", "pattern": "learned degrees", "sparsity": learned["sparsity"].mean()}
+            found.append(about | lost_there)
         for row in found:
             kept = {name: row[name] for name in ("pattern", "seeds", "sparsity", "mean", "low", "high")}
             best = {"late": "best at the later half", "all": "best at all layers"}[row["placement"]]
