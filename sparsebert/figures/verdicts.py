@@ -86,22 +86,17 @@ def losses(frame: pd.DataFrame) -> Figure:
     or there is no row.
     """
     check_columns(frame, "label", "placement", "pattern", "mean", "low", "high")
-    tasks, patterns = frame["label"].unique(), list(frame["pattern"].unique())
-    columns = min(2, len(tasks))
-    lines = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(WIDTH, lines * (0.32 * len(patterns) + 0.6) + 0.8), layout="constrained")
-    panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-    for axes in panels[len(tasks) :]:
-        axes.remove()
-    for axes, task in zip(panels, tasks, strict=False):
+    patterns = list(frame["pattern"].unique())
+    figure, panels = _panels(frame, 0.32 * len(patterns) + 0.6, 0.8, sharey=True)
+    for axes, own in panels:
         axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
-        for _, row in frame[frame["label"] == task].iterrows():
+        for _, row in own.iterrows():
             _, look, beside = _PLACEMENTS[row["placement"]]
             _draw_mean(axes, patterns.index(row["pattern"]) + beside, row, *look)
         for between in range(1, len(patterns)):
             axes.axhline(between - 0.5, color=FAINT, linewidth=0.8, zorder=0)
         _name_rows(axes, [wrapped(pattern) for pattern in patterns])
-        axes.set(title=task, xlabel="points lost")
+        axes.set(xlabel="points lost")
     legend_above(figure, [_mark(words, *look) for words, look, _ in _PLACEMENTS.values()])
     return figure
 
@@ -115,22 +110,31 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     `InputError` if a column is missing or there is no row.
     """
     check_columns(frame, "label", "kind", "density", "mean", "low", "high")
-    tasks = frame["label"].unique()
-    columns = min(2, len(tasks))
-    lines = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(WIDTH, 2.7 * lines + 0.6), layout="constrained")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in panels[len(tasks) :]:
-        axes.remove()
-    for axes, task in zip(panels, tasks, strict=False):
+    figure, panels = _panels(frame, 2.7, 0.6)
+    for axes, own in panels:
         axes.axhline(0, color=INK, linewidth=1.2, zorder=1)
-        own = frame[frame["label"] == task]
         places = beside(100 * own["density"])
         for index, row in own.iterrows():
             _draw_mean(axes, places[index], row, *_KINDS[row["kind"]], sideways=False)
-        axes.set(title=task, xlabel="density over real tokens, %", ylabel="points lost")
+        axes.set(xlabel="density over real tokens, %", ylabel="points lost")
     legend_above(figure, [_mark(kind, *look) for kind, look in _KINDS.items() if kind in set(frame["kind"])])
     return figure
+
+
+def _panels(
+    frame: pd.DataFrame, height: float, legend: float, sharey: bool = False
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """A panel per task, two in a line, each with its part of the frame; heights in inches."""
+    parts = list(frame.groupby("label", sort=False))
+    columns = min(2, len(parts))
+    lines = math.ceil(len(parts) / columns)
+    figure = Figure(figsize=(WIDTH, lines * height + legend), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False, sharey=sharey).flat)
+    for axes in panels[len(parts) :]:
+        axes.remove()
+    for axes, (task, _) in zip(panels, parts, strict=False):
+        axes.set_title(task)
+    return figure, [(axes, part) for axes, (_, part) in zip(panels, parts, strict=False)]
 
 
 def _draw_mean(
