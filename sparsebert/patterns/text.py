@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
@@ -62,9 +61,9 @@ class _Parser:
             match = match or _TOKEN.match(self.text, position)
             if not match:
                 position += len(self.text[position:]) - len(self.text[position:].lstrip())
-                raise self._error(
-                    f"unexpected '{self.text[position]}'{_PLACED[self.text[position]]}", position
-                )
+                sign = self.text[position]
+                hint = ": layers are named in a plan, and this is one pattern" if sign in "@;" else ""
+                raise self._error(f"unexpected '{sign}'{hint}", position)
             kind = match.lastgroup
             # "a -1" would otherwise read a minus as the sign of a number.
             if kind == "number" and match["number"][0] == "-" and previous not in ("(", ",", "="):
@@ -123,16 +122,18 @@ class _Parser:
                 raise self._error("an argument without a name must come first", position)
             else:
                 positional.append(self._value())
-            if self._peek()[1] != ")" and not self._take(","):
-                _, value, position = self._peek()
-                raise self._error(f"expected ',' or ')', found '{value}'", position)
+            if self._peek()[1] != ")":
+                self._expect(",", "',' or ')'")
         return positional, named
 
     def _value(self) -> int | str | Pattern:
         kind, value, _ = self._peek()
-        if kind == "number" or kind == "path" or value.lower() == "cls":
+        if kind in ("number", "path"):
             self.next += 1
-            return int(value) if kind == "number" else value if kind == "path" else "cls"
+            return int(value) if kind == "number" else value
+        if value.lower() == "cls":
+            self.next += 1
+            return "cls"
         return self._union()
 
     def _build(self, name: str, position: int, arguments: tuple[list, dict]) -> Pattern:
@@ -171,14 +172,14 @@ class _Parser:
         self.next += found
         return found
 
-    def _expect(self, sign: str) -> None:
+    def _expect(self, sign: str, said: str = "") -> None:
         if not self._take(sign):
             _, value, position = self._peek()
-            raise self._error(f"expected '{sign}', found '{value}'", position)
+            wanted = said or f"'{sign}'"
+            raise self._error(f"expected {wanted}, found '{value}'", position)
 
     def _error(self, what: str, position: int) -> InputError:
         return InputError(f"{what} (character {position + 1} of '{self.text}')")
 
 
-_PLACED = defaultdict(str, dict.fromkeys("@;", ": layers are named in a plan, and this is one pattern"))
 _EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5", "weighted": "neighbour(2)"}
