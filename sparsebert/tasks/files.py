@@ -136,10 +136,9 @@ def _read_delimited(path: Path, separator: str) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         raise InputError(f"{path} is empty; it needs a header line and one row for each example") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise InputError(
-            f"{path} cannot be read ({reason}); put texts that hold the separator, a quotation mark or a "
-            "line break between double quotes, and write each quotation mark in them twice"
+            f"{path} cannot be read ({error}); put texts that hold the separator, a quotation mark or a line "
+            "break between double quotes, and write each quotation mark in them twice"
         ) from None
 
 
