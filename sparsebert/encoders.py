@@ -106,7 +106,8 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
         "label2id": {label: index for index, label in enumerate(names)},
     }
     with _explained(name):
-        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**_source(name))
+        source = _source(name)  # once: it may ask the hub
+        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**source)
         if config.model_type not in ARCHITECTURES:
             raise InputError(
                 f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; "
@@ -118,7 +119,7 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
             model = AutoModelForSequenceClassification.from_config(config)
         else:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                **_source(name),
+                **source,
                 config=config,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # of the head, which is a new one
