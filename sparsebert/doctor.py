@@ -9,13 +9,13 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-from sparsebert import tasks
-from sparsebert.encoders import packaged_minilm
+from sparsebert.data import tasks
+from sparsebert.data.syntax import parser_name
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name, hub_reachable, resolve_precision, versions
+from sparsebert.models.encoders import packaged_minilm
 from sparsebert.paths import cache_dir, data_dir, project_root, runs_dir
-from sparsebert.runs import RunStore
-from sparsebert.syntax import parser_name
+from sparsebert.training.runs import RunStore
 
 
 def examine() -> Iterator[tuple[str, str]]:

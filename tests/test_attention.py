@@ -9,13 +9,13 @@ from reference import Sentence, allowed, quantile, weights
 from transformers import AttentionInterface, AutoModelForSequenceClassification, MPNetConfig
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from sparsebert.attention import ARCHITECTURES, sparsify
-from sparsebert.batches import Batch
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees
+from sparsebert.models.sparsified import ARCHITECTURES, sparsify
 from sparsebert.patterns import Dense
-from sparsebert.plans import parse_plan
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.patterns.plans import parse_plan
 
 PLANS = [
     "neighbour(1) | global(cls)",

@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_runs import record_of
 
-from sparsebert import claims, figures
+from sparsebert import figures
+from sparsebert.data.tasks import task_names
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees, load_degrees
 from sparsebert.paths import project_root
-from sparsebert.runs import RunConfig
-from sparsebert.tasks import task_names
+from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
+from sparsebert.study import claims
+from sparsebert.training.runs import RunConfig
 
 SEEDS = range(5)
 NOISE = (-0.2, 0.1, 0.0, 0.2, -0.1)  # points; they add up to nothing

@@ -6,12 +6,13 @@ import huggingface_hub
 import pytest
 from click.testing import CliRunner
 
-from sparsebert import doctor, sweeps
-from sparsebert.attention import ARCHITECTURES
+from sparsebert import doctor
 from sparsebert.cli import main
+from sparsebert.data.tasks import task_names
+from sparsebert.models.sparsified import ARCHITECTURES
 from sparsebert.patterns import PATTERNS
-from sparsebert.runs import RunConfig
-from sparsebert.tasks import task_names
+from sparsebert.sweeps import running as sweeps
+from sparsebert.training.runs import RunConfig
 
 
 def call(*arguments: object, code: int = 0):
@@ -275,6 +276,6 @@ def test_ctrl_c_is_said_in_a_sentence_and_has_its_own_code(small, workspace, mon
     def pressed(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "run", pressed)
+    monkeypatch.setattr(sweeps, "find_or_train", pressed)
     result = call("finetune", *options(small), code=130)
     assert result.stderr == "interrupted: what was recorded until then is kept\n"

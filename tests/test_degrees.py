@@ -12,24 +12,24 @@ from hypothesis import strategies as st
 from models import tiny_batch, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
-from sparsebert.attention import sparsify
-from sparsebert.batches import Batch
 from sparsebert.degrees import DegreeConfig, DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import count_pairs, other_parts
 from sparsebert.degrees.training import attention_mass
 from sparsebert.errors import InputError
-from sparsebert.finetune import finetune
-from sparsebert.hardened import kept_edges
+from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import Global, parse_pattern
-from sparsebert.plans import parse_plan
-from sparsebert.runs import RunConfig, RunRecord
-from sparsebert.sweeps import run
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import kept_edges
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.sweeps.running import find_or_train
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.runs import RunConfig, RunRecord
 
 METHODS = ("survival", "ensemble", "span", "gates")  # with parameters that are learned
 SHARINGS = ("network", "layer", "head")
 LONGEST, HEADS = 5, 4
-module = sys.modules["sparsebert.finetune"]
+module = sys.modules["sparsebert.training.finetuning"]
 with_methods = pytest.mark.parametrize("method", METHODS)
 with_sharings = pytest.mark.parametrize("sharing", SHARINGS)
 
@@ -571,8 +571,8 @@ def test_a_run_ends_with_hard_degrees_of_the_density_asked_for(small, degrees):
 
 def test_layers_that_do_not_learn_stay_as_they_are_and_the_run_is_found_again(small):
     config = learning_run(small, "learned | global(cls) @ late")
-    record, found = run(config)
-    assert not found and run(config) == (record, True)
+    record, found = find_or_train(config)
+    assert not found and find_or_train(config) == (record, True)
     assert learning_run(small, config.plan, target_density=0.5).name != config.name
     assert record.density_per_layer[0] == 1
     assert record.density_per_layer[1] == record.learning.hard_density == pytest.approx(0.4, abs=0.015)

@@ -5,8 +5,8 @@ import torch
 from models import tiny_batch, tiny_model
 from torch import nn
 
-from sparsebert.attention import ARCHITECTURES
-from sparsebert.dropout import Dropout, kept, quicken_dropout
+from sparsebert.kernels.dropout import Dropout, kept, quicken_dropout
+from sparsebert.models.sparsified import ARCHITECTURES
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

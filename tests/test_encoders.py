@@ -12,17 +12,17 @@ from models import CONFIGS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, MPNetConfig
 
-from sparsebert import encoders
-from sparsebert.encoders import (
+from sparsebert.errors import InputError
+from sparsebert.models import encoders
+from sparsebert.models.encoders import (
     ENCODERS,
     check_encoder,
     load_classifier,
     load_tokenizer,
     packaged_minilm,
 )
-from sparsebert.errors import InputError
-from sparsebert.finetune import finetune
-from sparsebert.runs import RunConfig
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.runs import RunConfig
 
 
 def save_encoder(folder, config) -> str:

@@ -15,9 +15,9 @@ from matplotlib.image import imread
 from matplotlib.patches import FancyArrowPatch
 
 from sparsebert import figures
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
 from sparsebert.patterns import parse_pattern
+from sparsebert.patterns.batches import Batch
 
 TOKENS = ["[CLS]", "a", "cl", "##unk", "##y", "film", "[SEP]"]
 CONTROL = "random(like=syntax, besides=global(cls)) | global(cls)"

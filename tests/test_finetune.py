@@ -9,21 +9,21 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-import sparsebert.finetune  # noqa: F401
-from sparsebert.batches import Collator, Rows
+import sparsebert.training.finetuning  # noqa: F401
 from sparsebert.bench.finetune import bench_finetune
 from sparsebert.cli import main
-from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.data.tasks import get_task
+from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
-from sparsebert.finetune import finetune
 from sparsebert.machine import peak_memory, resolve_precision
-from sparsebert.prepare import prepare
-from sparsebert.runs import RunConfig, RunRecord, RunStore
-from sparsebert.sweeps import run, run_all
-from sparsebert.tasks import get_task
+from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.patterns.batches import Collator, Rows
+from sparsebert.sweeps.running import find_or_train, run_all
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
-module = sys.modules["sparsebert.finetune"]  # the package's attribute of that name may be the function
-sweeps = sys.modules["sparsebert.sweeps"]
+module = sys.modules["sparsebert.training.finetuning"]
+sweeps = sys.modules["sparsebert.sweeps.running"]
 bench = sys.modules["sparsebert.bench.finetune"]
 MASKED = "neighbour(1) | global(cls) @ late"
 
@@ -274,7 +274,7 @@ def test_a_sweep_returns_its_records_in_order_and_the_second_time_trains_nothing
     monkeypatch.setattr(sweeps, "finetune", never)
     assert run_all(sweep, workers=1) == records
     assert "3 of 3 runs found" in capsys.readouterr().err
-    assert run(sweep[0]) == (records[0], True)
+    assert find_or_train(sweep[0]) == (records[0], True)
 
 
 def test_a_sweep_that_stops_keeps_what_was_finished(small, monkeypatch):
@@ -296,10 +296,10 @@ def test_a_sweep_that_stops_keeps_what_was_finished(small, monkeypatch):
 
 def test_data_that_changed_are_trained_on_anew(small, workspace, capsys):
     config = RunConfig(**small)
-    before, _ = run(config)
+    before, _ = find_or_train(config)
     rows = (workspace / "classes.csv").read_text().replace("bores", "tires")
     (workspace / "classes.csv").write_text(rows)
-    after, found = run(config)
+    after, found = find_or_train(config)
     assert not found and after.data_hash != before.data_hash and after.name == before.name
     assert "set aside" in capsys.readouterr().err
 

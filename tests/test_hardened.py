@@ -11,11 +11,8 @@ from models import tiny_model
 from reference import Sentence, allowed, quantile, weights
 from test_patterns import batches, patterns
 
-from sparsebert.attention import sparsify
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.finetune import finetune, input_hash
-from sparsebert.hardened import HardDegrees, file_hash, kept_edges, load_degrees, quantiles
+from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import (
     Biased,
     Dense,
@@ -29,9 +26,12 @@ from sparsebert.patterns import (
     Weighted,
     parse_pattern,
 )
-from sparsebert.plans import parse_plan
-from sparsebert.runs import RunConfig
-from sparsebert.sweeps import run
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import HardDegrees, file_hash, kept_edges, load_degrees, quantiles
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.sweeps.running import find_or_train
+from sparsebert.training.finetuning import finetune, input_hash
+from sparsebert.training.runs import RunConfig
 
 LENGTHS = list(range(15, 65))
 
@@ -433,8 +433,8 @@ def test_a_run_with_degrees_from_a_file_has_the_density_of_its_definition(small,
 
 
 def lengths_of_validation(small) -> list[int]:
-    from sparsebert.encoders import load_tokenizer
-    from sparsebert.tasks import get_task
+    from sparsebert.data.tasks import get_task
+    from sparsebert.models.encoders import load_tokenizer
 
     texts = get_task(small["task"]).load()["validation"]["text"]
     return [len(load_tokenizer("tiny")(text)["input_ids"]) for text in texts]
@@ -444,20 +444,20 @@ def test_a_run_is_found_again_until_its_degrees_change(small, fitting, capsys):
     config = RunConfig(**small | {"train_size": 8, "plan": f'learned("{fitting}") | global(cls)'})
     before = input_hash(config)
     assert before != input_hash(config.model_copy(update={"plan": "dense"}))
-    first, found = run(config)
+    first, found = find_or_train(config)
     assert not found and first.data_hash == before
-    assert run(config) == (first, True)
+    assert find_or_train(config) == (first, True)
 
     fitting.write_text(fitting.read_text().replace("0.5", "0.75"))
     assert input_hash(config) != before
-    second, found = run(config)
+    second, found = find_or_train(config)
     assert not found and second.name == first.name and second.density > first.density
     assert "set aside" in capsys.readouterr().err
 
 
 def test_a_run_whose_file_is_gone_says_so_before_anything_is_prepared(small, workspace):
     config = RunConfig(**small | {"plan": "learned(gone.json)"})
-    assert "'gone.json' can't be read" in refusal(lambda: run(config))
+    assert "'gone.json' can't be read" in refusal(lambda: find_or_train(config))
     assert re.search("'gone.json' can't be read", refusal(lambda: finetune(config)))
     assert not (workspace / "cache").exists()
 

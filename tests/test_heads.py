@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsebert.encoders import load_classifier, load_tokenizer
+from sparsebert.data.tasks import get_task
+from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
-from sparsebert.heads import attention_to_copies
-from sparsebert.prepare import prepare
-from sparsebert.tasks import get_task
+from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.study.heads import attention_to_copies
 
 PAIRS = """text,text_pair,label
 the dog saw the dog,a dog saw it,yes

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.patterns import Biased, HardLayer, Pattern, Union, parse_pattern
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import HardDegrees
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
 HEADS, WIDTH = 3, 8
@@ -208,7 +208,7 @@ def _with_learned_weights(name: str, batch: Batch, kernel: str):
             return torch.nn.functional.pad(self.table[:, 1:], (1, 0))  # a pair with itself has no weight
 
         def bias(self, batch):
-            from sparsebert.hardened import by_distance
+            from sparsebert.patterns.hard_degrees import by_distance
 
             return by_distance(self.weight_table(), batch)
 

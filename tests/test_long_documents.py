@@ -9,15 +9,21 @@ from models import CONFIGS, tiny_batch, tiny_model
 from test_encoders import save_encoder
 from transformers import AutoModelForSequenceClassification, MPNetConfig, pipeline
 
-from sparsebert.attention import sparsify
-from sparsebert.encoders import extend_positions, fitting_length, load_classifier, load_tokenizer, positions
+from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
-from sparsebert.finetune import evaluate, finetune
 from sparsebert.kernels import KERNELS
-from sparsebert.results import recorded
-from sparsebert.runs import RunConfig, RunRecord
-from sparsebert.saving import load, read_settings
-from sparsebert.tasks import get_task
+from sparsebert.models.encoders import (
+    extend_positions,
+    fitting_length,
+    load_classifier,
+    load_tokenizer,
+    positions,
+)
+from sparsebert.models.sparsified import sparsify
+from sparsebert.study.results import recorded
+from sparsebert.training.finetuning import evaluate, finetune
+from sparsebert.training.runs import RunConfig, RunRecord
+from sparsebert.training.saving import load, read_settings
 
 FEW = 24
 WITH_A_TABLE = sorted(set(CONFIGS) - {"modernbert"})

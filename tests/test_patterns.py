@@ -8,7 +8,6 @@ from jaxtyping import Bool
 from reference import Sentence, allowed
 from torch import Tensor
 
-from sparsebert.batches import Batch, Collator
 from sparsebert.errors import InputError
 from sparsebert.patterns import (
     Copies,
@@ -23,6 +22,7 @@ from sparsebert.patterns import (
     Weighted,
     parse_pattern,
 )
+from sparsebert.patterns.batches import Batch, Collator
 
 _atoms = st.one_of(
     st.just(Dense()),

@@ -7,7 +7,7 @@ from test_patterns import patterns
 
 from sparsebert.errors import InputError
 from sparsebert.patterns import Dense, parse_pattern
-from sparsebert.plans import Placement, Plan, parse_plan
+from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 placements = st.one_of(
     st.sampled_from(["all", "early", "late", "0", "3", "2-", "1-4"]).map(Placement),

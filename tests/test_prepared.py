@@ -17,16 +17,17 @@ from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from sparsebert import bundled, finetune
-from sparsebert.batches import Rows
 from sparsebert.cli import main
-from sparsebert.encoders import load_tokenizer
+from sparsebert.data.tasks import get_task, task_names
+from sparsebert.data.tasks.metrics import METRICS
+from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, prepared_task
+from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
-from sparsebert.prepare import prepare, tokenizer_hash, write_prepared
-from sparsebert.runs import RunConfig, RunStore
-from sparsebert.tasks import get_task, task_names
-from sparsebert.tasks.metrics import METRICS
-from sparsebert.tasks.prepared import ARRAYS, MANIFEST, prepared_task
+from sparsebert.models.encoders import load_tokenizer
+from sparsebert.patterns.batches import Rows
+from sparsebert.sweeps import remote as bundled
+from sparsebert.training import finetuning as finetune
+from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
 ABSENT = (
@@ -329,7 +330,7 @@ def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, 
 
 
 def test_bundles_ask_for_what_the_package_asks_for():
-    project = tomllib.loads(Path(bundled.__file__).parents[1].joinpath("pyproject.toml").read_text())[
+    project = tomllib.loads(Path(bundled.__file__).parents[2].joinpath("pyproject.toml").read_text())[
         "project"
     ]
     bounds = dict(

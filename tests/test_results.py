@@ -10,9 +10,9 @@ import pytest
 from test_cli import call, refusal
 from test_runs import record_of
 
-from sparsebert import results
-from sparsebert.results import recorded
-from sparsebert.runs import RunConfig, RunStore
+from sparsebert.study import results
+from sparsebert.study.results import recorded
+from sparsebert.training.runs import RunConfig, RunStore
 
 LEARNING = {
     "target_density": 0.3,
@@ -181,7 +181,7 @@ def test_runs_of_a_file_that_is_not_there_or_torn_are_not_unpacked(project, tmp_
 
 
 def test_outside_of_a_project_there_is_nothing_to_merge_into(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsebert.results.project_root", lambda: None)
+    monkeypatch.setattr("sparsebert.study.results.project_root", lambda: None)
     assert "inside it" in refusal("results", "check")
     assert recorded("degrees") == []
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebert.errors import InputError
-from sparsebert.runs import RunConfig, RunRecord, RunStore
+from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 
 def record_of(config: RunConfig, **changes: object) -> RunRecord:

@@ -11,15 +11,15 @@ from safetensors import safe_open
 from test_cli import call, options, refusal
 from transformers import pipeline
 
-from sparsebert.attention import sparsify
 from sparsebert.cli import main
-from sparsebert.encoders import load_tokenizer
 from sparsebert.errors import InputError
-from sparsebert.finetune import evaluate, finetune
-from sparsebert.hardened import HardDegrees, load_degrees
-from sparsebert.runs import RunConfig, RunRecord, RunStore
-from sparsebert.saving import load, read_settings, save
-from sparsebert.sweeps import run
+from sparsebert.models.encoders import load_tokenizer
+from sparsebert.models.sparsified import sparsify
+from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
+from sparsebert.sweeps.running import find_or_train
+from sparsebert.training.finetuning import evaluate, finetune
+from sparsebert.training.runs import RunConfig, RunRecord, RunStore
+from sparsebert.training.saving import load, read_settings, save
 
 LEARNED = {"target_density": 0.4, "max_distance": 6, "rate": 0.5, "weight_rate": 1.0}
 
@@ -74,7 +74,7 @@ def test_a_saved_model_gives_the_results_of_its_record(scored, workspace, monkey
             trained.append(model(**encoded()).logits)
         return save(model, plan, *args)
 
-    monkeypatch.setattr(sys.modules["sparsebert.finetune"], "save", logits_and_save)
+    monkeypatch.setattr(sys.modules["sparsebert.training.finetuning"], "save", logits_and_save)
     layer = [[1, 0.5], [0.3]]
     HardDegrees(max_distance=2, kept=[layer, layer], weights=[[[0.5, -1], [1]]] * 2).save("given.json")
     config = RunConfig(**scored | {"plan": plan, "degrees": degrees})
@@ -153,13 +153,13 @@ def test_a_saved_model_is_used_like_any_other(model):
 def test_a_model_is_not_saved_over_anything_but_the_same_runs(small, workspace):
     folder = workspace / "model"
     for _ in range(2):
-        run(RunConfig(**small), save_to=folder)
+        find_or_train(RunConfig(**small), save_to=folder)
     notes = workspace / "notes"
     notes.mkdir()
     (notes / "thesis.txt").write_text("all of it")
     for seed, taken in ((1, folder), (0, notes)):
         with pytest.raises(InputError, match="holds something else; name a new one"):
-            run(RunConfig(**small | {"seed": seed}), save_to=taken)
+            find_or_train(RunConfig(**small | {"seed": seed}), save_to=taken)
     assert [path.name for path in notes.iterdir()] == ["thesis.txt"]
 
 
@@ -333,7 +333,7 @@ def test_a_folder_that_lost_its_weights_is_named(model, left):
 def test_a_place_where_no_model_can_be_saved_is_refused_before_training(small, workspace):
     (workspace / "file").write_text("")
     config = RunConfig(**small)
-    refused = said(lambda: run(config, save_to=workspace / "file" / "model"))
+    refused = said(lambda: find_or_train(config, save_to=workspace / "file" / "model"))
     assert "cannot be written" in refused and "--save" in refused
     assert RunStore().find(config) is None
 

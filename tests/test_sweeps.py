@@ -24,20 +24,20 @@ from transformers import set_seed
 
 from sparsebert.cli import main
 from sparsebert.cli.training import _duration
-from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
-from sparsebert.estimates import Estimates
-from sparsebert.executors import InlineExecutor, WorkerDied, open_executor
-from sparsebert.finetune import finetune, input_hash
-from sparsebert.grids import expand_grid, load_grid, only
-from sparsebert.hardened import file_hash
 from sparsebert.machine import device_name
-from sparsebert.plans import parse_plan
-from sparsebert.results import recorded
-from sparsebert.runs import RunConfig, RunRecord, RunStore
-from sparsebert.sweeps import sweep
+from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.patterns.hard_degrees import file_hash
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.study.results import recorded
+from sparsebert.sweeps.estimates import Estimates
+from sparsebert.sweeps.executors import InlineExecutor, WorkerDied, open_executor
+from sparsebert.sweeps.grids import expand_grid, load_grid, only
+from sparsebert.sweeps.running import sweep
+from sparsebert.training.finetuning import finetune, input_hash
+from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
-sweeps = sys.modules["sparsebert.sweeps"]
+sweeps = sys.modules["sparsebert.sweeps.running"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -624,7 +624,7 @@ def test_the_death_of_a_process_ends_its_own_run_alone():
 
 SCRIPT = """
 import os, sys, time
-from sparsebert.executors import open_executor
+from sparsebert.sweeps.executors import open_executor
 if __name__ == "__main__":
     with open_executor("processes", 1) as executor:
         print(executor.submit(os.getpid).result(), flush=True)
@@ -754,7 +754,7 @@ def test_two_processes_of_accelerate_make_the_run_of_one(small, workspace, witho
 
 
 def test_rows_that_processes_cannot_share_and_degrees_are_refused(small, monkeypatch):
-    module = sys.modules["sparsebert.finetune"]
+    module = sys.modules["sparsebert.training.finetuning"]
     several = types.SimpleNamespace(num_processes=3)
     monkeypatch.setattr(module, "processes", lambda: several)
     with pytest.raises(InputError, match="degrees are learned by one process"):

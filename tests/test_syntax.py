@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
-from sparsebert import syntax
+from sparsebert.data import syntax
 from sparsebert.errors import InputError
 
 SENTENCES = [

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
+from sparsebert.data.tasks.metrics import score
+from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.paths import cache_dir
-from sparsebert.tasks import files, get_task, glue, glue_folders, packaged, task_names
-from sparsebert.tasks.metrics import score
-from sparsebert.tasks.task import Task, hold_out
 
 
 def rows_of(task, split):

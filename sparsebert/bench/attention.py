@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsebert.batches import Batch
 from sparsebert.bench.measuring import (
     find_device,
     find_dtype,
@@ -36,8 +35,9 @@ from sparsebert.bench.measuring import (
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.flex import compiled_flex
-from sparsebert.layouts import Layout
 from sparsebert.patterns import HardLayer, Pattern, parse_pattern
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.layouts import Layout
 
 PATTERN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096)

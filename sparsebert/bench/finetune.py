@@ -16,15 +16,15 @@ from transformers import (
     set_seed,
 )
 
-from sparsebert.attention import sparsify
 from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
-from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer
-from sparsebert.finetune import UNUSED, build_trainer
+from sparsebert.data.tasks import Task, get_task
+from sparsebert.data.tokenizing import prepare
 from sparsebert.machine import device_name, resolve_precision, versions
-from sparsebert.plans import parse_plan
-from sparsebert.prepare import prepare
-from sparsebert.runs import RunConfig
-from sparsebert.tasks import Task, get_task
+from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer
+from sparsebert.models.sparsified import sparsify
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.training.finetuning import UNUSED, build_trainer
+from sparsebert.training.runs import RunConfig
 
 # What fine-tuning is held to: masked against the Trainer at its defaults, and against our own dense run.
 BARS = {"speedup_over_default_trainer": 1.6, "masked_over_dense_time": 1.05}

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from sparsebert.attention import ARCHITECTURES, Sparsified, attention_layers, sparsify
 from sparsebert.bench.measuring import (
     find_device,
     find_dtype,
@@ -31,10 +30,11 @@ from sparsebert.bench.measuring import (
     spread,
     wait_for,
 )
-from sparsebert.dropout import quicken_dropout
-from sparsebert.encoders import check_encoder, extend_positions, load_classifier
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.plans import parse_plan
+from sparsebert.kernels.dropout import quicken_dropout
+from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
+from sparsebert.models.sparsified import ARCHITECTURES, Sparsified, attention_layers, sparsify
+from sparsebert.patterns.plans import parse_plan
 
 PLAN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096, 8192)

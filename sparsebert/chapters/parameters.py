@@ -198,19 +198,19 @@ def _known_to_the_package(name: str, value: str) -> None:
     """Raises `InputError` for what is no task, encoder, plan, placement or pattern."""
     # imported late: they bring torch
     if name in ("task", "tasks", "short_task"):
-        from sparsebert.tasks import get_task
+        from sparsebert.data.tasks import get_task
 
         get_task(value)
     elif name in ("encoder", "encoders"):
-        from sparsebert.encoders import check_encoder
+        from sparsebert.models.encoders import check_encoder
 
         check_encoder(value)
     elif name in ("plan", "plans"):
-        from sparsebert.plans import parse_plan
+        from sparsebert.patterns.plans import parse_plan
 
         parse_plan(value)
     elif name in ("placement", "placements", "uncontrolled"):
-        from sparsebert.plans import Placement
+        from sparsebert.patterns.plans import Placement
 
         Placement(value)
     elif name in ("pattern", "patterns", "stepwise"):

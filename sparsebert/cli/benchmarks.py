@@ -46,7 +46,7 @@ def bench_finetune(
         several, config = [], config_of(ctx)
     else:
         from sparsebert.bench.measuring import parse_lengths
-        from sparsebert.runs import RunConfig
+        from sparsebert.training.runs import RunConfig
 
         several, config = parse_lengths(lengths), config_of(ctx, task="topics", train_size=None)
         for length in several:

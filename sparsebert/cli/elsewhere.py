@@ -35,8 +35,8 @@ def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: objec
 
     That machine needs neither a network nor spaCy or datasets. Runs there are the same, with the same names.
     """
-    from sparsebert.prepare import write_prepared
-    from sparsebert.tasks import get_task
+    from sparsebert.data.tasks import get_task
+    from sparsebert.data.tokenizing import write_prepared
 
     found = [get_task(name, data_dir) for name in tasks]
     for task in found:
@@ -78,8 +78,8 @@ def bundle(
     There, unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes
     back to the recorded runs.
     """
-    from sparsebert.bundle import PYTHONS
-    from sparsebert.bundle import bundle as pack
+    from sparsebert.sweeps.bundling import PYTHONS
+    from sparsebert.sweeps.bundling import bundle as pack
 
     wheels = () if no_wheels else pythons or PYTHONS
     parts = pack(grid, out, data_dir, prepared, wheels, part_size, _say)

@@ -13,7 +13,7 @@ from sparsebert.cli.options import json_option
 @json_option
 def tasks(as_json: bool) -> None:
     """List the tasks."""
-    from sparsebert.tasks import get_task, task_names
+    from sparsebert.data.tasks import get_task, task_names
 
     own = "your own data"  # file:PATH stands for any file
     _listing({n: own if n.endswith(":PATH") else get_task(n).summary for n in task_names()}, as_json)
@@ -23,8 +23,8 @@ def tasks(as_json: bool) -> None:
 @json_option
 def encoders(as_json: bool) -> None:
     """List the packaged encoders and the architectures that can be sparsified."""
-    from sparsebert.attention import ARCHITECTURES
-    from sparsebert.encoders import ENCODERS
+    from sparsebert.models.encoders import ENCODERS
+    from sparsebert.models.sparsified import ARCHITECTURES
 
     others = {
         "HUB/NAME": "any encoder of the Hugging Face hub",
@@ -65,7 +65,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
             "(all, early, late, 3, 3-5, 3-; the rest dense)"
         )
         return
-    from sparsebert.prepare import one_sentence
+    from sparsebert.data.tokenizing import one_sentence
 
     parsed = parse_pattern(pattern)
     tokens, batch = one_sentence(sentence, encoder, parsed.needs)

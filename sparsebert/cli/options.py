@@ -15,7 +15,7 @@ from sparsebert.errors import ChapterError, InputError
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from sparsebert.runs import RunConfig
+    from sparsebert.training.runs import RunConfig
 
 
 class Sparsebert(click.Group):
@@ -67,7 +67,7 @@ class RunCommand(click.Command):
         return [*self._run_options(), *super().get_params(ctx)]
 
     def _run_options(self) -> list[click.Parameter]:
-        from sparsebert.runs import RunConfig
+        from sparsebert.training.runs import RunConfig
 
         fields = {name: field for name, field in RunConfig.model_fields.items() if name != "degrees"}
         options = _options(fields, _collect, self.run_defaults)
@@ -117,7 +117,7 @@ def _collect_degrees(ctx: click.Context, option: click.Parameter, value: str | N
 
 def config_of(ctx: click.Context, **defaults: object) -> RunConfig:
     """The config of a `RunCommand`: what was typed, else `defaults`, else the command's own defaults."""
-    from sparsebert.runs import RunConfig
+    from sparsebert.training.runs import RunConfig
 
     given, defaults = ctx.obj or {}, ctx.command.run_defaults | defaults
     fields, degrees = dict(given.get("fields", {})), given.get("degrees", {})

@@ -19,7 +19,7 @@ def results() -> None:
 @json_option
 def results_list(as_json: bool) -> None:
     """List the recorded runs: by file, task and plan, with their seeds, device and versions."""
-    from sparsebert.results import as_text, overview
+    from sparsebert.study.results import as_text, overview
 
     table = overview()
     click.echo(json.dumps(table.to_dict("records"), indent=1) if as_json else as_text(table))
@@ -31,7 +31,7 @@ def results_check() -> None:
 
     A line for each finding, and exit code 1 if there is one.
     """
-    from sparsebert.results import check, recorded_names
+    from sparsebert.study.results import check, recorded_names
 
     findings = check()
     for finding in findings:
@@ -52,7 +52,7 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
 
     A run that is there already is kept once. What is torn or no record is named and left out.
     """
-    from sparsebert.results import merge
+    from sparsebert.study.results import merge
 
     merged = merge(files, into, newest)
     for complaint in merged.left_out:
@@ -70,8 +70,8 @@ def results_unpack(name: str, runs_dir: Path | None) -> None:
 
     A run that the folder has already stays as it is.
     """
-    from sparsebert.results import unpack
-    from sparsebert.runs import RunStore
+    from sparsebert.study.results import unpack
+    from sparsebert.training.runs import RunStore
 
     store = RunStore(runs_dir)
     added, total = unpack(name, store)

@@ -43,12 +43,12 @@ def finetune(
     Times, memory, device, versions and the data's hash are in the record.
     """
     config = config_of(ctx)
-    from sparsebert.finetune import processes
-    from sparsebert.runs import RunStore
-    from sparsebert.sweeps import describe, run
+    from sparsebert.sweeps.running import describe, find_or_train
+    from sparsebert.training.finetuning import processes
+    from sparsebert.training.runs import RunStore
 
     store = RunStore(runs_dir)
-    record, found = run(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
+    record, found = find_or_train(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
     if not processes().is_main_process:
         return
     if as_json:
@@ -90,7 +90,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
-    from sparsebert import finetune as training
+    from sparsebert.training import finetuning as training
 
     result = training.evaluate(folder, task, eval_size, data_dir, precision, kernel)
     if as_json:
@@ -123,8 +123,8 @@ def degrees(
     the first step; their weights stay as they are.
     """
     from sparsebert.paths import check_writable
-    from sparsebert.results import run_named
-    from sparsebert.runs import RunStore
+    from sparsebert.study.results import run_named
+    from sparsebert.training.runs import RunStore
 
     if seed is not None and not shuffle:
         raise InputError("--seed goes with --shuffle heads or --shuffle layers")
@@ -192,12 +192,12 @@ def sweep(
     one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code
     1), with their reasons in runs/failed/.
     """
-    from sparsebert import grids
+    from sparsebert.sweeps import grids
 
     configs, seconds = grids.only(grids.load_grid(grid), only), _duration(budget)
-    from sparsebert import sweeps
-    from sparsebert.executors import open_executor
-    from sparsebert.runs import RunStore
+    from sparsebert.sweeps import running as sweeps
+    from sparsebert.sweeps.executors import open_executor
+    from sparsebert.training.runs import RunStore
 
     store = RunStore(runs_dir)
     with open_executor(kind, workers, scheduler) as executor:

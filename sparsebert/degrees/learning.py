@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees, by_distance, kept_edges, quantiles
-from sparsebert.layouts import Layout, layout_of_shares
 from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union, parts_of
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges, quantiles
+from sparsebert.patterns.layouts import Layout, layout_of_shares
 
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
-from sparsebert.attention import Sparsified, attention_layers, local_windows
-from sparsebert.batches import Batch
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
 from sparsebert.errors import InputError
+from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
 from sparsebert.patterns import Learned, Neighbour, Weighted
-from sparsebert.plans import Plan
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
 _GAIN = 2.0  # of the multiplier over the rest of the soft part, per unit of density above the target

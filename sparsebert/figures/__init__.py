@@ -18,7 +18,7 @@ from sparsebert.figures.scores import (
     heat_maps,
     marginal_values,
 )
-from sparsebert.intervals import mean_interval
+from sparsebert.study.intervals import mean_interval
 
 __all__ = [
     "accuracy_against_density",

@@ -40,7 +40,7 @@ from sparsebert.figures.look import (
     pattern_marks,
     style,
 )
-from sparsebert.intervals import mean_interval
+from sparsebert.study.intervals import mean_interval
 
 Mark = Callable[[Axes, pd.DataFrame, str], None]  # draws into a panel of one pattern and pass
 

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.intervals import mean_interval
 from sparsebert.patterns import Global, Pattern, Random, parse_pattern, parts_of
+from sparsebert.study.intervals import mean_interval
 
 WIDTH = 7.2  # inches across the page's column
 PIXELS_PER_INCH = 100  # as shown; saved at twice that for sharp screens

@@ -34,7 +34,7 @@ from sparsebert.figures.look import (
     style,
     wrapped,
 )
-from sparsebert.intervals import mean_interval
+from sparsebert.study.intervals import mean_interval
 
 
 @style()

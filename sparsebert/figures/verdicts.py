@@ -1,4 +1,4 @@
-"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.claims`.
+"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.study.claims`.
 
 They look like those of `sparsebert.figures`, and `figures.show` puts them on the page.
 """

@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsebert.batches import Batch
-from sparsebert.dropout import kept
-from sparsebert.hardened import quantiles
-from sparsebert.layouts import Layout
+from sparsebert.kernels.dropout import kept
 from sparsebert.patterns import drawn_keys
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import quantiles
+from sparsebert.patterns.layouts import Layout
 
 _BLOCKS = (32, 64, 128)
 _WHOLE = 2**20  # scores of a part that is not cut into blocks

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.banded import Band, banded, block_size, head_groups
 from sparsebert.kernels.flex import Flex
 from sparsebert.kernels.reference import Reference
-from sparsebert.layouts import Layout
 from sparsebert.patterns import Dense, HardLayer, Pattern
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.layouts import Layout
 
 KERNELS = ("auto", "reference", "banded", "flex")
 

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from sparsebert.batches import Batch
-from sparsebert.hardened import quantiles
 from sparsebert.kernels.banded import Band
-from sparsebert.layouts import Layout
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import quantiles
+from sparsebert.patterns.layouts import Layout
 
 Heads = Float[Tensor, "batch head length width"]
 

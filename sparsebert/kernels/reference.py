@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsebert.batches import Batch
-from sparsebert.dropout import kept
+from sparsebert.kernels.dropout import kept
 from sparsebert.patterns import Bias, Dense, Pattern, Relation
+from sparsebert.patterns.batches import Batch
 
 Heads = Float[Tensor, "batch head length width"]
 Added = Float[Tensor, "#batch #head #query key"]

@@ -11,9 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.layouts import Layout
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.layouts import Layout
 from sparsebert.patterns.pattern import Learner, Pattern, Relation, needed
 
 _LARGEST = 2**31 - 1  # number in a pattern's text

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.hardened import HardDegrees, by_distance, kept_edges, load_degrees
-from sparsebert.layouts import Layout, layout_of_shares
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges, load_degrees
+from sparsebert.patterns.layouts import Layout, layout_of_shares
 from sparsebert.patterns.pattern import Bias, Learner, Pattern, Relation
 
 

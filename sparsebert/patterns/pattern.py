@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError
-from sparsebert.layouts import Layout
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.layouts import Layout
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
 Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
@@ -80,7 +80,7 @@ class Pattern(ABC):
         if missing:
             raise InputError(
                 f"the pattern '{self}' reads {' and '.join(missing)}, which this batch lacks; "
-                "prepare the data with parses (sparsebert.prepare) or choose a pattern by position"
+                "prepare the data with parses (sparsebert.data.tokenizing) or choose a pattern by position"
             )
         itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
         return (self.related(batch) | itself) & batch.pairs

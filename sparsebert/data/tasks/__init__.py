@@ -14,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsebert import paths
+from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
+from sparsebert.data.tasks.task import Task
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.tasks.prepared import prepared_task, prepared_tasks
-from sparsebert.tasks.task import Task
 
 __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 
@@ -28,16 +28,16 @@ def task_names() -> tuple[str, ...]:
     """
     if folder := paths.prepared_dir():
         return prepared_tasks(folder)
-    from sparsebert.tasks.files import PREFIX
-    from sparsebert.tasks.glue import GLUE
-    from sparsebert.tasks.packaged import PACKAGED
+    from sparsebert.data.tasks.files import PREFIX
+    from sparsebert.data.tasks.glue import GLUE
+    from sparsebert.data.tasks.packaged import PACKAGED
 
     return (*PACKAGED, *GLUE, f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
     """Names of the folders that a local data folder may hold: SST-2, MRPC, ..."""
-    from sparsebert.tasks.glue import GLUE
+    from sparsebert.data.tasks.glue import GLUE
 
     return tuple(benchmark.folder for benchmark in GLUE.values())
 
@@ -51,9 +51,9 @@ def get_task(name: str, data_dir: str | Path | None = None) -> Task:
     """
     if folder := paths.prepared_dir():
         return prepared_task(name, folder)
-    from sparsebert.tasks.files import PREFIX, READERS, file_task
-    from sparsebert.tasks.glue import GLUE, glue_task
-    from sparsebert.tasks.packaged import PACKAGED
+    from sparsebert.data.tasks.files import PREFIX, READERS, file_task
+    from sparsebert.data.tasks.glue import GLUE, glue_task
+    from sparsebert.data.tasks.packaged import PACKAGED
 
     folder = paths.data_dir(data_dir)
     if name in PACKAGED:

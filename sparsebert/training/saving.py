@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from sparsebert.attention import Sparsified, sparsify
 from sparsebert.degrees import LearnedDegrees
-from sparsebert.encoders import load_tokenizer, quiet
 from sparsebert.errors import InputError, first_mistake
-from sparsebert.hardened import load_degrees
+from sparsebert.models.encoders import load_tokenizer, quiet
+from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
-from sparsebert.plans import Plan, parse_plan
-from sparsebert.runs import RunConfig
+from sparsebert.patterns.hard_degrees import load_degrees
+from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
 DEGREES = "degrees.json"

@@ -24,11 +24,11 @@ from pydantic import (
 )
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.encoders import check_encoder
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.hardened import HardDegrees
+from sparsebert.models.encoders import check_encoder
 from sparsebert.paths import check_writable, runs_dir, write_whole
-from sparsebert.plans import parse_plan
+from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.patterns.plans import parse_plan
 
 _MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
 _SINCE_THEN = {"span": 1, "gates": 1}  # changes to one method of learning degrees alone

@@ -32,9 +32,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sparsebert.data.tasks.task import Splits, Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.paths import cache_dir, check_writable
-from sparsebert.tasks.task import Splits, Task, hold_out
 
 CLEAR_RATING = 0.5
 REUSED = 0.2

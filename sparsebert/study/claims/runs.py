@@ -11,9 +11,9 @@ import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, parts_of
-from sparsebert.plans import parse_plan
-from sparsebert.results import without_seeds
-from sparsebert.runs import RunRecord
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.study.results import without_seeds
+from sparsebert.training.runs import RunRecord
 
 CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
 MATCHED = 0.01  # densities that differ by no more count as equal

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sparsebert.batches import Collator, Rows
-from sparsebert.encoders import load_classifier, load_tokenizer
 from sparsebert.errors import InputError
+from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.patterns.batches import Collator, Rows
 
 
 class Looks(NamedTuple):

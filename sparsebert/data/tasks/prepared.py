@@ -6,7 +6,8 @@
 Token columns stand flat, one row after the other, in the smallest integers that hold them; `lengths` says how
 many tokens each row has. A split with all its rows has them in the task's order, and `order` is the shuffle
 whose first rows a smaller size takes. A split that was cut has the first rows of that shuffle. So runs of
-different sizes read one folder. `sparsebert.prepare` writes it; NumPy and safetensors are enough to read it.
+different sizes read one folder. `sparsebert.data.tokenizing` writes it; NumPy and safetensors are enough to
+read it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sparsebert.data.tasks.task import Task
 from sparsebert.errors import InputError, first_mistake, unknown_name
-from sparsebert.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    from sparsebert.batches import Rows
+    from sparsebert.patterns.batches import Rows
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
 SYNTAX = ("word_ids", "head_ids")
@@ -153,7 +154,7 @@ class PreparedTask(Task):
         eval_size: int | None = None,
         parsed: bool = False,
     ) -> dict[str, Rows]:
-        """The rows of each split, those of `sparsebert.prepare.prepare` and in the same order.
+        """The rows of each split, those of `sparsebert.data.tokenizing.prepare` and in the same order.
 
         Raises `InputError` if they are not all there, torn or changed.
         """
@@ -259,7 +260,7 @@ def _content(place: Path, sha256: str) -> bytes:
 
 
 def _rows(columns: dict[str, np.ndarray], size: int | None, parsed: bool, by_length: bool) -> Rows:
-    from sparsebert.batches import Rows
+    from sparsebert.patterns.batches import Rows
 
     lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label")
     order = columns.pop("order", None)

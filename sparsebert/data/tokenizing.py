@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from sparsebert.batches import Batch, Rows
-from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer, quiet
+from sparsebert.data.syntax import add_syntax, parser_name
+from sparsebert.data.tasks import Task
+from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, whole_manifest
 from sparsebert.errors import InputError
+from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable
-from sparsebert.syntax import add_syntax, parser_name
-from sparsebert.tasks import Task
-from sparsebert.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, whole_manifest
+from sparsebert.patterns.batches import Batch, Rows
 
 if TYPE_CHECKING:
     import datasets
@@ -44,9 +44,9 @@ def prepare(
     """The splits of a task as token ids, found again on disk when they were prepared before.
 
     Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`,
-    `length`; with `parsed` also `word_ids` and `head_ids` (see `sparsebert.batches.Batch`). Sizes keep the
-    first rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are sorted by
-    length. The rows of a `PreparedTask` are those of its folder, as `Rows`.
+    `length`; with `parsed` also `word_ids` and `head_ids` (see `sparsebert.patterns.batches.Batch`). Sizes
+    keep the first rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are
+    sorted by length. The rows of a `PreparedTask` are those of its folder, as `Rows`.
     """
     tokenizer = load_tokenizer(encoder)
     if isinstance(task, PreparedTask):
@@ -79,7 +79,7 @@ def write_prepared(
     parsed: bool = False,
     progress: Callable[[str], object] = lambda line: None,
 ) -> Path:
-    """Write a task's tokens where `sparsebert.tasks.prepared` finds them; returns their place in the folder.
+    """Write a task's tokens where `sparsebert.data.tasks.prepared` finds them; returns their place there.
 
     `max_length` is by default what a run takes that names none. What is there already and suffices is left
     as it is; what does not is made again so that it serves both. `progress` is called with lines for a

@@ -1,4 +1,4 @@
-"""Starts the runs of a bundle: `python3 -m sparsebert.bundled [OPTION OF sweep]...`, in the bundle's folder.
+"""Starts the runs of a bundle, in its folder: `python3 -m sparsebert.sweeps.remote [OPTION OF sweep]...`.
 
 Needs torch and transformers, and the standard library until it has seen that the rest is there: four small
 packages, which are installed into a folder of the bundle, from its own wheels, where the machine lacks them.
@@ -90,4 +90,4 @@ def _refuse(reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], Path(__file__).resolve().parents[1])
+    main(sys.argv[1:], Path(__file__).resolve().parents[2])

@@ -25,9 +25,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from sparsebert.attention import ARCHITECTURES
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
+from sparsebert.models.sparsified import ARCHITECTURES
 
 ENCODERS = {
     "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "

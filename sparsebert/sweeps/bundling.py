@@ -2,7 +2,7 @@
 
 Inside are the package, the encoders, the prepared data of the tasks, the files that plans name, and wheels of
 the small packages that such a machine may lack. The same inputs give the same archive, byte for byte. What it
-does on arrival is in `sparsebert.bundled`.
+does on arrival is in `sparsebert.sweeps.remote`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from sparsebert.bundled import BROUGHT, GRID, PREPARED, WHEELS, WITH
-from sparsebert.encoders import ENCODERS, fitting_length, load_classifier, packaged_minilm
+import sparsebert
+from sparsebert.data.tasks import get_task
+from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
-from sparsebert.grids import load_grid
 from sparsebert.machine import COMMIT_FILE, commit
+from sparsebert.models.encoders import ENCODERS, fitting_length, load_classifier, packaged_minilm
 from sparsebert.paths import check_writable
-from sparsebert.plans import parse_plan
-from sparsebert.prepare import write_prepared
-from sparsebert.runs import RunConfig
-from sparsebert.sweeps import check_runs
-from sparsebert.tasks import get_task
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.sweeps.grids import load_grid
+from sparsebert.sweeps.remote import BROUGHT, GRID, PREPARED, WHEELS, WITH
+from sparsebert.sweeps.running import check_runs
+from sparsebert.training.runs import RunConfig
 
 TOP = "sparsebert-bundle"
 SUFFIX = ".tar.gz"
@@ -43,7 +44,7 @@ ENCODER_FILES = (
 RUN = """\
 #!/bin/sh
 # Trains the runs of grid.yaml; options are those of `sparsebert sweep`, such as --budget 2h.
-cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.bundled "$@"
+cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.sweeps.remote "$@"
 """
 README = """\
 Run `sh run.sh` (options of `sparsebert sweep` may follow); it needs Python 3.11 or 3.12,
@@ -93,7 +94,7 @@ def bundle(
 
 
 def _package() -> dict[str, Path]:
-    here = Path(__file__).resolve().parent
+    here = Path(sparsebert.__file__).resolve().parent
     return {f"sparsebert/{path.relative_to(here).as_posix()}": path for path in here.rglob("*.py")}
 
 

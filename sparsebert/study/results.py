@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.paths import project_root, write_whole
-from sparsebert.plans import parse_plan
-from sparsebert.runs import RunRecord, RunStore
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.training.runs import RunRecord, RunStore
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")

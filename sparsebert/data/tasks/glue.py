@@ -15,9 +15,9 @@ import huggingface_hub
 import numpy as np
 import pandas as pd
 
+from sparsebert.data.tasks.task import Splits, Task
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
-from sparsebert.tasks.task import Splits, Task
 
 NO_GOLD_LABEL = ("-1", "-")
 

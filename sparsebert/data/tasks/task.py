@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparsebert.tasks.metrics import score
+from sparsebert.data.tasks.metrics import score
 
 if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd

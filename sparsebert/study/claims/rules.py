@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sparsebert.claims.runs import (
+from sparsebert.study.claims.runs import (
     CLS_ALONE,
     MATCHED,
     Setting,
@@ -20,8 +20,8 @@ from sparsebert.claims.runs import (
     scores_by_seed,
     single_width_at,
 )
-from sparsebert.intervals import mean_interval
-from sparsebert.runs import RunRecord
+from sparsebert.study.intervals import mean_interval
+from sparsebert.training.runs import RunRecord
 
 SPARSE = 0.78  # least sparsity of the layers that a pattern is applied at, over pairs of real tokens
 C1_LOSS, C1_EXCLUDED = 1.0, 2.0  # points: the largest loss, and what its interval has to exclude

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.claims.rules import (
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
     Judgement,
@@ -17,7 +18,7 @@ from sparsebert.claims.rules import (
     sparse_patterns,
     stand_ins,
 )
-from sparsebert.claims.runs import (
+from sparsebert.study.claims.runs import (
     CLS_ALONE,
     Setting,
     each_once,
@@ -26,9 +27,8 @@ from sparsebert.claims.runs import (
     scores_by_seed,
     setting_of,
 )
-from sparsebert.intervals import mean_interval
-from sparsebert.plans import parse_plan
-from sparsebert.runs import RunRecord
+from sparsebert.study.intervals import mean_interval
+from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
 

@@ -25,7 +25,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.runs import RunConfig
+from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
 

@@ -32,20 +32,11 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 
-from sparsebert.attention import DensityMeter, Sparsified, attention_layers, sparsify
-from sparsebert.batches import Collator, Rows
+from sparsebert.data.tasks import Task, get_task
+from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
-from sparsebert.dropout import quicken_dropout
-from sparsebert.encoders import (
-    fitting_length,
-    folder_hash,
-    label_names,
-    load_classifier,
-    load_tokenizer,
-    quiet,
-)
 from sparsebert.errors import InputError
-from sparsebert.hardened import file_hash
+from sparsebert.kernels.dropout import quicken_dropout
 from sparsebert.machine import (
     commit,
     device_name,
@@ -54,12 +45,21 @@ from sparsebert.machine import (
     resolve_precision,
     versions,
 )
+from sparsebert.models.encoders import (
+    fitting_length,
+    folder_hash,
+    label_names,
+    load_classifier,
+    load_tokenizer,
+    quiet,
+)
+from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.patterns import Learned
-from sparsebert.plans import parse_plan
-from sparsebert.prepare import prepare
-from sparsebert.runs import Learning, RunConfig, RunRecord
-from sparsebert.saving import load, read_settings, save
-from sparsebert.tasks import Task, get_task
+from sparsebert.patterns.batches import Collator, Rows
+from sparsebert.patterns.hard_degrees import file_hash
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.training.runs import Learning, RunConfig, RunRecord
+from sparsebert.training.saving import load, read_settings, save
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -85,8 +85,8 @@ def finetune(
 
     With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted
     goes on from it. Progress goes to stderr every `progress_seconds` (0: never). With `save_to` the model,
-    its plan and its degrees are kept in that folder (see `sparsebert.saving`). Raises `InputError` for a
-    task, encoder or plan that does not exist or does not fit.
+    its plan and its degrees are kept in that folder (see `sparsebert.training.saving`). Raises `InputError`
+    for a task, encoder or plan that does not exist or does not fit.
 
     Processes that `accelerate launch` started share the rows of each step and all return the record; what is
     written here is written by the first of them.

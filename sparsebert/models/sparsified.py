@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.choice import Kernel, check_kernel
 from sparsebert.kernels.reference import Reference
 from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
-from sparsebert.plans import Plan, parse_plan
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.plans import Plan, parse_plan
 
 _MOST_KEPT = 32  # kernels that are kept for lengths that come again
 

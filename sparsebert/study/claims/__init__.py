@@ -10,10 +10,10 @@ A claim holds if all that its rule asks for is met, and does not hold if a part 
 else is undecided, and the reason says what is missing or too uncertain.
 """
 
-from sparsebert.claims.degrees import by_connection, chosen_degrees, learned_before
-from sparsebert.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
-from sparsebert.claims.runs import CLS_ALONE
-from sparsebert.claims.tables import (
+from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
+from sparsebert.study.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
+from sparsebert.study.claims.runs import CLS_ALONE
+from sparsebert.study.claims.tables import (
     by_density,
     caveats,
     estimates,

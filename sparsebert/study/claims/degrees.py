@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparsebert.claims.runs import (
+from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.study.claims.runs import (
     CLS_ALONE,
     Setting,
     described_run,
@@ -19,10 +21,8 @@ from sparsebert.claims.runs import (
     setting_of,
     single_width_at,
 )
-from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
-from sparsebert.plans import parse_plan
-from sparsebert.results import without_seeds
-from sparsebert.runs import RunRecord
+from sparsebert.study.results import without_seeds
+from sparsebert.training.runs import RunRecord
 
 _FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
 

@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from sparsebert.batches import Batch
 from sparsebert.errors import InputError, first_mistake
 from sparsebert.paths import write_whole
+from sparsebert.patterns.batches import Batch
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)

@@ -19,12 +19,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sparsebert.attention import sparsify
+from sparsebert.data.tasks import get_task
+from sparsebert.data.tasks.prepared import PreparedTask
+from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees import attach_degrees
-from sparsebert.encoders import fitting_length, load_classifier, load_tokenizer
 from sparsebert.errors import InputError
-from sparsebert.estimates import Estimates, Forecast, in_words
-from sparsebert.executors import (
+from sparsebert.machine import device_name, resolve_precision
+from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer
+from sparsebert.models.sparsified import sparsify
+from sparsebert.paths import write_whole
+from sparsebert.patterns.plans import parse_plan
+from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
+from sparsebert.sweeps.executors import (
     ClusterGone,
     DaskExecutor,
     InlineExecutor,
@@ -32,15 +38,9 @@ from sparsebert.executors import (
     default_workers,
     open_executor,
 )
-from sparsebert.finetune import finetune, input_hash, processes
-from sparsebert.machine import device_name, resolve_precision
-from sparsebert.paths import write_whole
-from sparsebert.plans import parse_plan
-from sparsebert.prepare import tokenizer_hash
-from sparsebert.runs import RunConfig, RunRecord, RunStore
-from sparsebert.saving import check_free
-from sparsebert.tasks import get_task
-from sparsebert.tasks.prepared import PreparedTask
+from sparsebert.training.finetuning import finetune, input_hash, processes
+from sparsebert.training.runs import RunConfig, RunRecord, RunStore
+from sparsebert.training.saving import check_free
 
 __all__ = [
     "Forecast",
@@ -48,8 +48,8 @@ __all__ = [
     "check_runs",
     "default_workers",
     "describe",
+    "find_or_train",
     "forecast",
-    "run",
     "run_all",
     "sweep",
 ]
@@ -57,7 +57,7 @@ __all__ = [
 _LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown
 
 
-def run(
+def find_or_train(
     config: RunConfig,
     store: RunStore | None = None,
     data_dir: str | Path | None = None,

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
-from sparsebert.runs import RunConfig, RunRecord
-from sparsebert.tasks import get_task
+from sparsebert.training.runs import RunConfig, RunRecord
 
 _LATEST = 5  # records that an estimate is the median of
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
-from sparsebert.tasks.task import Task, hold_out
 
 PREFIX = "file:"
 COLUMNS = {

@@ -1,0 +1,1 @@
+"""The plug into transformers: encoders, and a model whose attention follows a plan."""

@@ -1,0 +1,1 @@
+"""Many runs, here and elsewhere."""

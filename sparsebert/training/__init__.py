@@ -1,0 +1,1 @@
+"""One run: its training, its record, its saved model."""
