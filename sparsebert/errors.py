@@ -9,7 +9,11 @@ from pydantic import ValidationError
 
 
 class InputError(ValueError):
-    """The input is wrong, and the message says how to mend it; the command line shows it and exits with 2."""
+    """The input is wrong, and the message says how to fix it; the command line shows it and exits with 2."""
+
+
+class UnknownName(InputError):
+    """The input names something that does not exist here, such as a pattern that nobody registered."""
 
 
 class ChapterError(RuntimeError):
@@ -19,16 +23,27 @@ class ChapterError(RuntimeError):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An `InputError` for a name that does not exist, with the nearest known name and the list of all.
+def shown(text: object, most: int = 80) -> str:
+    """A text of the input as an error repeats it: on one line, its middle left out if it is long.
+
+    >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
+    'neighbour(…99999999)'
+    """
+    line = " ".join(str(text).split())
+    half = most // 2
+    return line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """An `UnknownName` with the nearest known name and the list of all.
 
     >>> unknown_name("task", "revews", ["reviews", "topics"])
-    InputError("unknown task 'revews': did you mean 'reviews'? Known: reviews, topics")
+    UnknownName("unknown task 'revews': did you mean 'reviews'? Known: reviews, topics")
     """
-    known = list(known)
+    known, name = list(known), shown(name)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
+    return UnknownName(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
 
 
 def first_mistake(error: ValidationError) -> str:
