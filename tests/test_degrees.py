@@ -94,7 +94,7 @@ def test_the_survival_of_a_gate_is_how_often_it_is_open():
     batch, open_gates, draws = Batch.of_lengths([LONGEST + 2]), 0, 1000
     torch.manual_seed(0)
     for _ in range(draws):
-        learner.prepare(batch, dict.fromkeys(range(2)))
+        learner.prepare(batch)
         open_gates = open_gates + torch.stack(
             [learner.bias(layer, batch)[0, :, 0] for layer in (0, 1)]
         ).exp().gt(1e-5)
@@ -171,7 +171,8 @@ def expected_by_hand(survival, batch: Batch, has_global: bool) -> float:
 @pytest.mark.parametrize("open_ended", [True, False])
 def test_the_density_to_expect_is_that_of_each_pair_summed(method, sharing, open_ended):
     learner, batch = learner_of(method=method, sharing=sharing, open_ended=open_ended), padded_anyhow()
-    learner.prepare(batch, {0: Global("cls"), 1: None})
+    learner.others[0] = Global("cls")
+    learner.prepare(batch)
     for layer, survival in enumerate(learner.log_survival().detach().exp()):
         assert learner.density[layer].item() == pytest.approx(
             expected_by_hand(survival, batch, has_global=layer == 0), rel=1e-6
@@ -182,7 +183,8 @@ def test_the_density_to_expect_is_that_of_each_pair_summed(method, sharing, open
 @pytest.mark.parametrize("open_ended", [True, False])
 def test_the_density_to_expect_is_the_mean_of_graphs_that_are_drawn(method, open_ended):
     learner, batch = learner_of(method=method, open_ended=open_ended), padded_anyhow()
-    learner.prepare(batch, {0: Global("cls"), 1: None})
+    learner.others[0] = Global("cls")
+    learner.prepare(batch)
     draws, random = 2000, np.random.default_rng(0)
     pairs = sum(n * n for n in lengths_of(batch))
     for layer in range(2):
@@ -213,7 +215,7 @@ def test_the_gradient_of_the_penalty_is_that_of_finite_differences(method, shari
         assert training.penalty() == 0  # before a batch has passed
 
         def penalty() -> torch.Tensor:
-            sparse.watch(padded_anyhow())
+            learner.prepare(padded_anyhow())
             return training.penalty()
 
         value = penalty()
@@ -252,7 +254,7 @@ def other_pairs(pattern, batch: Batch) -> int:
 def test_as_the_ensemble_cools_each_token_takes_its_quantile():
     learner, batch = learner_of(method="ensemble"), Batch.of_lengths([40])
     learner.temperature.fill_(1e-4)
-    learner.prepare(batch, dict.fromkeys(range(2)))
+    learner.prepare(batch)
     for layer in range(2):
         survival = learner.log_survival()[layer].detach().exp()
         hard = kept_edges(survival.float(), layer, batch)

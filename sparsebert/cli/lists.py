@@ -23,8 +23,8 @@ def tasks(as_json: bool) -> None:
 @json_option
 def encoders(as_json: bool) -> None:
     """List the packaged encoders and the architectures that can be sparsified."""
+    from sparsebert.models.architectures import ARCHITECTURES
     from sparsebert.models.encoders import ENCODERS
-    from sparsebert.models.sparsified import ARCHITECTURES
 
     others = {
         "HUB/NAME": "any encoder of the Hugging Face hub",

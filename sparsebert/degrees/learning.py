@@ -7,6 +7,7 @@ to its score. Four ways to parametrise S are here; `hardening` turns any of them
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,6 +133,7 @@ class LearnedDegrees(nn.Module):
         self.register_buffer("price", torch.tensor(config.price))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("running", torch.tensor(torch.nan))  # mean of the density over the last steps
+        self.others: dict[int, Pattern | None] = dict.fromkeys(layers)  # what the plan has beside `learned`
         self.density: Float[Tensor, " layer"] | None = None  # expected, of the batch that passes
         self._soft: Table | None = None
 
@@ -143,6 +145,10 @@ class LearnedDegrees(nn.Module):
     def weighted(self, layer: int, pattern: Pattern) -> Pattern:
         return Biased(pattern, LiveLayer(self, layer))
 
+    def follow(self, patterns: Sequence[Pattern]) -> None:
+        if not self.is_hard:
+            self.others = {layer: other_parts(patterns[layer]) for layer in self.layers}
+
     # what the attention asks
 
     def log_survival(self) -> Table:
@@ -152,7 +158,7 @@ class LearnedDegrees(nn.Module):
         """
         return self._spread(_log_survival(self.config, self.theta))
 
-    def prepare(self, batch: Batch, others: dict[int, Pattern | None]) -> None:
+    def prepare(self, batch: Batch) -> None:
         """Compute what the layers will ask for, and the density to expect of this batch."""
         if self.is_hard:
             return
@@ -162,7 +168,7 @@ class LearnedDegrees(nn.Module):
             self._soft = self._spread(_gates(self.theta, self.training)).clamp(min=_LEAST).log()
             self._soft[..., 0] = 0
         with torch.no_grad():
-            pairs = count_pairs(batch, others, self.config.max_distance, self.windows)
+            pairs = count_pairs(batch, self.others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
 
     def related(self, layer: int, batch: Batch) -> Relation:

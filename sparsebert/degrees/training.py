@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
-from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
+from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs
 from sparsebert.errors import InputError
-from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
+from sparsebert.models.architectures import architecture_of
+from sparsebert.models.sparsified import Sparsified
 from sparsebert.patterns import Learned, Neighbour, Weighted
-from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
@@ -32,7 +32,8 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
 
     None if the plan has nothing to learn. Raises `InputError` if plan and config do not belong together.
     """
-    count = attention_layers(model)
+    architecture = architecture_of(model)
+    count = architecture.layers
     learned, weighted = plan.open_layers(count, Learned), plan.open_layers(count, Weighted)
     if learned and config is None:
         raise InputError(
@@ -45,8 +46,9 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
         raise InputError(f"plan '{plan}' can learn degrees or weights of fixed patterns, not both at once")
     if not learned and not weighted:
         return None
-    heads, windows = model.config.num_attention_heads, local_windows(model)
-    learner = LearnedDegrees(config or DegreeConfig(), learned or weighted, count, heads, windows)
+    learner = LearnedDegrees(
+        config or DegreeConfig(), learned or weighted, count, architecture.heads, architecture.windows
+    )
     if weighted:
         learner.harden(learner.kept)
     model.sparsebert_degrees = learner
@@ -72,8 +74,7 @@ class DegreeTraining(TrainerCallback):
     ):
         self.learner, self.sparse, self.rows, self.evaluate = learner, sparse, rows, evaluate
         self.config = learner.config
-        self.others = {layer: other_parts(sparse.patterns[layer]) for layer in learner.layers}
-        sparse.watch = self._before_encoder
+        self.others = learner.others
 
     def penalty(self) -> Float[Tensor, ""] | float:
         """What the expected density of the last batch costs."""
@@ -104,9 +105,6 @@ class DegreeTraining(TrainerCallback):
             self.learner.price.clamp_(min=0)
         if state.global_step >= soft_steps:
             self._harden(state)
-
-    def _before_encoder(self, batch: Batch) -> None:
-        self.learner.prepare(batch, self.others)
 
     def _harden(self, state: Any) -> None:
         config, learner, pairs = self.config, self.learner, self._pairs()
@@ -147,14 +145,14 @@ def attention_mass(
 
     Shape [layer, head, max_distance + 2], for the layers of `others`; the last column is for all beyond.
     """
-    model, implementation = sparse.model, sparse.model.config._attn_implementation
-    was_training = model.training
-    model.eval().set_attn_implementation("eager")
-    mass = torch.zeros(len(others), model.config.num_attention_heads, max_distance + 2, dtype=torch.float64)
+    model, was_training = sparse.model, sparse.model.training
+    model.eval()
+    mass = torch.zeros(len(others), sparse.architecture.heads, max_distance + 2, dtype=torch.float64)
     for inputs in rows:
         batch = sparse.batch_of(inputs)
         distance = batch.distances.clamp(max=max_distance + 1)[:, None]
-        attentions = model(**inputs, output_attentions=True).attentions
+        with sparse.own_attention("eager"):
+            attentions = model(**inputs, output_attentions=True).attentions
         for row, (layer, other) in enumerate(others.items()):
             left = batch.pairs & ~(other or Neighbour(0)).allowed(batch)  # self-pairs are always allowed
             weight = attentions[layer].double() * left
@@ -163,5 +161,5 @@ def attention_mass(
                 mass[row, head] += torch.bincount(
                     index.flatten(), weight[:, head].flatten(), minlength=max_distance + 2
                 ).cpu()
-    model.train(was_training).set_attn_implementation(implementation)
+    model.train(was_training)
     return mass

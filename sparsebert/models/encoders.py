@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
-from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.models.architectures import architecture_of, check_architecture
 
 ENCODERS = {
     "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
@@ -108,11 +106,7 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
     with _explained(name):
         source = _source(name)  # once: it may ask the hub
         config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**source)
-        if config.model_type not in ARCHITECTURES:
-            raise InputError(
-                f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; "
-                f"choose one of the architectures {', '.join(ARCHITECTURES)}"
-            )
+        check_architecture(config, of=f"encoder '{name}': ")
         for field, value in labels.items():
             setattr(config, field, value)
         if name == "tiny":
@@ -152,7 +146,7 @@ def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
 
 def positions(model: PreTrainedModel) -> int:
     """How many tokens the encoder has positions for."""
-    return model.config.max_position_embeddings - _reserved(model)
+    return architecture_of(model).positions
 
 
 def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> int:
@@ -160,7 +154,6 @@ def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> in
     return given or min(wanted, positions(model))
 
 
-@torch.no_grad()
 def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     """Make an encoder take `length` tokens, in place, and return it; one that does so already is left alone.
 
@@ -170,33 +163,10 @@ def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     its config changes. The table becomes a new parameter, so an optimizer is made afterwards. Raises
     `InputError` for an architecture that is not in `ARCHITECTURES`.
     """
-    if model.config.model_type not in ARCHITECTURES:
-        raise InputError(
-            f"the positions of '{model.config.model_type}' models cannot be extended; choose one of the "
-            f"architectures {', '.join(ARCHITECTURES)}"
-        )
-    present, reserved = positions(model), _reserved(model)
-    if length <= present:
-        return model
-    rows = reserved + length
-    embeddings = model.base_model.embeddings
-    table = getattr(embeddings, "position_embeddings", None)
-    if table is not None:
-        old = table.weight
-        tiled = old[reserved:].repeat(-(-length // present), 1)[:length]
-        table.weight = nn.Parameter(torch.cat([old[:reserved], tiled]), requires_grad=old.requires_grad)
-        table.num_embeddings = rows
-        ids = torch.arange(rows, device=old.device)[None]
-        for name, longer in (("position_ids", ids), ("token_type_ids", torch.zeros_like(ids))):
-            if hasattr(embeddings, name):
-                embeddings.register_buffer(name, longer, persistent=False)
-    model.config.max_position_embeddings = rows
+    architecture = architecture_of(model, "extended")
+    if length > architecture.positions:
+        architecture.extend_positions(length)
     return model
-
-
-def _reserved(model: PreTrainedModel) -> int:
-    """Rows before that of the first position; RoBERTa's positions start behind its padding's."""
-    return model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
 
 
 def packaged_minilm() -> Path | None:

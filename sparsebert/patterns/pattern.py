@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -25,6 +25,12 @@ class Learner(Protocol):
     def learned(self, layer: int) -> Pattern: ...
 
     def weighted(self, layer: int, pattern: Pattern) -> Pattern: ...
+
+    def follow(self, patterns: Sequence[Pattern]) -> None:
+        """Called once, with the pattern of each layer."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Called with each batch before its patterns are asked."""
 
 
 class Pattern(ABC):

@@ -45,6 +45,7 @@ from sparsebert.machine import (
     resolve_precision,
     versions,
 )
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import (
     fitting_length,
     folder_hash,
@@ -53,7 +54,7 @@ from sparsebert.models.encoders import (
     load_tokenizer,
     quiet,
 )
-from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
+from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.patterns import Learned
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.patterns.hard_degrees import file_hash
@@ -103,9 +104,8 @@ def finetune(
     model = load_classifier(config.encoder, task.label_names, config.max_length)
     max_length = fitting_length(config.max_length, task.max_length, model)
     learner = attach_degrees(model, plan, config.degrees)
-    plan.layers(
-        attention_layers(model), learner
-    )  # says so now if the plan does not fit, not after the parsing
+    layers = architecture_of(model).layers
+    plan.layers(layers, learner)  # says so now if the plan does not fit, not after the parsing
     parsed = "word_ids" in plan.needs
     with together.main_process_first():  # the others find what it prepared
         data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
@@ -119,7 +119,7 @@ def finetune(
     prepared = time.perf_counter()
 
     with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
-        if learner and plan.open_layers(attention_layers(model), Learned):
+        if learner and plan.open_layers(layers, Learned):
             trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
