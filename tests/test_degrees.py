@@ -117,7 +117,7 @@ def test_what_shares_a_distribution_is_what_was_asked_for(method, sharing, group
 @with_sharings
 def test_learning_starts_near_the_dense_encoder_where_every_distribution_has_a_gradient(method, sharing):
     learner = LearnedDegrees(DegreeConfig(method=method, max_distance=24, sharing=sharing), [0, 1], 2, 3)
-    learner.prepare(Batch.of_lengths([30, 60]), dict.fromkeys(range(2)))
+    learner.prepare(Batch.of_lengths([30, 60]))
     assert (learner.density > 0.85).all() and (learner.density <= 1).all()
     learner.density.mean().backward()
     assert (learner.theta.grad.abs().sum(-1) > 1e-4).all()
@@ -129,7 +129,7 @@ def test_a_span_has_a_gradient_however_far_a_step_went(far):
     with torch.no_grad():
         learner.theta.fill_(far)
     learner.keep_in_reach()
-    learner.prepare(Batch.of_lengths([LONGEST + 2]), dict.fromkeys(range(2)))
+    learner.prepare(Batch.of_lengths([LONGEST + 2]))
     learner.density.mean().backward()
     assert (learner.theta.grad > 1e-3).all()
     survival = learner.log_survival().exp()[..., 1:]
@@ -443,9 +443,7 @@ def test_the_attention_mass_is_that_of_each_pair_summed(kind):
     learner = LearnedDegrees(DegreeConfig(max_distance=LONGEST), [1, 3], 4, 2).double()
     plan = "learned | global(cls) @ 1; learned @ 3"
     with sparsify(model, plan, learner) as sparse:
-        others = {layer: other_parts(sparse.patterns[layer]) for layer in (1, 3)}
-        sparse.watch = lambda batch: learner.prepare(batch, others)
-        mass = attention_mass(sparse, batches, others, LONGEST)
+        mass = attention_mass(sparse, batches, learner.others, LONGEST)
         assert model.training and model.config._attn_implementation == "sparsebert"
     torch.testing.assert_close(mass, expected, rtol=1e-9, atol=1e-12)
 

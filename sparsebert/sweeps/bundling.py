@@ -23,7 +23,8 @@ from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
 from sparsebert.machine import COMMIT_FILE, commit
-from sparsebert.models.encoders import ENCODERS, fitting_length, load_classifier, packaged_minilm
+from sparsebert.models.encoders import fitting_length, load_classifier
+from sparsebert.models.packaged import ENCODERS
 from sparsebert.paths import check_writable
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.sweeps.grids import load_grid
@@ -101,11 +102,9 @@ def _package() -> dict[str, Path]:
 def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
     """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
     if name in ENCODERS:
-        folder = packaged_minilm()
-        module, prefix = folder.parent / "__init__.py", folder.parent.name
-        files = {f"{prefix}/{folder.name}/{path.name}": path for path in _encoder_files(folder)}
-        files = {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
-        return files | {f"{prefix}/__init__.py": module}
+        prefix = f"sparsebert/models/packaged/{name}"
+        files = {f"{prefix}/{path.name}": path for path in _encoder_files(ENCODERS[name].get())}
+        return {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
     folder = Path(name).expanduser()
     if folder.is_dir():
         prefix = _inside(name, "encoder")
