@@ -29,7 +29,7 @@ def shown(text: object, most: int = 80) -> str:
     >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
     'neighbour(…99999999)'
     """
-    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
     half = most // 2
     return line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
 
