@@ -49,8 +49,8 @@ def prepared_dir() -> Path | None:
     path = path_of(named)
     if not path.is_dir():
         raise InputError(
-            f"there is no folder '{shown(path)}' of prepared data; give --prepared or SPARSEBERT_PREPARED_DIR "
-            "one that `sparsebert prepare` wrote"
+            f"there is no folder '{shown(path)}' of prepared data; give --prepared or "
+            "SPARSEBERT_PREPARED_DIR one that `sparsebert prepare` wrote"
         )
     return path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,88 +89,72 @@ def plain_yaml(text: str, place: str) -> Any:
     """
     import yaml  # the core does without: only grids, parameters and the book are YAML
 
-    composer = _Composer(place, "\n" in text.strip())
+    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    reader = _PlainData(events, place, "\n" in text.strip())
     try:
-        return composer.read(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        return reader.document()
     except yaml.MarkedYAMLError as error:
-        raise composer.wrong(error.problem_mark, error.problem or "not YAML") from None
+        raise reader.wrong(error.problem_mark, error.problem or "not YAML") from None
     except (yaml.YAMLError, UnicodeError):
-        raise composer.wrong(None, "a character that YAML does not allow") from None
+        raise reader.wrong(None, "a character that YAML does not allow") from None
 
 
-class _Composer:
-    """Builds the data of YAML's events, without recursion, so that depth and size are known at any time."""
+class _PlainData:
+    """Builds plain data from the events of a YAML parser, so that depth and size are known at any time."""
 
-    def __init__(self, place: str, many_lines: bool):
-        self.place, self.many_lines = place, many_lines
-        self.anchors: dict[str, tuple[Any, int]] = {}  # what each stands for, and the number of its values
+    def __init__(self, events: Iterator[Any], place: str, many_lines: bool):
+        self.events, self.place, self.many_lines = events, place, many_lines
+        self.anchors: dict[str, tuple[Any, int]] = {}  # what each stands for, and how many values it has
         self.size = 0
 
-    def read(self, events: Any) -> Any:
-        root: list[Any] = []
-        open_: list[tuple[Any, str | None, int]] = []  # collections, their anchors, and the size before them
-        keys: list[str | None] = []  # of each open mapping the key whose value comes next
-        into: Any = root
-        for event in events:
-            kind = type(event).__name__
-            if kind == "DocumentStartEvent" and root:
-                raise self.wrong(event.start_mark, "a second document; write one")
-            if kind in ("SequenceEndEvent", "MappingEndEvent"):
-                value, anchor, before = open_.pop()
-                keys.pop()
-                into = open_[-1][0] if open_ else root
-                if anchor:
-                    self.anchors[anchor] = value, self.size - before
-                continue
-            if kind not in ("ScalarEvent", "AliasEvent", "SequenceStartEvent", "MappingStartEvent"):
-                continue
-            anchor = event.anchor
-            if kind != "AliasEvent" and event.tag:
-                raise self.wrong(event.start_mark, f"the tag '{shown(event.tag)}'; write plain data")
-            if isinstance(into, dict) and keys[-1] is None:
-                keys[-1] = self._key(event, kind, into)
-                continue
-            before = self.size
-            self.size += 1
-            if kind == "AliasEvent":
-                if anchor not in self.anchors:
-                    raise self.wrong(
-                        event.start_mark, f"'*{shown(anchor)}' stands for nothing that is complete here"
-                    )
-                value, size = self.anchors[anchor]
-                self.size += size
-            elif kind == "ScalarEvent":
-                value = event.value if event.style else self._plain(event)
-                if anchor:
-                    self.anchors[anchor] = value, 0
-            else:
-                value = [] if kind == "SequenceStartEvent" else {}
-            if self.size > MOST_VALUES:
-                raise self.wrong(
-                    event.start_mark, f"more than {MOST_VALUES:,} values, with what aliases repeat"
-                )
-            if isinstance(into, dict):
-                into[keys[-1]] = value
-                keys[-1] = None
-            else:
-                into.append(value)
-            if kind in ("SequenceStartEvent", "MappingStartEvent"):
-                open_.append((value, anchor, before))
-                keys.append(None)
-                into = value
-                if len(open_) > DEEPEST:
-                    raise self.wrong(event.start_mark, f"nested more than {DEEPEST} deep")
-        return root[0] if root else None
+    def document(self) -> Any:
+        """The data of the only document, or None."""
+        data: list[Any] = []
+        for event in self.events:
+            if type(event).__name__ == "DocumentStartEvent":
+                if data:
+                    raise self.wrong(event.start_mark, "a second document; write one")
+                data.append(self._value(next(self.events)))
+        return data[0] if data else None
 
-    def _key(self, event: Any, kind: str, into: dict[str, Any]) -> str:
-        if kind != "ScalarEvent":
-            raise self.wrong(event.start_mark, "a key has to be a word")
-        if event.value in into:
-            raise self.wrong(event.start_mark, f"'{shown(event.value)}' stands twice; join the two")
-        return event.value
+    def _value(self, event: Any, depth: int = 0) -> Any:
+        kind, before = type(event).__name__, self.size
+        self.size += 1
+        if kind == "AliasEvent":
+            if event.anchor not in self.anchors:
+                raise self.wrong(event.start_mark, f"'*{shown(event.anchor)}' stands for nothing so far")
+            value, size = self.anchors[event.anchor]
+            self.size += size
+        elif event.tag:
+            raise self.wrong(event.start_mark, f"the tag '{shown(event.tag)}'; write plain data")
+        elif kind == "ScalarEvent":
+            value = event.value if event.style else self._plain_scalar(event)
+        elif depth == DEEPEST:
+            raise self.wrong(event.start_mark, f"nested more than {DEEPEST} deep")
+        elif kind == "SequenceStartEvent":
+            value = [self._value(item, depth + 1) for item in self._until("SequenceEndEvent")]
+        else:
+            value = {}
+            for key in self._until("MappingEndEvent"):
+                if type(key).__name__ != "ScalarEvent" or key.tag:
+                    raise self.wrong(key.start_mark, "a key has to be a word")
+                if key.value in value:
+                    raise self.wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
+                value[key.value] = self._value(next(self.events), depth + 1)
+        if self.size > MOST_VALUES:
+            raise self.wrong(event.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
+        if event.anchor and kind != "AliasEvent":
+            self.anchors[event.anchor] = value, self.size - before
+        return value
 
-    def _plain(self, event: Any) -> Any:
-        """The value of a scalar without quotes."""
+    def _until(self, end: str) -> Iterator[Any]:
+        for event in self.events:
+            if type(event).__name__ == end:
+                return
+            yield event
+
+    def _plain_scalar(self, event: Any) -> Any:
+        """The value of a scalar without quotes, in the core schema."""
         text = event.value
         if text in ("", "~", "null", "Null", "NULL"):
             return None
