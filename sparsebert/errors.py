@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from importlib import metadata
 
 from pydantic import ValidationError
 
@@ -52,3 +54,13 @@ def first_mistake(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     where = shown(".".join(map(str, first["loc"]))) or "the file"
     return f"{where}: {shown(first['msg'].lower(), 500)}"
+
+
+def how_to_install(error: ModuleNotFoundError) -> str:
+    """What to install where a package is missing: the extra of sparsebert that brings it, or its own name."""
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    for requirement in metadata.requires("sparsebert") or []:
+        name = re.split(r"[^\w.-]", requirement)[0].replace("_", "-").lower()
+        if name == package.lower() and (extra := re.search("extra == ['\"](.+?)['\"]", requirement)):
+            return f"this needs the package {package}; write pip install 'sparsebert[{extra[1]}]'"
+    return f"this needs the package {package}, which is not installed; write pip install {package}"
