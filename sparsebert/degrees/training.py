@@ -18,7 +18,7 @@ from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, cou
 from sparsebert.errors import InputError
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.sparsified import Sparsified
-from sparsebert.patterns import Learned, Neighbour, Weighted
+from sparsebert.patterns import Neighbour
 from sparsebert.patterns.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
@@ -34,7 +34,7 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     """
     architecture = architecture_of(model)
     count = architecture.layers
-    learned, weighted = plan.open_layers(count, Learned), plan.open_layers(count, Weighted)
+    learned, weighted = (plan.open_layers(count, learns) for learns in ("degrees", "weights"))
     if learned and config is None:
         raise InputError(
             f"plan '{plan}' has degrees to learn; say how with --learn-degrees (in a grid: `degrees: {{}}`), "

@@ -23,7 +23,7 @@ from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.choice import Heads, Kernel, check_kernel
 from sparsebert.kernels.reference import Reference
 from sparsebert.models.architectures import architecture_of, check_architecture
-from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
+from sparsebert.patterns import Learner, Pattern, Relation
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
@@ -72,10 +72,9 @@ class Sparsified:
         self.model, self.plan, self.learner, self.kernel = model, plan, learner, kernel
         self.architecture = architecture_of(model)
         self.patterns = plan.layers(self.architecture.layers, learner)
-        for layer, pattern in enumerate(self.patterns):
+        for pattern in self.patterns:
             for part in pattern.walk():
-                if isinstance(part, HardLayer):
-                    part.degrees.check(layer, self.architecture.heads)
+                part.check_heads(self.architecture.heads)
             check_kernel(kernel, pattern)
         if learner:
             learner.follow(self.patterns)
@@ -158,7 +157,7 @@ class Sparsified:
         for layer, pattern in enumerate(self.patterns):
             kernel = "reference" if layer in windows else self.kernel
             key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, gradients)
-            kept = whole and _by_position_alone(pattern)
+            kept = whole and pattern.keepable
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
                 found = kernel_for(
@@ -294,11 +293,3 @@ def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
         )
     tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-
-
-def _by_position_alone(pattern: Pattern) -> bool:
-    """Whether a pattern is the same for all batches of a length without padding, now and later."""
-    return not any(
-        part.needs or (hasattr(part, "degrees") and not isinstance(part, HardLayer))
-        for part in pattern.walk()
-    )
