@@ -7,26 +7,44 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.machine import hub_reachable
 from sparsebert.models.architectures import architecture_of, check_architecture
 from sparsebert.models.packaged import ENCODERS
 
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+_USUAL = {  # what a config may say alone, and why nothing else
+    "position_embedding_type": ("absolute", "transformers computes no others any more; give another model"),
+    "is_decoder": (False, "a decoder's tokens don't see those behind them; give an encoder"),
+    "quantization_config": (None, "quantised weights can't be trained; save it in float32"),
+}
+_LARGEST = {  # of what a config may say, so that building a model ends
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1000,
+    "hidden_size": 2**16,
+    "vocab_size": 10**8,
+    "max_position_embeddings": 10**7,
+    "intermediate_size": 2**18,
+    "inner_group_num": 100,
+    "num_hidden_groups": 100,
+}
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -88,55 +106,125 @@ def label_names(task_labels: Sequence[str]) -> Sequence[str]:
 def load_classifier(name: str, task_labels: Sequence[str], length: int | None = None) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
-    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
-    no code that comes with a model is run. The model takes `length` tokens at least (see `extend_positions`).
-    Raises `InputError` for an encoder that is not found or cannot be sparsified.
+    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors, as
+    float32, and no code that comes with a model is run. The model takes `length` tokens at least (see
+    `extend_positions`). Raises `InputError` for an encoder that is not found, cannot be sparsified, or whose
+    files do not belong together.
     """
     names = label_names(task_labels)
-    labels = {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {label: index for index, label in enumerate(names)},
-    }
+    what = f"encoder '{name}'"
+    sizes = ENCODERS[name].sizes if name in ENCODERS else None
     with _explained(name):
-        source = _source(name)  # once: it may ask the hub
-        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**source)
-        check_architecture(config, of=f"encoder '{name}': ")
-        for field, value in labels.items():
-            setattr(config, field, value)
-        if name == "tiny":
+        if sizes:
+            config = BertConfig(vocab_size=len(load_tokenizer(name)), **sizes)
+        else:
+            source = _source(name)  # once: it may ask the hub
+            config = AutoConfig.from_pretrained(**source)
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: index for index, label in enumerate(names)}
+        if sizes:
             model = AutoModelForSequenceClassification.from_config(config)
         else:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                **source,
-                config=config,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # of the head, which is a new one
-                output_loading_info=True,
-            )
-            _check_loaded(name, model, loaded)
+            model = read_model(what, source, config, new_head=True)
+        check_reads(what, model, load_tokenizer(name))
     return extend_positions(model, length) if length else model
 
 
-def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
-    """`InputError` if files lack parts of the encoder, which would be random, or don't belong together."""
-    wrong = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
+def read_model(
+    what: str, source: dict[str, Any], config: PretrainedConfig, new_head: bool
+) -> PreTrainedModel:
+    """A classifier from files, in evaluation mode, with a `new_head` or with the one that the files have.
+
+    Raises `InputError` if the files lack a part of it, hold another one, or anything that it has no use for.
+    """
+    check_config(what, config, source["pretrained_model_name_or_path"])
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        **source,
+        config=config,
+        dtype=torch.float32,  # whatever the files have, for a record says in what precision it was trained
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are looked at here
+        output_loading_info=True,
+    )
     prefix = f"{model.base_model_prefix}."
-    random = sorted(key for key in wrong if key.startswith(prefix) and ".pooler." not in key)
-    if random:
-        raise InputError(
-            f"encoder '{name}': its weights don't fit its config.json ({len(random)} are missing or of other "
-            f"sizes, such as {random[0]}); put what belongs together into one folder"
-        )
+    parts = {name for name, _ in model.base_model.named_children()}
+
+    def counts(key: str) -> bool:
+        if key.endswith("_ids") or (new_head and ".pooler." in f".{key}"):
+            return False
+        return not new_head or key.startswith(prefix) or key.split(".")[0] in parts
+
+    lacking = sorted(
+        filter(counts, [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])])
+    )
+    left_over = sorted(filter(counts, loaded["unexpected_keys"]))
+    for keys, wrong in (
+        (lacking, "are missing or of other sizes"),
+        (left_over, "have no place in the model"),
+    ):
+        if keys:
+            raise InputError(
+                f"{what}: its weights don't fit its config.json ({len(keys)} {wrong}, such as {keys[0]}); "
+                "put what belongs together into one folder"
+            )
+    if not architecture_of(model).modules:
+        raise InputError(f"{what} has no attention layers; give another model")
     for key, weights in model.named_parameters():
         if not weights.isfinite().all():
-            raise InputError(f"encoder '{name}': not all of its weights are numbers ({key}); save it again")
-    words, rows = len(load_tokenizer(name)), model.get_input_embeddings().weight.shape[0]
+            raise InputError(f"{what}: not all of its weights are finite numbers ({key}); save it again")
+    return model
+
+
+def check_config(what: str, config: PretrainedConfig, folder: str) -> None:
+    """`InputError` for a config of a model that can't be sparsified or that its files can't hold.
+
+    Fields that change how a model is called, and not what it computes, get their usual values.
+    """
+    check_architecture(config, of=f"{what}: ")
+    for field, (usual, why) in _USUAL.items():
+        value = getattr(config, field, None)
+        if value not in (None, usual):
+            raise InputError(f"{what}: its config.json has {field}={shown(value)}, and {why}")
+    for field, largest in _LARGEST.items():
+        value = getattr(config, field, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise InputError(
+                f"{what}: its config.json has {field}={shown(value)}; write a whole number from 1 to "
+                f"{largest:,}"
+            )
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    with torch.device("meta"):
+        wanted = AutoModelForSequenceClassification.from_config(config).num_parameters()
+    if stored and wanted > 2 * stored:  # a new head is small, and a number takes a byte at least
+        raise InputError(
+            f"{what}: its config.json describes {wanted:,} numbers and its weights are {stored:,} bytes; put "
+            "what belongs together into one folder"
+        )
+    config.problem_type, config.return_dict, config.chunk_size_feed_forward = None, True, 0
+    config.output_attentions = config.output_hidden_states = False
+
+
+@torch.no_grad()
+def check_reads(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`InputError` if a tokenizer has tokens that a model lacks, or the model gives no numbers for a text."""
+    words, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if words > rows:
         raise InputError(
-            f"encoder '{name}': its tokenizer has {words:,} tokens and the model embeds {rows:,}; put what "
+            f"{what}: its tokenizer has {words:,} tokens and the model embeds {rows:,}; put what "
             "belongs together into one folder, or call resize_token_embeddings and save"
         )
+    training = model.training
+    inputs = tokenizer("a", "b", return_tensors="pt")
+    logits = model.eval()(**{name: inputs[name] for name in columns_of(model) if name in inputs}).logits
+    model.train(training)
+    if logits.shape != (1, model.config.num_labels) or not logits.isfinite().all():
+        raise InputError(f"{what} gives no finite numbers for a text; look at the numbers in its config.json")
+
+
+def columns_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """The tokenizer's columns that a model has a use for: a single kind of token types tells it nothing."""
+    return TOKENS if architecture_of(model).token_types > 1 else TOKENS[:2]
 
 
 def positions(model: PreTrainedModel) -> int:
@@ -175,17 +263,6 @@ def _source(name: str) -> dict[str, Any]:
     }
 
 
-def _tiny_config() -> BertConfig:
-    vocabulary = len(load_tokenizer("tiny"))
-    return BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no warnings from transformers inside the block."""
@@ -201,7 +278,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(what: str, instead: str) -> Iterator[None]:
     """Load quietly (a fresh head is what we ask for, not a mishap); say in one sentence what went wrong."""
     try:
         with quiet():
@@ -210,8 +287,12 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever libraries come to when they read broken files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder "
-            f"({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json and "
-            "model.safetensors, or a hub name while the hub is reachable"
-        ) from error
+        raise InputError(f"{what} could not be loaded ({shown(reason, 300)}); {instead}") from error
+
+
+def _explained(name: str) -> AbstractContextManager[None]:
+    return explained(
+        f"encoder '{name}'",
+        f"give a packaged encoder ({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json "
+        "and model.safetensors, or a hub name while the hub is reachable",
+    )

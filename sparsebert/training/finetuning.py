@@ -47,6 +47,7 @@ from sparsebert.machine import (
 )
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import (
+    columns_of,
     fitting_length,
     folder_hash,
     label_names,
@@ -270,7 +271,9 @@ def build_trainer(
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
-        data_collator=Collator(load_tokenizer(config.encoder).pad_token_id),
+        data_collator=Collator(
+            load_tokenizer(config.encoder).pad_token_id, "token_type_ids" in columns_of(model)
+        ),
     )
     trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
     return trainer
