@@ -7,16 +7,23 @@ import pytest
 import torch
 from models import CONFIGS, tiny_batch, tiny_model
 from reference import Sentence, allowed, quantile, weights
-from transformers import AutoModelForSequenceClassification, DebertaV2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+)
 
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.errors import InputError
-from sparsebert.models.architectures import ARCHITECTURES, architecture_of
+from sparsebert.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from sparsebert.models.encoders import extend_positions
 from sparsebert.models.sparsified import sparsify
-from sparsebert.patterns import Dense
+from sparsebert.patterns import Dense, Global, Neighbour
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.plans import parse_plan
+from sparsebert.registry import register
 
 PLANS = [
     "neighbour(1) | global(cls)",
@@ -195,6 +202,115 @@ def test_weights_and_degrees_change_what_the_model_computes(method):
     untouched = model(**{c: batch[c] for c in MODEL_COLUMNS}).logits
     with sparsify(model, "learned | global(cls)", learner):
         assert (model(**batch).logits - untouched).abs().max() > 1e-3
+
+
+def test_a_plan_may_be_a_pattern_a_plan_or_a_text():
+    batch, model = tiny_batch(), tiny_model("bert")
+    results = []
+    for plan in (Neighbour(1) | Global("cls"), parse_plan(PLANS[0]), PLANS[0]):
+        with sparsify(model, plan) as sparse:
+            assert sparse.plan == parse_plan(PLANS[0])
+            results.append(model(**batch).logits)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@kinds
+@pytest.mark.parametrize("side", ["left", "right", "between"])
+def test_padding_is_nothing_wherever_it_stands(kind, side):
+    model, plan = tiny_model(kind), "neighbour(1) | random(2) | global(cls) @ 1-"
+    batch = {column: tiny_batch((9, 9, 9))[column] for column in MODEL_COLUMNS}
+    real = torch.ones(3, 9, dtype=torch.long)
+    if side == "between":
+        real[0, 3:5] = 0
+    else:
+        real[0, :3] = side == "right"
+        real[0, 6:] = side == "left"
+    batch = {
+        "input_ids": batch["input_ids"].masked_fill(real == 0, architecture_of(model).config.pad_token_id),
+        "attention_mask": real,
+    }
+    own = Batch(real.bool())
+    masks = torch.stack(
+        [pattern.allowed(own).expand(-1, 2, -1, -1) for pattern in parse_plan(plan).layers(4)]
+    )
+    by_hand = HandMasked(masks, torch.zeros(masks.shape, dtype=torch.float64))
+    expected = computed_by_hand(by_hand, model, batch)
+    with sparsify(model, plan):
+        assert_equal(outputs_and_gradients(model, batch), expected)
+
+
+KERNELS_ON_A_CPU = [("banded", "neighbour(3) | global(cls)"), ("banded", "neighbour(2) | random(2)")]
+KERNELS_ON_A_CPU += [("flex", "neighbour(3) | global(cls)"), ("auto", "neighbour(3)")]
+
+
+@kinds
+@pytest.mark.parametrize(("kernel", "plan"), KERNELS_ON_A_CPU)
+def test_every_kernel_gives_the_results_of_the_reference(kind, kernel, plan):
+    batch, model = tiny_batch((60, 21, 40)), tiny_model(kind)
+    batch = {column: batch[column] for column in MODEL_COLUMNS}
+    results = []
+    for chosen in ("reference", kernel):
+        with sparsify(model, plan, kernel=chosen) as sparse, sparse.measure() as meter:
+            if kernel == "flex":  # which has gradients on a GPU only
+                with torch.no_grad():
+                    results.append((model(**batch).logits, {}))
+            else:
+                results.append(outputs_and_gradients(model, batch))
+        results[-1][1]["density"] = torch.tensor(meter.over_real)
+    assert_equal(*results)
+
+
+@kinds
+def test_a_model_with_extended_positions_follows_its_plan_and_is_itself_again(kind, tmp_path):
+    model = tiny_model(kind, max_position_embeddings=26 if kind in ("mpnet", "roberta") else 24)
+    batch = {column: tiny_batch((40, 33, 7))[column] for column in MODEL_COLUMNS}
+    extend_positions(model, 40)
+    untouched = model(**batch).logits
+    with sparsify(model, PLANS[0]):
+        sparse = outputs_and_gradients(model, batch)
+        model.save_pretrained(tmp_path)
+    assert torch.equal(model(**batch).logits, untouched)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    torch.testing.assert_close(again(**batch).logits, untouched)
+    with sparsify(again, PLANS[0]):
+        assert_equal(outputs_and_gradients(again, batch), sparse)
+
+
+def test_the_bias_of_relative_positions_is_the_encoders_own_at_any_length():
+    model = tiny_model("mpnet")
+    encoder = model.base_model.encoder
+    for length in (1, 2, 9, 130, 300):
+        table = architecture_of(model).by_offset(length)
+        reach = table.shape[1] // 2
+        places = torch.arange(length)
+        offsets = (places[None] - places[:, None]).clamp(-reach, reach)
+        expected = encoder.compute_position_bias(torch.zeros(1, length, 1))[0]
+        assert torch.equal(table[:, offsets + reach], expected)
+
+
+def test_an_architecture_from_outside_takes_one_class(monkeypatch):
+    class MineConfig(BertConfig):
+        model_type = "mine"
+
+    model = BertForSequenceClassification(
+        MineConfig(**CONFIGS["bert"].to_diff_dict() | {"model_type": "mine"})
+    )
+    with pytest.raises(InputError, match=r"'mine' models cannot be sparsified.*sparsebert\.register"):
+        sparsify(model, "neighbour(1)")
+
+    class Adapter(Architecture):
+        name = "mine"
+        attention = "BertSelfAttention"
+
+    register(Adapter)
+    try:
+        batch = {column: tiny_batch()[column] for column in MODEL_COLUMNS}
+        untouched = model.eval()(**batch).logits
+        with sparsify(model, Neighbour(1)):
+            assert not torch.equal(model(**batch).logits, untouched)
+    finally:
+        del ARCHITECTURES["mine"]
+        ARCHITECTURES.fingerprints.pop("mine", None)
 
 
 @kinds

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from sparsebert import doctor
 from sparsebert.cli import main
 from sparsebert.data.tasks import task_names
-from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.models.architectures import ARCHITECTURES
 from sparsebert.patterns import PATTERNS
 from sparsebert.sweeps import running as sweeps
 from sparsebert.training.runs import RunConfig

@@ -101,7 +101,8 @@ def save(
     tokenizer = load_tokenizer(config.encoder)
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # as in the training
-    tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n in columns_of(model)]
+    columns = [name for name in tokenizer.model_input_names if name in columns_of(model)]
+    tokenizer.init_kwargs["model_input_names"] = columns  # which is what is saved of them
     tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(plan=saved_plan, max_length=max_length, labels=labels, config=config.model_dump())
