@@ -203,7 +203,7 @@ def test_a_record_under_the_name_of_another_run_is_passed_over(store, capsys):
     ("change", "why"),
     [
         ({"schema_version": 99}, "newer version of sparsebert (schema 99, and this one reads up to 2)"),
-        ({"carbon": 1.0}, "the field 'carbon', which this version of sparsebert doesn't know"),
+        ({"carbon": 1.0}, "the field 'carbon', which only a newer version knows"),
     ],
 )
 def test_a_record_of_a_newer_version_says_so(store, capsys, change, why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -19,10 +20,10 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, first_mistake, unknown_name
@@ -34,6 +35,8 @@ from sparsebert.patterns.plans import parse_plan
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
 
 _NAME = re.compile(r"[0-9a-f]{16}")
+_TODAYS = re.compile(rb'\{\s*"name":\s*"\w+",\s*"schema_version":\s*%d,' % SCHEMA)
+_TRUNCATED = "it is truncated, or no JSON"
 _MARKUP = set("<>`[]")
 _SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
@@ -239,15 +242,15 @@ class RunRecord(BaseModel):
     MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
     counts the changes to the method of learning degrees by then.
 
-    Plain data of earlier versions are brought to today's schema when they are validated.
+    `RunRecord.read` brings those of earlier versions to today's schema.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str = ""
-    schema_version: int = SCHEMA
-    revision: int = 0
+    schema_version: Literal[SCHEMA] = SCHEMA
     config: RunConfig
+    revision: int = Field(None, validate_default=True, ge=0)
     metrics: Metrics
     density: Density
     density_per_layer: Densities
@@ -269,27 +272,27 @@ class RunRecord(BaseModel):
     finished: Text
     learning: Learning | None = None
 
-    @model_validator(mode="wrap")
+    @field_validator("revision", mode="before")
     @classmethod
-    def _of_any_version(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> RunRecord:
-        if isinstance(given, dict):
-            config = given.get("config")
-            if isinstance(config, RunConfig):  # a new one
-                given = {"revision": revision_of(config.degrees and config.degrees.method)} | given
-            elif isinstance(config, dict):
-                given = migrated(given)
-        record = validate(given)
-        name = run_name(record.config.asked, record.revision)
-        if not record.name:
-            return record.model_copy(update={"name": name})
-        if record.name != name:
-            raise InputError(f"the name {record.name} is not the hash of its config, {name}")
-        return record
+    def _of_today(cls, revision: int | None, info: ValidationInfo) -> int:
+        if revision is None and info.mode == "python" and (config := info.data.get("config")):
+            return revision_of(config.degrees and config.degrees.method)
+        return revision or 0
+
+    @model_validator(mode="after")
+    def _rightly_named(self) -> RunRecord:
+        name = run_name(self.config.asked, self.revision)
+        if self.name not in ("", name):
+            raise InputError(f"the name {self.name} is not the hash of its config, {name}")
+        object.__setattr__(self, "name", name)
+        return self
 
     @classmethod
     def read(cls, text: str | bytes) -> RunRecord:
-        """The record in a JSON text; `InputError` says why it is none."""
+        """The record in a JSON text of this version or an earlier one; `InputError` says why it is none."""
         try:
+            if not _TODAYS.match(text if isinstance(text, bytes) else text[:99].encode(errors="replace")):
+                text = json.dumps(migrated(from_json(text)))
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
@@ -297,13 +300,15 @@ class RunRecord(BaseModel):
             if isinstance(cause, InputError):
                 raise cause from None
             if first["type"] == "json_invalid":
-                raise InputError("it is truncated, or no JSON") from None
+                raise InputError(_TRUNCATED) from None
+            where = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
-                where = ".".join(map(str, first["loc"]))
-                raise InputError(
-                    f"it has the field '{where}', which this version of sparsebert doesn't know; update it"
-                ) from None
+                raise InputError(f"it has the field '{where}', which only a newer version knows") from None
             raise InputError(f"it is no record of a run: {first_mistake(error)}") from None
+        except InputError:
+            raise
+        except ValueError:
+            raise InputError(_TRUNCATED) from None
 
 
 class RunStore:
