@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -89,13 +92,42 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
         raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all: the name appears, or changes hands, when all of it is there."""
+def write_whole(path: Path, text: str | Iterable[str]) -> Path:
+    """Write a file whole or not at all: the name appears, or changes hands, when all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    with _opened(path.parent) as folder, suppress(OSError):  # some file systems can't
+        os.fsync(folder)
     return path
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is between reading and writing files of a folder in this way.
+
+    The lock is on the folder itself and leaves no file behind. Where folders can't be locked there is none.
+    """
+    if not folder.is_dir():
+        yield
+        return
+    with _opened(folder) as descriptor:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,11 +28,8 @@ from pydantic_core import from_json
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, first_mistake, unknown_name
-from sparsebert.kernels import KERNELS
-from sparsebert.models.encoders import check_encoder
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
-from sparsebert.patterns.plans import parse_plan
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
 
 _NAME = re.compile(r"[0-9a-f]{16}")
@@ -48,6 +46,13 @@ def _unmarked(text: str) -> str:
             "book; write it without them"
         )
     return text
+
+
+@lru_cache(maxsize=2**14)
+def _canonical(plan: str) -> str:
+    from sparsebert.patterns.plans import parse_plan
+
+    return str(parse_plan(plan))
 
 
 Text = Annotated[str, AfterValidator(_unmarked)]
@@ -127,8 +132,11 @@ class RunConfig(BaseModel):
     def _known(cls, text: str, info: ValidationInfo) -> str:
         if info.mode == "json":  # of a record or another process: what it names may be known there alone
             return text
+        from sparsebert.kernels import KERNELS  # these take long to import, and reading records needs none
+        from sparsebert.models.encoders import check_encoder
+
         if info.field_name == "plan":
-            return str(parse_plan(text))
+            return _canonical(text)
         if info.field_name == "encoder":
             return check_encoder(text)
         if text not in KERNELS:
