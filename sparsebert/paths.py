@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -92,21 +92,27 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
         raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None
 
 
-def write_whole(path: Path, text: str | Iterable[str]) -> Path:
+def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file whole or not at all: the name appears, or changes hands, when all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    with _opened(path.parent) as folder, suppress(OSError):  # some file systems can't
-        os.fsync(folder)
     return path
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -115,19 +121,12 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     The lock is on the folder itself and leaves no file behind. Where folders can't be locked there is none.
     """
-    if not folder.is_dir():
-        yield
-        return
-    with _opened(folder) as descriptor:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY) if folder.is_dir() else None
     try:
-        yield descriptor
+        if descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)

@@ -356,7 +356,8 @@ def merge(
                 why = f": {left_out[-1]}" if left_out else ""
                 raise InputError(f"there are no runs in '{source}'{why}")
         try:
-            write_whole(path, (one.line + "\n" for one in sorted(kept.values(), key=lambda one: one.order)))
+            lines = (one.line + "\n" for one in sorted(kept.values(), key=lambda one: one.order))
+            write_whole(path, "".join(lines))
         except OSError as error:
             raise InputError(
                 f"'{path}' can't be written: {error.strerror or error}; it is as it was"
