@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,13 +55,6 @@ def test_chapters_read_one_file_or_all_of_them_with_each_run_once(project):
     assert recorded("one") == [run(0), run(1)]
     assert recorded("none") == []
     assert recorded() == [run(0), run(1), run(2)]
-
-
-def test_hundreds_of_records_are_read_in_well_under_a_second(project):
-    write(project / "many.jsonl", *(run(seed, learning=LEARNING) for seed in range(500)))
-    started = time.perf_counter()
-    assert len(recorded("many")) == 500
-    assert time.perf_counter() - started < 1
 
 
 def test_a_line_keeps_all_but_the_digits_of_learned_arrays():

@@ -471,6 +471,8 @@ def _source(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, 
 
 def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord, str]]:
     """The records of a file, one at a time, each with its place and line."""
+    if not path.is_file():
+        raise InputError(f"'{path}' can't be read: it is no file")
     try:
         with path.open("rb") as file:
             yield from _parsed(((f"{path.name}, line {n}", line) for n, line in enumerate(file, 1)), complain)

@@ -30,12 +30,14 @@ from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, first_mistake, unknown_name
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.reading import read_bytes
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 _TODAYS = re.compile(rb'\{\s*"name":\s*"\w+",\s*"schema_version":\s*%d,' % SCHEMA)
 _TRUNCATED = "it is truncated, or no JSON"
 _MARKUP = set("<>`[]")
+_LEAST = {"accuracy": 0, "f1": 0, "matthews": -1, "pearson": -1, "spearman": -1}  # of metrics up to 1
 _SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
 
@@ -68,16 +70,17 @@ Count = Annotated[int, Field(ge=0)]
 def _possible(metrics: dict[str, float]) -> dict[str, float]:
     """Scores that can be; NaN is what a metric gives that is not defined."""
     for name, value in metrics.items():
-        least = 0 if name.endswith(("accuracy", "f1")) else -1
-        if not (math.isnan(value) or least - _SLACK <= value <= 1 + _SLACK):
+        least = _LEAST.get(name.rpartition("_")[2], -math.inf)
+        most = 1 + _SLACK if least > -math.inf else math.inf
+        if math.isinf(value) or value < least - _SLACK or value > most:
             raise ValueError(f"{name} can't be {value}")
     return metrics
 
 
-def _with(part: str) -> Callable[[dict], dict]:
+def _with(*parts: str) -> Callable[[dict], dict]:
     def check(values: dict) -> dict:
-        if part not in values:
-            raise ValueError(f"'{part}' is missing")
+        if missing := set(parts) - values.keys():
+            raise ValueError(f"'{min(missing)}' is missing")
         return values
 
     return check
@@ -268,8 +271,8 @@ class RunRecord(BaseModel):
     eval_rows: Count
     steps: Count
     train_loss: float
-    seconds: Annotated[dict[Text, Measured], AfterValidator(_with("train"))]
-    examples_per_second: Annotated[dict[Text, float], AfterValidator(_with("train"))]
+    seconds: Annotated[dict[Text, Measured], AfterValidator(_with("prepare", "train", "evaluate"))]
+    examples_per_second: Annotated[dict[Text, float], AfterValidator(_with("train", "evaluate"))]
     peak_memory_mib: Measured
     device: Text
     precision: Text
@@ -391,11 +394,11 @@ class RunStore:
 
     def _bytes(self, path: Path) -> bytes | None:
         try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            return read_bytes(path, "the record")
+        except InputError:
+            if path.parent.exists() and path.exists():
+                raise
             return None
-        except OSError as error:
-            raise InputError(f"the record '{path}' cannot be read: {error.strerror}") from None
 
     def _read(self, path: Path) -> RunRecord | None:
         found = self._bytes(path)
