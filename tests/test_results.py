@@ -124,7 +124,7 @@ def test_torn_and_foreign_records_are_left_out_and_named(project, tmp_path):
 def test_lines_of_any_form_are_written_in_one(project, tmp_path):
     record = run(learning=LEARNING, kernels=None)
     fields = json.loads(record.model_dump_json())
-    forms = [record.model_dump_json(), json.dumps(fields), json.dumps(fields, sort_keys=True)]
+    forms = [record.model_dump_json(), json.dumps(fields)]
     for number, text in enumerate(forms):
         (tmp_path / "other.jsonl").write_text(text + "\n")
         results.merge([tmp_path / "other.jsonl"], f"all{number}")
