@@ -36,8 +36,10 @@ class PackagedEncoder:
     def folder(self) -> Path | None:
         """Where its files are; None if they are not here yet."""
         beside = Path(__file__).parent / self.name  # a bundle has them there
-        places = (self.installed(), beside, self._place)
-        return next((place for place in places if place and place.is_dir()), None)
+        for place in (self.installed(), beside):
+            if place and os.path.isdir(place):
+                return place
+        return self._place if self.unpack and os.path.isdir(self._place) else None
 
     def get(self) -> Path:
         """Its folder, fetched if need be; `InputError` if it can't be had."""
