@@ -16,13 +16,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface
 
-from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, kernel_for
-from sparsebert.kernels.choice import Kernel, check_kernel
-from sparsebert.kernels.reference import Reference
-from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
+from sparsebert.errors import InputError
+from sparsebert.kernels import Kernel, check_kernel, kernel_for
+from sparsebert.patterns import HardLayer, Learner, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan, parse_plan
 
@@ -146,13 +144,19 @@ class Sparsified:
         ready: dict[tuple, Kernel] = {}
         layers = []
         for layer, pattern in enumerate(self.patterns):
-            kernel = "reference" if layer in self.windows else self.kernel
-            key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, gradients)
+            window = self.windows.get(layer)
+            key = (pattern, window, batch.real.shape, batch.real.device, dropout > 0, gradients)
             kept = whole and _by_position_alone(pattern)
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
                 found = kernel_for(
-                    pattern, batch, config.num_attention_heads, kernel, dropout, torch.is_grad_enabled()
+                    pattern,
+                    batch,
+                    config.num_attention_heads,
+                    self.kernel,
+                    dropout,
+                    torch.is_grad_enabled(),
+                    window,
                 )
                 if kept:
                     if len(self._kept) >= _MOST_KEPT:
@@ -188,7 +192,7 @@ def sparsify(
     ModernBERT). Patterns that read parses take the columns `word_ids` and `head_ids` as further keyword
     arguments of the model's call. Attention weights are not returned. `learner` gives patterns that name no
     file their content while it is learned (see `sparsebert.degrees`). `kernel` says how attention is
-    computed, one of `KERNELS`; the result is the same. Raises `InputError` for an architecture that is not in
+    computed, one of `kernel_names()`; the result is the same. Raises `InputError` for an architecture not in
     `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for another number of
     heads, and a model that is sparsified already.
     """
@@ -200,8 +204,6 @@ def sparsify(
         )
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
     return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner, kernel)
 
 
@@ -232,21 +234,19 @@ class _Forward:
     def attend(
         self,
         module: nn.Module,
-        own: Relation | None,
         heads: tuple[Tensor, Tensor, Tensor],
         dropout: float,
         scale: float | None,
     ) -> Float[Tensor, "batch head query width"]:
-        """The output of the layer that is calling; `own` is what the encoder allows there beside padding."""
+        """The output of the layer that is calling."""
         layer = module._sparsebert_layer
         if layer is None:  # a module that several layers share: they are told apart by their order
             layer, self.calls = self.calls, self.calls + 1
         kernel = self.kernels[layer]
         self.sparse.kernels[layer] = kernel.name
-        of_encoder = {"own": own} if own is not None and isinstance(kernel, Reference) else {}
         if self.meter:
-            self.meter.count_layer(layer, kernel.count(**of_encoder))
-        return kernel(*heads, dropout=dropout, scale=scale, **of_encoder)
+            self.meter.count_layer(layer, kernel.count())
+        return kernel(*heads, dropout=dropout, scale=scale)
 
 
 def _attend(
@@ -254,31 +254,23 @@ def _attend(
     query: Float[Tensor, "batch head query width"],
     key: Float[Tensor, "batch head key width"],
     value: Float[Tensor, "batch head key width"],
-    attention_mask: Bool[Tensor, "batch 1 query key"] | None,
+    attention_mask: None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sparse: _Forward | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
-    output = sparse.attend(module, attention_mask, (query, key, value), dropout, scaling)
+    output = sparse.attend(module, (query, key, value), dropout, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _own_mask(
-    *args: object, mask_function: Callable, attention_mask: Tensor | None = None, **kwargs: object
-) -> Bool[Tensor, "batch 1 query key"] | None:
-    """What an encoder allows beside padding: its local windows. None where it has none.
-
-    Padding is in the batch that the kernels know, so that no [length, length] mask is made of it.
-    """
-    if mask_function is bidirectional_mask_function:
-        return None
-    return sdpa_mask(*args, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
+def _no_mask(*_: object, **__: object) -> None:
+    """Kernels know of padding and of local windows: no [length, length] mask is made."""
 
 
 # Both are needed: without the second, transformers makes no mask at all and padding is attended to.
 AttentionInterface.register("sparsebert", _attend)
-AttentionMaskInterface.register("sparsebert", _own_mask)
+AttentionMaskInterface.register("sparsebert", _no_mask)
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:

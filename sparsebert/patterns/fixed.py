@@ -26,6 +26,9 @@ class Dense(Pattern):
     def related(self, batch: Batch) -> Relation:
         return batch.pairs
 
+    def layout(self) -> Layout:
+        return Layout.everything()
+
     def __str__(self) -> str:
         return "dense"
 
