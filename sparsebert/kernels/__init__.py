@@ -2,7 +2,15 @@
 
 from sparsebert.kernels.banded import Banded
 from sparsebert.kernels.flex import Flex
-from sparsebert.kernels.kernel import KERNELS, Context, Kernel, check_kernel, kernel_for, kernel_names
+from sparsebert.kernels.kernel import (
+    KERNELS,
+    Context,
+    Kernel,
+    check_kernel,
+    kernel_for,
+    kernel_names,
+    needs_band,
+)
 from sparsebert.kernels.reference import Reference
 
 __all__ = [
@@ -15,4 +23,5 @@ __all__ = [
     "check_kernel",
     "kernel_for",
     "kernel_names",
+    "needs_band",
 ]

@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.patterns import Pattern
+from sparsebert.patterns import Dense, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import KERNELS, Registry
 
 Heads = Float[Tensor, "batch head length width"]
 ByOffset = Float[Tensor, "head offset"]
+_EASIEST = Batch.of_lengths([1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +144,13 @@ def check_kernel(kernel: str, pattern: Pattern) -> None:
 
     Degrees that are learned have no layout yet and may get one.
     """
-    from sparsebert.patterns import HardLayer
+    soft = any(part.changes for part in pattern.walk())
+    _check(kernel, Layout() if soft else pattern.layout(), Context(pattern, _EASIEST, 1))
 
-    soft = any(hasattr(part, "degrees") and not isinstance(part, HardLayer) for part in pattern.walk())
-    _check(kernel, Layout() if soft else pattern.layout(), Context(pattern, Batch.of_lengths([1]), 1))
+
+def needs_band(kernel: str) -> bool:
+    """Whether a kernel computes bands, global tokens and random keys only; `auto` computes anything."""
+    return kernel in KERNELS and bool(KERNELS[kernel].supports(None, Context(Dense(), _EASIEST, 1)))
 
 
 def kernel_names() -> tuple[str, ...]:
