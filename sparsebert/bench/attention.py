@@ -33,7 +33,7 @@ from sparsebert.bench.measuring import (
     spread,
 )
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, kernel_for
+from sparsebert.kernels import kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
@@ -42,7 +42,7 @@ from sparsebert.patterns.layouts import Layout
 PATTERN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096)
 LONGEST_DENSE = 8192  # on a processor, a step of a dense layer takes seconds beyond
-CONTENDERS = ("dense", "masked", *KERNELS, "flex alone", "longformer", "bigbird")
+CONTENDERS = ("dense", "masked", *kernel_names(), "flex alone", "longformer", "bigbird")
 PASSES = ("forward", "both")
 COLUMNS = (
     "pattern",
@@ -169,7 +169,7 @@ class _Trial:
         self.first: list[float] = []
         self.reasons: dict[str, str] = {}
         self.inputs = case.inputs()
-        self.has_masks = name in ("masked", "flex alone", *KERNELS)
+        self.has_masks = name in ("masked", "flex alone", *kernel_names())
         for what in PASSES:
             try:
                 with warnings.catch_warnings(action="ignore"):  # flex says once that it runs unfused
@@ -177,7 +177,7 @@ class _Trial:
             except (Missing, InputError, torch.OutOfMemoryError) as error:
                 self.reasons[what] = in_short(error)
             except Exception as error:  # other people's code may fail in any way; ours may not
-                if name in KERNELS:
+                if name in kernel_names():
                     raise
                 self.reasons[what] = in_short(error)
 
@@ -397,7 +397,7 @@ def _bigbird(case: Case, gradient: bool) -> Made:
 _MAKERS: dict[str, Maker] = {
     "dense": _dense,
     "masked": _masked,
-    **{kernel: _ours(kernel) for kernel in KERNELS},
+    **{kernel: _ours(kernel) for kernel in kernel_names()},
     "flex alone": _flex_alone,
     "longformer": _longformer,
     "bigbird": _bigbird,

@@ -8,7 +8,7 @@ them layer by layer. Kernels of a length are kept where they depend on nothing e
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface
 
-from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, kernel_for
-from sparsebert.kernels.choice import Heads, Kernel, check_kernel
-from sparsebert.kernels.reference import Reference
+from sparsebert.errors import InputError
+from sparsebert.kernels import Kernel, check_kernel, kernel_for
+from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import architecture_of, check_architecture
-from sparsebert.patterns import Learner, Pattern, Relation
+from sparsebert.patterns import Learner, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
@@ -155,13 +154,19 @@ class Sparsified:
         ready: dict[tuple, Kernel] = {}
         layers = []
         for layer, pattern in enumerate(self.patterns):
-            kernel = "reference" if layer in windows else self.kernel
-            key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, gradients)
+            window = windows.get(layer)
+            key = (pattern, window, batch.real.shape, batch.real.device, dropout > 0, gradients)
             kept = whole and pattern.keepable
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
                 found = kernel_for(
-                    pattern, batch, self.architecture.heads, kernel, dropout, torch.is_grad_enabled()
+                    pattern,
+                    batch,
+                    self.architecture.heads,
+                    self.kernel,
+                    dropout,
+                    torch.is_grad_enabled(),
+                    window,
                 )
                 if kept:
                     if len(self._kept) >= _MOST_KEPT:
@@ -196,10 +201,10 @@ def sparsify(
     encoder itself allows there (padding; the local window of ModernBERT). Patterns that read parses take the
     columns `word_ids` and `head_ids`, of shape [batch, length], as further keyword arguments of the model's
     call. Attention weights are not returned. `learner` gives patterns that name no file their content while
-    it is learned (see `sparsebert.degrees`). `kernel` says how attention is computed, one of `KERNELS`; the
-    result is the same. Raises `InputError` for an architecture that is not in `ARCHITECTURES`, a plan for
-    layers that the model lacks, degrees that were learned for another number of heads, and a model that is
-    sparsified already.
+    it is learned (see `sparsebert.degrees`). `kernel` says how attention is computed, one of
+    `kernel_names()`; the result is the same. Raises `InputError` for an architecture that is not in
+    `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for another number of
+    heads, and a model that is sparsified already.
 
     >>> with sparsify(model, Neighbour(2) | Global("cls")):  # doctest: +SKIP
     ...     model(**tokenizer("A text.", return_tensors="pt"))
@@ -207,8 +212,6 @@ def sparsify(
     check_architecture(model.config)
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
     if isinstance(plan, Pattern):
         plan = Plan(((plan, Placement()),))
     return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner, kernel)
@@ -232,22 +235,18 @@ class _Forward:
         query: Heads,
         key: Heads,
         value: Heads,
-        own: Relation | None = None,
         dropout: float = 0.0,
         scale: float | None = None,
     ) -> Heads:
-        """The output of the layer that is calling; `own` is what the encoder allows there beside padding."""
+        """The output of the layer that is calling."""
         layer = module._sparsebert_layer
         if layer is None:
             layer, self.calls = self.calls, self.calls + 1
         kernel = self.kernels[layer]
         self.sparse.kernels[layer] = kernel.name
-        of_encoder = {"own": own} if own is not None and isinstance(kernel, Reference) else {}
         if self.meter:
-            self.meter.count_layer(layer, kernel.count(**of_encoder))
-        if self.by_offset is not None:
-            of_encoder["by_offset"] = self.by_offset
-        return kernel(query, key, value, dropout=dropout, scale=scale, **of_encoder)
+            self.meter.count_layer(layer, kernel.count())
+        return kernel(query, key, value, dropout=dropout, scale=scale, by_offset=self.by_offset)
 
 
 def _attend(
@@ -255,31 +254,23 @@ def _attend(
     query: Heads,
     key: Heads,
     value: Heads,
-    attention_mask: Bool[Tensor, "batch 1 query key"] | None,
+    attention_mask: None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sparse: _Forward | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
-    output = sparse.attend(module, query, key, value, attention_mask, dropout, scaling)
+    output = sparse.attend(module, query, key, value, dropout, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _own_mask(
-    *args: object, mask_function: Callable, attention_mask: Tensor | None = None, **kwargs: object
-) -> Bool[Tensor, "batch 1 query key"] | None:
-    """What an encoder allows beside padding: its local windows. None where it has none.
-
-    Padding is in the batch that the kernels know, so that no [length, length] mask is made of it.
-    """
-    if mask_function is bidirectional_mask_function:
-        return None
-    return sdpa_mask(*args, mask_function=mask_function, attention_mask=attention_mask, **kwargs)
+def _no_mask(*_: object, **__: object) -> None:
+    """Kernels know of padding and of local windows: no [length, length] mask is made."""
 
 
 # Both are needed: without the second, transformers makes no mask at all and padding is attended to.
 AttentionInterface.register("sparsebert", _attend)
-AttentionMaskInterface.register("sparsebert", _own_mask)
+AttentionMaskInterface.register("sparsebert", _no_mask)
 
 
 def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
