@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,19 @@ def test_an_encoder_whose_files_are_broken_or_do_not_belong_together_is_refused(
     assert "could not be loaded" in broken("wide", with_text_for_a_size)
     empty = broken("empty", lambda folder: (folder / "tokenizer.json").write_text("{}"))
     assert "could not be loaded" in empty
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "extra.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])
+def test_a_folder_where_a_pipe_a_folder_or_a_loop_has_a_files_name_is_refused(
+    make, name, saved_bert, tmp_path
+):
+    folder = shutil.copytree(saved_bert, tmp_path / "odd")
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    assert f"'{folder / name}' is no file" in refusal(str(folder))
+    with pytest.raises(InputError, match="is no file"):
+        encoders.folder_hash(str(folder))
 
 
 def test_the_head_follows_the_seed_and_the_encoder_does_not():

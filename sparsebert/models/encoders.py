@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -68,8 +69,16 @@ def folder_hash(name: str) -> str | None:
     folder = Path(name).expanduser()
     if name in ENCODERS or not folder.is_dir():
         return None
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
-    return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(folder)))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that a model in a folder is loaded from; `InputError` if something else has such a name."""
+    found = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
+    for path in found:
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise InputError(f"'{path}' is no file, as the files of a model are; take it away")
+    return found
 
 
 @lru_cache(maxsize=16)
@@ -256,6 +265,8 @@ def _source(name: str) -> dict[str, Any]:
     """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
     folder = ENCODERS[name].get() if name in ENCODERS else Path(name).expanduser()
     local = folder.is_dir()
+    if local:
+        model_files(folder)
     return {
         "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),
         "local_files_only": local or not hub_reachable(),  # else its client retries for half a minute

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sparsebert.errors import InputError
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import columns_of, load_classifier, load_tokenizer
 from sparsebert.patterns.batches import Collator, Rows
 
@@ -31,7 +32,7 @@ def attention_to_copies(encoder: str, rows: Dataset, batch_size: int = 32) -> Lo
     rows = rows if isinstance(rows, Rows) else Rows(rows)
     tokenizer = load_tokenizer(encoder)
     model = load_classifier(encoder, ["any"], length=max(rows.lengths)).eval()
-    model.set_attn_implementation("eager")  # the others don't give their attention away
+    architecture_of(model).detach("eager")  # other implementations don't give their attention away
     special = torch.tensor(tokenizer.all_special_ids)
     paid, tokens = torch.zeros(()), 0
     columns = columns_of(model)

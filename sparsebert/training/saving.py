@@ -16,6 +16,7 @@ from sparsebert.models.encoders import (
     columns_of,
     explained,
     load_tokenizer,
+    model_files,
     positions,
     quiet,
     read_model,
@@ -141,6 +142,7 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     what = f"the model in '{folder}'"
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
     with explained(what, "save it again"):
+        model_files(folder)
         source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
         model = read_model(what, source, config, new_head=False)
