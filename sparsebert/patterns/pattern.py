@@ -201,7 +201,7 @@ class Pattern(ABC):
         missing = sorted(column for column in self.needs if getattr(batch, column) is None)
         if missing:
             raise InputError(
-                f"the pattern '{self}' reads {' and '.join(missing)}, which this batch lacks; "
+                f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
                 "prepare the data with parses (sparsebert.data.tokenizing) or choose a pattern by position"
             )
         itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
