@@ -130,7 +130,10 @@ def _home(component: Any) -> tuple[str, str]:
 
 
 def _fingerprint(component: Any) -> str:
-    """A hash of the source of a component's class and of the classes outside of the package below it."""
+    """A hash of the source of a component's class and of the classes from outside that it derives from.
+
+    Functions beside the class are not part of it.
+    """
     kind = component if isinstance(component, type) else type(component)
     own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in (_PACKAGE, "abc", "builtins")]
     said = [part for each in own for name, value in vars(each).items() for part in (name, _source(value))]
