@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
@@ -31,6 +30,8 @@ from sparsebert.figures.look import (
     check_some,
     legend_above,
     looks_of,
+    marks_of,
+    panels_for,
     panels_of,
     style,
     wrapped,
@@ -74,8 +75,6 @@ def influence(
     tokens: Sequence[str],
     *,
     outputs: Sequence[str] | None = None,
-    columns: int = 3,
-    label: str = "gradient norm",
 ) -> Figure:
     """How strongly each output (row) depends on each input token (column); exact zeros are blank.
 
@@ -94,13 +93,13 @@ def influence(
     # One outlier at the faint end would wash out all the rest, so the scale starts where the mass does.
     low, high = (np.quantile(positive, 0.02), positive.max()) if positive.size else (0.1, 1)
     scale = LogNorm(min(low, high / 10), high)
-    figure, panels = _panels(values, columns, outputs, tokens, extra=0.7)
+    figure, panels = _panels(values, 3, outputs, tokens, extra=0.7)
     for axes, strength in zip(panels, values.values(), strict=True):
         shades = np.ma.masked_equal(strength, 0)
         mesh = axes.pcolormesh(shades, cmap="viridis_r", norm=scale, edgecolors=FAINT, linewidth=0.5)
         _token_axes(axes, outputs, tokens, "output" if outputs is tokens else "", "input token")
     bar = figure.colorbar(mesh, ax=panels, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="min")
-    bar.set_label(f"{label} (blank: exactly zero)", fontsize=9)
+    bar.set_label("gradient norm (blank: exactly zero)", fontsize=9)
     bar.outline.set_visible(False)
     return figure
 
@@ -197,20 +196,14 @@ def _panels(
     """A panel of square cells per title, as wide as the page together, and `extra` inches for a legend."""
     titles = list(titles)
     columns = min(columns, len(titles))
-    lines = math.ceil(len(titles) / columns)
     left, below = (0.08 * max(map(len, labels)) + 0.35 for labels in (rows, tokens))
     cell = min((WIDTH - left - 0.2 * columns) / columns / len(tokens), 0.4)  # inches
     titled = [wrapped(title, 88 // columns) for title in titles]
     above = 0.15 + 0.17 * max(title.count("\n") + 1 for title in titled)
-    height = lines * (len(rows) * cell + above) + below + extra
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for unused in axes.flat[len(titles) :]:
-        unused.remove()
-    for number, (panel, title) in enumerate(zip(axes.flat, titled, strict=False)):
-        panel.set_title(title, fontsize=9)
-        panel.tick_params(labelbottom=number + columns >= len(titles))  # where no panel is below
-    return figure, list(axes.flat[: len(titles)])
+    figure, panels = panels_for(titled, len(rows) * cell + above, columns=columns, margin=below + extra)
+    for panel in panels:
+        panel.title.set_fontsize(9)
+    return figure, panels
 
 
 def _token_axes(
@@ -238,23 +231,23 @@ def _token_axes(
 
 
 @style()
-def reach(frame: pd.DataFrame, *, hue: str = "pattern", col: str | None = None) -> Figure:
+def reach(frame: pd.DataFrame, *, col: str | None = None) -> Figure:
     """How much of a sequence information can come from after n layers: a line per pattern, a panel per `col`.
 
-    Columns of `frame`: `layers` (0, 1, ...), `share` (of the tokens, in [0, 1]), `hue` and `col`; rows that
-    agree in all of these are averaged.
+    Columns of `frame`: `layers` (0, 1, ...), `share` (of the tokens, in [0, 1]), `pattern` and `col`; rows
+    that agree in all of these are averaged.
     """
-    check_columns(frame, "layers", "share", hue, col)
-    figure, panels = panels_of(frame, col)
-    looks = looks_of(frame[hue])
-    for axes, part in panels:
+    check_columns(frame, "layers", "share", "pattern", col)
+    figure, panels = panels_of(frame, col, 3.8)
+    looks = looks_of(frame["pattern"])
+    for axes, _, part in panels:
         for level, look in looks.items():
-            mean = 100 * part[part[hue].astype(str) == level].groupby("layers")["share"].mean()
+            mean = 100 * part[part["pattern"].astype(str) == level].groupby("layers")["share"].mean()
             axes.plot(mean.index, mean, **look)
         axes.set(xlabel="layers", ylim=(0, 104))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("tokens within reach, %")
-    legend_above(figure, [Line2D([], [], **look) for look in looks.values()])
+    legend_above(figure, marks_of(looks))
     return figure
 
 
@@ -266,19 +259,15 @@ def densities(frame: pd.DataFrame) -> Figure:
     """
     check_columns(frame, "pattern", "over_real", "over_padded")
     names = {"over_real": "of the pairs of real tokens", "over_padded": "of the padded square"}
-    long = frame.rename(columns=names).melt("pattern", list(names.values()), "counted", "density")
-    long["density"] *= 100
-    figure = Figure(figsize=(WIDTH, 0.48 * len(frame) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    sns.barplot(long, y="pattern", x="density", hue="counted", palette=[BLUE, ORANGE], saturation=1, ax=axes)
+    shares = 100 * frame.set_index(frame["pattern"].map(wrapped))[list(names)].rename(columns=names)
+    figure, [axes] = panels_for([""], 0.48 * len(frame), margin=1.2)
+    shares.plot.barh(ax=axes, color=[BLUE, ORANGE], width=0.8, legend=False)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
     axes.set(xlabel="allowed pairs, %", ylabel="", xlim=(0, 109))
-    axes.set_yticks(axes.get_yticks(), [wrapped(label.get_text()) for label in axes.get_yticklabels()])
+    axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    handles, _ = axes.get_legend_handles_labels()
-    axes.get_legend().remove()
-    legend_above(figure, handles)
+    legend_above(figure, axes.containers)
     return figure
 
 
@@ -289,18 +278,14 @@ def degrees(frame: pd.DataFrame, *, columns: int = 3) -> Figure:
     Columns of `frame`: `pattern` and `degree`; one row per token.
     """
     check_columns(frame, "pattern", "degree")
-    patterns = list(dict.fromkeys(frame["pattern"]))
-    columns = min(columns, len(patterns))
-    lines = math.ceil(len(patterns) / columns)
-    figure = Figure(figsize=(WIDTH, 1.9 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for unused in panels.flat[len(patterns) :]:
-        unused.remove()
-    for axes, pattern in zip(panels.flat, patterns, strict=False):
-        own = frame.loc[frame["pattern"] == pattern, "degree"]
-        sns.histplot(x=own, discrete=True, stat="percent", color=BLUE, alpha=1, linewidth=0, ax=axes)
-        axes.axvline(own.mean(), color=INK, linestyle="--", linewidth=1.2)
-        axes.set_title(f"{wrapped(pattern)}\nmean {own.mean():.1f}", fontsize=9)
+    figure, panels = panels_of(frame, "pattern", 1.9, columns=columns)
+    for axes, pattern, own in panels:
+        mean = own["degree"].mean()
+        sns.histplot(
+            own, x="degree", discrete=True, stat="percent", color=BLUE, alpha=1, linewidth=0, ax=axes
+        )
+        axes.axvline(mean, color=INK, linestyle="--", linewidth=1.2)
+        axes.set_title(f"{wrapped(pattern)}\nmean {mean:.1f}", fontsize=9)
         axes.set(xlabel="degree", ylabel="tokens, %")
         axes.tick_params(labelbottom=True)
     return figure
