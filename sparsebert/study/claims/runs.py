@@ -51,6 +51,13 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
 
 
+def labelled(records: Sequence[RunRecord]) -> list[tuple[Setting, str, pd.DataFrame]]:
+    """Each setting with its label and its runs, as `runs_by_setting` gives them."""
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    return [(setting, labels[setting], runs) for setting, runs in settings.items()]
+
+
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The records in order of their names; of two of one run the one that was finished last."""
     by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
@@ -145,22 +152,35 @@ def labels_of(settings: Iterable[Setting]) -> dict[Setting, str]:
     for setting in settings:
         alike = [other for other in settings if other.task == setting.task]
         differing = [name for name in Setting._fields if len({getattr(other, name) for other in alike}) > 1]
-        words = {"train_size": "all rows", "eval_size": "all rows", "max_length": "the task's"}
-        said = [setting.task]
-        for name in differing:
-            value = getattr(setting, name)
-            value = words[name] if value is None else str(value)[:12] if name == "data_hash" else value
-            said.append(str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}")
-        labels[setting] = ", ".join(said)
+        labels[setting] = ", ".join([setting.task, *(_said(setting, name) for name in differing)])
     return labels
+
+
+def _said(setting: Setting, name: str) -> str:
+    """A field of a setting in words."""
+    value = getattr(setting, name)
+    if value is None:
+        value = "the task's" if name == "max_length" else "all rows"
+    elif name == "data_hash":
+        value = value[:12]
+    return str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}"
 
 
 # ---- scores -------------------------------------------------------------------------------------
 
 
+def runs_with(runs: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The runs whose columns have these values."""
+    return runs[(runs[list(values)] == pd.Series(values)).all(axis=1)]
+
+
 def scores_by_seed(runs: pd.DataFrame) -> pd.Series:
     """Scores by seed; runs of one seed with several random graphs are averaged."""
     return runs.groupby("seed")["score"].mean()
+
+
+def dense_scores(runs: pd.DataFrame) -> pd.Series:
+    return scores_by_seed(runs_with(runs, kind="dense"))
 
 
 def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
@@ -174,12 +194,12 @@ def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
     if len(below) and len(above):
         share = (density - below.max()) / (above.min() - below.max())
         sparser, denser = (
-            scores_by_seed(runs[runs["pattern"] == p]) for p in (below.idxmax(), above.idxmin())
+            scores_by_seed(runs_with(runs, pattern=p)) for p in (below.idxmax(), above.idxmin())
         )
         return ((1 - share) * sparser + share * denser).dropna()
     near = (means - density).abs()
     if len(near) and round(near.min(), 9) <= MATCHED:
-        return scores_by_seed(runs[runs["pattern"] == near.idxmin()])
+        return scores_by_seed(runs_with(runs, pattern=near.idxmin()))
     return None
 
 
@@ -188,4 +208,4 @@ def single_width_at(runs: pd.DataFrame, density: float) -> pd.Series | None:
 
     Width 0, the token itself, is one.
     """
-    return at_density(runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)], density)
+    return at_density(runs_with(runs, placement="all", g=1, r=0), density)
