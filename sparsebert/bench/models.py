@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from statistics import fmean
 from time import perf_counter
 
@@ -20,14 +21,15 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from sparsebert.bench.measuring import (
+    as_block,
     find_device,
     find_dtype,
     median,
     paired_ratio,
     peak_memory,
-    progress,
     seconds,
     spread,
+    take_turns,
     wait_for,
 )
 from sparsebert.errors import InputError, unknown_name
@@ -117,10 +119,8 @@ def model_rows(
                 name: _Trial(model, mode, ids, text, cast, longest_dense)
                 for name, text in (("dense", None), ("plan", str(parsed)))
             }
-            for number in range(rounds):
-                progress(f"{mode}, {batch} x {length:,} tokens: round {number + 1} of {rounds}")
-                for trial in list(trials.values())[:: -1 if number % 2 else 1]:
-                    trial.take_turn()
+            turns = [trial.take_turn for trial in trials.values()]
+            take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
             for name, trial in trials.items():
                 row = {"encoder": encoder, "mode": mode, "length": length, "batch": batch, "contender": name}
                 yield row | trial.row(trials["dense"])
@@ -240,18 +240,21 @@ def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cp
     watch = _Stopwatch(device)
     handles = []
     for module, part in parts_of(model):
-        enter, leave = watch.enter(part), watch.leave(part)
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-        handles.append(module.register_full_backward_pre_hook(enter))
-        handles.append(module.register_full_backward_hook(leave))
+        for register in (module.register_forward_pre_hook, module.register_full_backward_pre_hook):
+            handles.append(register(partial(watch.enter, part)))
+        for register in (module.register_forward_hook, module.register_full_backward_hook):
+            handles.append(register(partial(watch.leave, part)))
     try:
-        watch.start()
+        watch.lap()
+        watch.taken = dict.fromkeys(PARTS, 0.0)
         step()
-        return watch.stop()
+        watch.lap()
     finally:
         for handle in handles:
             handle.remove()
+    assert watch.running == ["rest"], f"parts were entered and not left: {watch.running}"
+    total = sum(watch.taken.values())
+    return {part: taken / total for part, taken in watch.taken.items()}
 
 
 def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
@@ -275,35 +278,19 @@ class _Stopwatch:
     """Seconds by part; a part that is entered within another stops the outer one's time."""
 
     def __init__(self, device: str):
-        self.device = device
+        self.device, self.last = device, 0.0
         self.taken = dict.fromkeys(PARTS, 0.0)
         self.running = ["rest"]
 
-    def start(self) -> None:
-        wait_for(self.device)
-        self.last = perf_counter()
+    def enter(self, part: str, *_: object) -> None:
+        self.lap()
+        self.running.append(part)
 
-    def stop(self) -> dict[str, float]:
-        self._lap()
-        assert self.running == ["rest"], f"parts were entered and not left: {self.running}"
-        total = sum(self.taken.values())
-        return {part: taken / total for part, taken in self.taken.items()}
+    def leave(self, part: str, *_: object) -> None:
+        self.lap()
+        assert self.running.pop() == part
 
-    def enter(self, part: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            self._lap()
-            self.running.append(part)
-
-        return hook
-
-    def leave(self, part: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            self._lap()
-            assert self.running.pop() == part
-
-        return hook
-
-    def _lap(self) -> None:
+    def lap(self) -> None:
         wait_for(self.device)
         now = perf_counter()
         self.taken[self.running[-1]] += now - self.last
@@ -315,26 +302,20 @@ class _Stopwatch:
 
 def as_text(frame: pd.DataFrame) -> str:
     """Tables for a terminal: tokens per second, gigabytes and percent, a table per mode."""
-    parts = []
+    blocks = []
     for (encoder, mode), own in frame.groupby(["encoder", "mode"], sort=False):
-        table = pd.DataFrame(
-            {
-                "length": own["length"],
-                "batch": own["batch"],
-                "": own["contender"],
-                "kernel": own["kernel"],
-                "density": own["density"].map("{:.3f}".format),
-                "tokens/s": own["tokens_per_second"].map("{:,.0f}".format),
-                "of dense's time": own["over_dense"].map("{:.2f}".format),
-                "GB": (own["memory"] / 1e9).map("{:.3f}".format),
-            }
-            | {part.replace("_", "-") + " %": own[part].mul(100).map("{:.0f}".format) for part in PARTS}
-        ).replace("nan", "-")
+        numbers = {
+            "density": own["density"].map("{:.3f}".format),
+            "tokens/s": own["tokens_per_second"].map("{:,.0f}".format),
+            "of dense's time": own["over_dense"].map("{:.2f}".format),
+            "GB": (own["memory"] / 1e9).map("{:.3f}".format),
+        }
+        numbers |= {part.replace("_", "-") + " %": own[part].mul(100).map("{:.0f}".format) for part in PARTS}
+        names = own[["length", "batch", "contender", "kernel"]].rename(columns={"contender": ""})
+        table = names.join(pd.DataFrame(numbers)).replace("nan", "-")
         left = [
-            f"  {row.length:,} without {row.contender}: {row.left_out}"
-            for row in own.itertuples()
-            if row.left_out
+            f"{row.contender} at {row.length:,}: {row.left_out}" for row in own.itertuples() if row.left_out
         ]
-        parts.append("\n".join([f"{encoder}, {mode}", table.to_string(index=False), *left]))
+        blocks.append(as_block(f"{encoder}, {mode}", table, left))
     plans = frame.loc[frame["contender"] == "plan", "plan"].unique()
-    return "\n\n".join([*parts, f"plan: {', '.join(plans)}"])
+    return "\n\n".join([*blocks, f"plan: {', '.join(plans)}"])

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from sparsebert.bench.measuring import crossover
+from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError
 from sparsebert.figures.look import (
     BACKGROUND,
@@ -53,7 +53,6 @@ from sparsebert.study.intervals import mean_interval
 
 Mark = Callable[[Axes, pd.DataFrame, str], None]  # draws into a panel of one pattern and pass
 
-_PASSES = {"forward": "forward", "both": "forward + backward"}
 _PARTS = {  # of a step: the words of the legend and the colour
     "attention": ("attention's core", ORANGE),
     "projections": ("projections", BLUE),
@@ -107,7 +106,7 @@ def times(frame: pd.DataFrame) -> Figure:
     `frame` is that of `measure_attention`. A dotted line marks the length from which on `auto` is faster than
     dense. Raises `InputError` if a column is missing or nothing was measured.
     """
-    check_columns(frame, *(f"{what}_over_dense" for what in _PASSES))
+    check_columns(frame, *(f"{what}_over_dense" for what in PASSES))
 
     def mark(axes: Axes, own: pd.DataFrame, what: str) -> None:
         length = crossover(own, ratio=f"{what}_over_dense")
@@ -144,15 +143,13 @@ def _against_length(
     frame: pd.DataFrame, column: str, unit: float, label: str, mark: Mark | None = None
 ) -> Figure:
     """Two panels per pattern, one for each pass, whose name stands in `column` for {}."""
-    columns = {what: column.format(what) for what in _PASSES}
+    columns = {what: column.format(what) for what in PASSES}
     check_columns(frame, "pattern", "contender", "length", *columns.values())
     if frame[list(columns.values())].isna().all(axis=None):
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
     patterns = frame["pattern"].unique()
-    panels = [(pattern, what) for pattern in patterns for what in _PASSES]
-    titles = [
-        f"{pattern}\n{_PASSES[what]}" if len(patterns) > 1 else _PASSES[what] for pattern, what in panels
-    ]
+    panels = [(pattern, what) for pattern in patterns for what in PASSES]
+    titles = [f"{pattern}\n{PASSES[what]}" if len(patterns) > 1 else PASSES[what] for pattern, what in panels]
     figure, drawn = panels_for(titles, 3.7, columns=2, margin=0.3)
     looks = _contender_looks(frame["contender"])
     for axes, (pattern, what) in zip(drawn, panels, strict=True):
