@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from importlib import metadata
 
 from pydantic import ValidationError
 
 
 class InputError(ValueError):
-    """The input is wrong, and the message says how to mend it; the command line shows it and exits with 2."""
+    """The input is wrong, and the message says how to fix it; the command line shows it and exits with 2."""
+
+
+class UnknownName(InputError):
+    """The input names something that does not exist here, such as a pattern that nobody registered."""
 
 
 class ChapterError(RuntimeError):
@@ -19,20 +25,42 @@ class ChapterError(RuntimeError):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An `InputError` for a name that does not exist, with the nearest known name and the list of all.
+def shown(text: object, most: int = 80) -> str:
+    """A text of the input as an error repeats it: printable, on one line, its middle left out if it is long.
+
+    >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
+    'neighbour(…99999999)'
+    """
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
+    half = most // 2
+    line = line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """An `UnknownName` with the nearest known name and the list of all.
 
     >>> unknown_name("task", "revews", ["reviews", "topics"])
-    InputError("unknown task 'revews': did you mean 'reviews'? Known: reviews, topics")
+    UnknownName("unknown task 'revews': did you mean 'reviews'? Known: reviews, topics")
     """
-    known = list(known)
+    known, name = list(known), shown(name)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
+    return UnknownName(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
 
 
 def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "the file"
-    return f"{where}: {first['msg'].lower()}"
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = shown(".".join(map(str, first["loc"]))) or "the file"
+    return f"{where}: {shown(first['msg'].lower(), 500)}"
+
+
+def how_to_install(error: ModuleNotFoundError) -> str:
+    """What to install where a package is missing: the extra of sparsebert that brings it, or its own name."""
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    for requirement in metadata.requires("sparsebert") or []:
+        name = re.split(r"[^\w.-]", requirement)[0].replace("_", "-").lower()
+        if name == package.lower() and (extra := re.search("extra == ['\"](.+?)['\"]", requirement)):
+            return f"this needs the package {package}; write pip install 'sparsebert[{extra[1]}]'"
+    return f"this needs the package {package}, which is not installed; write pip install {package}"
