@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +23,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.patterns import Global, Pattern, Random, parse_pattern, parts_of
+from sparsebert.patterns import PATTERNS, parse_pattern
+from sparsebert.study.claims.runs import apart
 from sparsebert.study.intervals import mean_interval
 
 WIDTH = 7.2  # inches across the page's column
@@ -37,9 +39,10 @@ COLOURS = sns.color_palette("colorblind").as_hex()
 BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], COLOURS[3]
 MARKERS = "osD^vPX<>*"
 
+# Colours and markers of patterns whose family has none; yellow is hard to see on a light page.
+_FREE = list(zip([*COLOURS[5:8], COLOURS[9]], "X<>*", strict=True))
+
 # Names that look alike in every figure: each has the colour and the marker of its place.
-_FAMILIES = ("neighbour", "random", "syntax", "lexical", "global", "dense")
-_FAMILY_COLOURS = [*COLOURS[:5], INK, *COLOURS[5:8], COLOURS[9]]  # yellow is hard to see on a light page
 METHODS = (
     "single width",
     "BigBird mixture",
@@ -181,25 +184,23 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
         text: bare if bare and len(shared) == 1 else " | ".join(filter(None, (bare, globals_)))
         for text, (bare, globals_, _) in read.items()
     }
-    places: dict[str, int] = {}  # of each label among the colours and markers
+    families = [(name, kind.family.colour, kind.family.marker) for name, kind in PATTERNS.items()]
+    families = [family for family in families if family[1]]
+    chosen: dict[str, tuple[str, str]] = {}  # colour and marker of each label
     for label in sorted(dict.fromkeys(labels.values()), key=lambda label: "|" in label):  # unions come last
-        family = next((number for number, name in enumerate(_FAMILIES) if label.startswith(name)), None)
-        if family is not None and family not in places.values():
-            places[label] = family
-    for label in labels.values():
-        if label not in places:
-            free = (number for number in (6, 7, 8, 9, *range(6)) if number not in places.values())
-            places[label] = next(free, len(places) % len(MARKERS))
+        for name, *look in families:
+            if label.startswith(name) and tuple(look) not in chosen.values():
+                chosen[label] = tuple(look)
+    everything = [*_FREE, *(tuple(look) for _, *look in families)]
+    free = cycle([look for look in everything if look not in chosen.values()] or everything)
     looks = {}
     for text, (_, _, control) in read.items():
-        place = places[labels[text]]
-        looks[text] = {
-            "label": labels[text],
-            "color": _FAMILY_COLOURS[place],
-            "marker": MARKERS[place],
-            "fillstyle": "none" if control else "full",
-            "linestyle": "--" if control else "-",
-        }
+        label = labels[text]
+        colour, marker = chosen[label] if label in chosen else chosen.setdefault(label, next(free))
+        style = (
+            {"fillstyle": "none", "linestyle": "--"} if control else {"fillstyle": "full", "linestyle": "-"}
+        )
+        looks[text] = {"label": label, "color": colour, "marker": marker, **style}
     return looks
 
 
@@ -209,20 +210,12 @@ def _read(text: str) -> tuple[str, str, bool]:
     A control is read as the pattern that it controls. What isn't a pattern is taken as it is.
     """
     try:
-        pattern = parse_pattern(text)
+        bare, globals_ = apart(parse_pattern(text))
     except InputError:
         return text, "", False
-    bare, globals_ = _apart(pattern)
-    control = len(bare) == 1 and isinstance(bare[0], Random) and bare[0].like is not None
-    if control:
-        bare, _ = _apart(bare[0].like)
-    return " | ".join(map(str, bare)), " | ".join(map(str, globals_)), control
-
-
-def _apart(pattern: Pattern) -> tuple[list[Pattern], list[Pattern]]:
-    parts = parts_of(pattern)
-    globals_ = [part for part in parts if isinstance(part, Global)]
-    return [part for part in parts if part not in globals_], globals_
+    controlled = bare[0].controls if len(bare) == 1 else None
+    shown = bare if controlled is None else apart(controlled)[0]
+    return " | ".join(map(str, shown)), " | ".join(map(str, globals_)), controlled is not None
 
 
 def looks_in_order(names: Iterable[str], known: Sequence[str], colours: Sequence[str]) -> dict[str, dict]:

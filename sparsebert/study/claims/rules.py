@@ -245,14 +245,12 @@ def _judge_c2(runs: pd.DataFrame) -> Iterator[Estimate | str]:
 def _judge_c3(runs: pd.DataFrame) -> Iterator[Estimate | str]:
     own = runs_with(runs, kind="pattern", placement="all")
     controls = runs_with(runs, kind="control", placement="all")
-    of = {
-        name: own[own["pattern"].str.startswith(name)]
-        for name in ("syntax", "lexical", "neighbour", "random")
-    }
-    for family in ("syntax", "lexical"):
-        if of[family].empty:
+    of = {name: runs_with(own, family=name) for name in ("neighbour", "random")}
+    for family in dict.fromkeys(("syntax", "lexical", *own.loc[own["by_content"], "family"].sort_values())):
+        members = runs_with(own, family=family)
+        if members.empty:
             yield f"no recorded runs of {family} at all layers"
-        for pattern, part in of[family].groupby("pattern"):
+        for pattern, part in members.groupby("pattern"):
             score, density = scores_by_seed(part), part["density"].mean()
             control = scores_by_seed(runs_with(controls, controls=pattern))
             rivals = {"random": control if len(control) else at_density(of["random"], density)}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, parts_of
+from sparsebert.patterns import Dense, Global, Neighbour, Pattern, parts_of
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.results import without_seeds
 from sparsebert.training.runs import RunRecord
@@ -39,10 +39,10 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
 
     Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned, read off or other);
     `pattern`, without its global tokens and seeds, and `controls`, the pattern whose degrees a control has;
-    `placement` (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and
-    neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes;
-    `asked`, the density that degrees were learned for, or read off the encoder's attention for. Runs that
-    start from a file of learned degrees are left out.
+    `family` of a single pattern and whether it goes `by_content`; `placement` (all, late or other); `g`, `r`
+    and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`, `sparsity` and
+    `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees were learned for,
+    or read off the encoder's attention for. Runs that start from a file of learned degrees are left out.
     """
     rows: dict[Setting, list[dict]] = {}
     for record in each_once(records):
@@ -89,6 +89,8 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         described |= _learned(record)
     return {
         "controls": None,
+        "family": None,
+        "by_content": False,
         "asked": math.nan,
         **dict.fromkeys("grw", math.nan),
         "seed": record.config.seed,
@@ -103,31 +105,27 @@ def described_run(record: RunRecord) -> dict[str, Any]:
 
 
 def _described(pattern: Pattern) -> dict[str, Any]:
-    """Kind, text, and g, r and w of the pattern of a plan with one step."""
-    parts = parts_of(pattern)
-    tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
-    bare = [part for part in parts if not isinstance(part, Global)]
-    text = " | ".join(map(str, bare))
+    """Kind, text, family, and g, r and w of the pattern of a plan with one step."""
+    bare, globals_ = apart(pattern)
+    tokens = max((part.count for part in globals_), default=0)
     alone = CLS_ALONE if tokens == 1 else "itself"
-    found: dict[str, Any] = {"kind": "other", "pattern": text or alone}
-    widths = [part.w for part in bare if isinstance(part, Neighbour)]
-    keys = [part.k for part in bare if isinstance(part, Random) and part.like is None]
-    if len(widths) + len(keys) == len(bare) and max(len(widths), len(keys)) <= 1:
-        found |= {"g": tokens, "r": sum(keys), "w": sum(widths)}
-    if tokens != 1 or len(bare) != 1:
+    found: dict[str, Any] = {"kind": "other", "pattern": " | ".join(map(str, bare)) or alone}
+    sizes = [part.mixture() for part in bare]
+    if None not in sizes and len(dict(sizes)) == len(sizes):
+        found |= {"g": tokens, "r": 0, "w": 0} | dict(sizes)
+    if tokens != 1 or len(bare) != 1 or bare == [Neighbour(0)]:
         return found
     (part,) = bare
-    if isinstance(part, Random) and part.like is not None:
-        return found | {"kind": "control", "controls": _described(part.like)["pattern"]}
-    if part == Neighbour(0):
-        return found
-    if isinstance(part, Neighbour | Random | Syntax | Lexical):
-        return found | {"kind": "pattern"}
-    return found | ({"kind": "learned"} if isinstance(part, Learned) else {})
+    if part.controls is not None:
+        return found | {"kind": "control", "controls": _described(part.controls)["pattern"]}
+    return found | {"kind": part.family.kind, "family": part.name, "by_content": part.family.by_content}
 
 
-def _tokens(part: Global) -> int:
-    return 1 if part.tokens == "cls" else part.tokens
+def apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
+    """The parts of a pattern that are no global tokens, and those that are."""
+    parts = parts_of(pattern)
+    globals_ = [part for part in parts if isinstance(part, Global)]
+    return [part for part in parts if part not in globals_], globals_
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:
