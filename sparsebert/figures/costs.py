@@ -21,50 +21,23 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError
-from sparsebert.figures.look import (
-    BACKGROUND,
-    BLUE,
-    COLOURS,
-    CONTENDER_COLOURS,
-    CONTENDERS,
-    DENSE_LINE,
-    FAINT,
-    INK,
-    ORANGE,
-    PALE,
-    PIXELS_PER_INCH,
-    WIDTH,
-    check_alike,
-    check_columns,
-    dense_mark,
-    draw_dense,
-    draw_mean,
-    keep_within,
-    legend_above,
-    looks_in_order,
-    looks_of,
-    marks_of,
-    panels_for,
-    panels_of,
-    pattern_marks,
-    style,
-)
+from sparsebert.figures import look
 from sparsebert.study.intervals import mean_interval
 
 Mark = Callable[[Axes, pd.DataFrame, str], None]  # draws into a panel of one pattern and pass
 
 _PARTS = {  # of a step: the words of the legend and the colour
-    "attention": ("attention's core", ORANGE),
-    "projections": ("projections", BLUE),
-    "feed_forward": ("feed-forward", COLOURS[2]),
-    "rest": ("rest", PALE),
+    "attention": ("attention's core", look.ORANGE),
+    "projections": ("projections", look.BLUE),
+    "feed_forward": ("feed-forward", look.COLOURS[2]),
+    "rest": ("rest", look.PALE),
 }
 
 
 # ---- what a kernel computes ---------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
     """Pairs that `banded` computes for `neighbour(width) | global(tokens)` in blocks: wanted, and in excess.
 
@@ -81,37 +54,37 @@ def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
     shade = np.where(near & window, 2, np.where(window, 1, 0))
     shade[:tokens], shade[:, :tokens] = 3, 3
     shades = {
-        1: (FAINT, "computed in excess"),
-        2: (BLUE, "the window"),
-        3: (ORANGE, "global tokens"),
+        1: (look.FAINT, "computed in excess"),
+        2: (look.BLUE, "the window"),
+        3: (look.ORANGE, "global tokens"),
     }
-    figure, [axes] = panels_for([""], 0.5 * WIDTH + 0.5)
-    figure.set_figwidth(0.5 * WIDTH)
-    cells = ListedColormap([BACKGROUND, *(colour for colour, _ in shades.values())])
-    axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=3, edgecolors=BACKGROUND, linewidth=0.8)
+    figure, [axes] = look.panels_for([""], 0.5 * look.WIDTH + 0.5)
+    figure.set_figwidth(0.5 * look.WIDTH)
+    cells = ListedColormap([look.BACKGROUND, *(colour for colour, _ in shades.values())])
+    axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=3, edgecolors=look.BACKGROUND, linewidth=0.8)
     axes.set(xlabel="keys", ylabel="queries", aspect="equal", xticks=[], yticks=[])
     axes.invert_yaxis()
     axes.spines[["left", "bottom"]].set_visible(False)
-    legend_above(figure, [Patch(color=shades[key][0], label=shades[key][1]) for key in (2, 3, 1)])
+    look.legend_above(figure, [Patch(color=shades[key][0], label=shades[key][1]) for key in (2, 3, 1)])
     return figure
 
 
 # ---- one layer ----------------------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def times(frame: pd.DataFrame) -> Figure:
     """Milliseconds against length, both logarithmic: lines are contenders, panels passes, rows patterns.
 
     `frame` is that of `measure_attention`. A dotted line marks the length from which on `auto` is faster than
     dense. Raises `InputError` if a column is missing or nothing was measured.
     """
-    check_columns(frame, *(f"{what}_over_dense" for what in PASSES))
+    look.check_columns(frame, *(f"{what}_over_dense" for what in PASSES))
 
     def mark(axes: Axes, own: pd.DataFrame, what: str) -> None:
         length = crossover(own, ratio=f"{what}_over_dense")
         if length is not None:
-            axes.axvline(length, **DENSE_LINE | {"linestyle": ":"}, zorder=1)
+            axes.axvline(length, **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
             note = f"auto is faster\nfrom {_short(length)}"
             right = length > math.sqrt(own["length"].min() * own["length"].max())
             place = {"xytext": (-4 if right else 4, 4), "textcoords": "offset points", "va": "bottom"}
@@ -121,20 +94,20 @@ def times(frame: pd.DataFrame) -> Figure:
     return _against_length(frame, "{}", 1e3, "milliseconds", mark)
 
 
-@style()
+@look.style()
 def memory(frame: pd.DataFrame) -> Figure:
     """Peak megabytes beyond the inputs against length, as `times` draws milliseconds."""
     return _against_length(frame, "memory_{}", 1e-6, "peak megabytes beyond the inputs")
 
 
-@style()
+@look.style()
 def over_floor(frame: pd.DataFrame) -> Figure:
     """Time over the floor, which is dense attention's time times the density, against length."""
 
     def mark(axes: Axes, own: pd.DataFrame, what: str) -> None:
-        axes.axhline(1, **DENSE_LINE, zorder=1)
+        axes.axhline(1, **look.DENSE_LINE, zorder=1)
 
-    check_columns(frame, "contender")
+    look.check_columns(frame, "contender")
     kept = frame[frame["contender"] != "dense"]  # its density is 1, and so it is its own floor
     return _against_length(kept, "{}_over_floor", 1, "time over the floor", mark)
 
@@ -144,13 +117,13 @@ def _against_length(
 ) -> Figure:
     """Two panels per pattern, one for each pass, whose name stands in `column` for {}."""
     columns = {what: column.format(what) for what in PASSES}
-    check_columns(frame, "pattern", "contender", "length", *columns.values())
+    look.check_columns(frame, "pattern", "contender", "length", *columns.values())
     if frame[list(columns.values())].isna().all(axis=None):
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
     patterns = frame["pattern"].unique()
     panels = [(pattern, what) for pattern in patterns for what in PASSES]
     titles = [f"{pattern}\n{PASSES[what]}" if len(patterns) > 1 else PASSES[what] for pattern, what in panels]
-    figure, drawn = panels_for(titles, 3.7, columns=2, margin=0.3)
+    figure, drawn = look.panels_for(titles, 3.7, columns=2, margin=0.3)
     looks = _contender_looks(frame["contender"])
     for axes, (pattern, what) in zip(drawn, panels, strict=True):
         own = frame[frame["pattern"] == pattern]
@@ -161,14 +134,14 @@ def _against_length(
     for axes in drawn[::2]:
         axes.set_ylabel(label)
     figure.supxlabel("tokens", fontsize=10)
-    legend_above(figure, marks_of(looks))
+    look.legend_above(figure, look.marks_of(looks))
     return figure
 
 
 def _draw_lines(axes: Axes, own: pd.DataFrame, column: str, unit: float, looks: Mapping[str, dict]) -> None:
-    for name, look in looks.items():
+    for name, style in looks.items():
         part = own[(own["contender"] == name) & own[column].notna()].sort_values("length")
-        axes.plot(part["length"], unit * part[column], **look)
+        axes.plot(part["length"], unit * part[column], **style)
 
 
 def _length_axis(axes: Axes, lengths: pd.Series) -> None:
@@ -185,18 +158,18 @@ def _short(length: int) -> str:
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
 
 
-def _contender_looks(names: pd.Series, known: Sequence[str] = CONTENDERS) -> dict[str, dict]:
-    looks = looks_in_order(names[names != "dense"], known, CONTENDER_COLOURS)
+def _contender_looks(names: pd.Series, known: Sequence[str] = look.CONTENDERS) -> dict[str, dict]:
+    looks = look.looks_in_order(names[names != "dense"], known, look.CONTENDER_COLOURS)
     if "auto" in looks:  # the choice of kernels lies over the kernel that it chose
         looks["auto"] |= {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}
-    dense = {"dense": {"color": INK, "linestyle": "--", "marker": "s", "label": "dense"}}
+    dense = {"dense": {"color": look.INK, "linestyle": "--", "marker": "s", "label": "dense"}}
     return dense | looks if "dense" in set(names) else looks
 
 
 def describe_times(frame: pd.DataFrame) -> str:
     """What `times` shows: the contenders' times at the longest length, and where `auto` crosses dense."""
     text = _describe(frame, "forward", 1e3, "Time against length", "milliseconds, forward,")
-    check_columns(frame, "forward_over_dense")
+    look.check_columns(frame, "forward_over_dense")
     for pattern, own in frame[frame["forward_over_dense"].notna()].groupby("pattern", sort=False):
         length = crossover(own)
         where = "at no length measured" if length is None else f"from {length:,} tokens on"
@@ -216,7 +189,7 @@ def describe_floor(frame: pd.DataFrame) -> str:
 
 
 def _describe(frame: pd.DataFrame, column: str, unit: float, title: str, what: str) -> str:
-    check_columns(frame, "pattern", "contender", "length", column)
+    look.check_columns(frame, "pattern", "contender", "length", column)
     sentences = [f"{title}."]
     for pattern, own in frame[frame[column].notna()].groupby("pattern", sort=False):
         longest = own["length"].max()
@@ -229,18 +202,18 @@ def _describe(frame: pd.DataFrame, column: str, unit: float, title: str, what: s
 # ---- whole models -------------------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def where_time_goes(frame: pd.DataFrame) -> Figure:
     """Microseconds per token, stacked by part: for each length dense (left) and the plan; a panel per mode.
 
     `frame` is that of `measure_models`. What is left above attention's core is what no plan can save. Raises
     `InputError` if a column is missing or nothing was measured.
     """
-    check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
+    look.check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
     measured = frame[frame["tokens_per_second"].notna()]
     if measured.empty:
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
-    figure, panels = panels_of(measured, "mode", 4.2, share="")
+    figure, panels = look.panels_of(measured, "mode", 4.2, share="")
     colours = [colour for _, colour in _PARTS.values()]
     for axes, _, own in panels:
         lengths = sorted(own["length"].unique())
@@ -248,7 +221,7 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
         places = own["length"].map(lengths.index) + dense.map({True: -0.2, False: 0.2})
         heights = own[list(_PARTS)].mul(1e6 / own["tokens_per_second"], axis=0)
         for index, parts in heights.iterrows():
-            stacked = {"bottom": parts.cumsum() - parts, "edgecolor": BACKGROUND, "linewidth": 0.6}
+            stacked = {"bottom": parts.cumsum() - parts, "edgecolor": look.BACKGROUND, "linewidth": 0.6}
             axes.bar([places[index]] * len(parts), parts, 0.36, color=colours, **stacked)
         axes.set_xticks(places, dense.map({True: "d", False: "p"}), minor=True)
         axes.tick_params(axis="x", which="minor", length=0, labelsize=8)
@@ -257,13 +230,13 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
         axes.grid(axis="x", visible=False)
     panels[0][0].set_ylabel("microseconds per token")
     figure.supxlabel("tokens of a sequence (d: dense, p: plan)", fontsize=10)
-    legend_above(figure, [Patch(color=colour, label=words) for words, colour in _PARTS.values()])
+    look.legend_above(figure, [Patch(color=colour, label=words) for words, colour in _PARTS.values()])
     return figure
 
 
 def describe_shares(frame: pd.DataFrame) -> str:
     """What `where_time_goes` shows: attention's share, dense and under the plan, at both ends."""
-    check_columns(frame, "mode", "length", "contender", "attention", "over_dense")
+    look.check_columns(frame, "mode", "length", "contender", "attention", "over_dense")
     sentences = ["Time per token by part."]
     for mode, own in frame[frame["attention"].notna()].groupby("mode", sort=False):
         for length in dict.fromkeys((own["length"].min(), own["length"].max())):
@@ -276,25 +249,25 @@ def describe_shares(frame: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-@style()
+@look.style()
 def throughput(frame: pd.DataFrame, *, column: str = "tokens_per_second") -> Figure:
     """Tokens per second (or `memory`, in gigabytes) against length, dense and under a plan, by mode."""
-    check_columns(frame, "mode", "length", "contender", column)
-    figure, panels = panels_of(frame, "mode", 3.5, share="")
+    look.check_columns(frame, "mode", "length", "contender", column)
+    figure, panels = look.panels_of(frame, "mode", 3.5, share="")
     looks = _contender_looks(frame["contender"], known=["plan"])
     for axes, _, own in panels:
         _draw_lines(axes, own, column, 1e-9 if column == "memory" else 1, looks)
         _length_axis(axes, frame["length"])
     panels[0][0].set_ylabel("peak gigabytes" if column == "memory" else column.replace("_", " "))
     figure.supxlabel("tokens of a sequence", fontsize=10)
-    legend_above(figure, marks_of(looks))
+    look.legend_above(figure, look.marks_of(looks))
     return figure
 
 
 # ---- what is paid and what is lost --------------------------------------------------------------
 
 
-@style()
+@look.style()
 def accuracy_against_time(
     frame: pd.DataFrame,
     dense: Sequence[float] = (),
@@ -309,19 +282,21 @@ def accuracy_against_time(
     is the larger the denser the plan. `dense` gives the metric of the dense runs. Raises `InputError` as
     `figures.accuracy_against_sparsity` does.
     """
-    check_columns(frame, "pattern", "plan", "density", metric, "time")
-    check_alike(frame, "pattern", "plan", "placement")
-    figure, [axes] = panels_for([""], 4.4)
-    looks = looks_of(frame["pattern"])
-    draw_dense(axes, dense)
+    look.check_columns(frame, "pattern", "plan", "density", metric, "time")
+    look.check_alike(frame, "pattern", "plan", "placement")
+    figure, [axes] = look.panels_for([""], 4.4)
+    looks = look.looks_of(frame["pattern"])
+    look.draw_dense(axes, dense)
     for (pattern, _), runs in frame.groupby(["pattern", "plan"], sort=False):
         size = {"markersize": 5 + 6 * math.sqrt(runs["density"].mean())}
         time, score = mean_interval(runs["time"]), mean_interval(100 * runs[metric])
-        draw_mean(axes, time, score, looks[str(pattern)] | size)
+        look.draw_mean(axes, time, score, looks[str(pattern)] | size)
     axes.set(xlabel=label, ylabel=f"{metric}, %")
     axes.set_xlim(left=0)
-    keep_within(axes)
-    legend_above(figure, pattern_marks(looks) + ([] if "dense" in looks else dense_mark(dense)))
+    look.keep_within(axes)
+    look.legend_above(
+        figure, look.pattern_marks(looks) + ([] if "dense" in looks else look.dense_mark(dense))
+    )
     return figure
 
 
@@ -337,10 +312,10 @@ def check_plot(path: str) -> None:
         raise InputError(f"--plot {path}: there is no folder '{file.absolute().parent}'; make it first")
 
 
-@style()
+@look.style()
 def draw_costs(frame: pd.DataFrame, path: str) -> None:
     """Draw the frame of either benchmark into a PNG file, with its description in the file's metadata."""
     models = "mode" in frame
     figure = where_time_goes(frame) if models else times(frame)
     text = describe_shares(frame) if models else describe_times(frame)
-    figure.savefig(Path(path).expanduser(), dpi=2 * PIXELS_PER_INCH, metadata={"Description": text})
+    figure.savefig(Path(path).expanduser(), dpi=2 * look.PIXELS_PER_INCH, metadata={"Description": text})

@@ -17,30 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.figures.look import (
-    BACKGROUND,
-    BLUE,
-    COLOURS,
-    INK,
-    METHOD_COLOURS,
-    METHODS,
-    ORANGE,
-    PALE,
-    RED,
-    check_alike,
-    check_columns,
-    check_some,
-    dense_mark,
-    draw_dense,
-    heat_map,
-    legend_above,
-    legend_mark,
-    looks_in_order,
-    marks_of,
-    panels_for,
-    panels_of,
-    style,
-)
+from sparsebert.figures import look
 from sparsebert.figures.scores import draw_groups
 
 Rows = Sequence[Sequence[float]]  # a list per head; the item at o - 1 belongs to distance o
@@ -49,7 +26,7 @@ Rows = Sequence[Sequence[float]]  # a list per head; the item at o - 1 belongs t
 # ---- graphs and codes ---------------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lower"]]]) -> Figure:
     """Graphs with edges between two rows of nodes, such as Tanner graphs; below each lower node its degree.
 
@@ -57,8 +34,8 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
     The edges of the lower nodes with the largest degree stand out, where these are few. Raises `InputError`
     if there is no graph to draw.
     """
-    check_some(graph_by_title, "graphs")
-    figure, panels = panels_for(list(graph_by_title), 2.1, columns=2, share="")
+    look.check_some(graph_by_title, "graphs")
+    figure, panels = look.panels_for(list(graph_by_title), 2.1, columns=2, share="")
     for axes, (above, below, graph) in zip(panels, graph_by_title.values(), strict=True):
         linked = graph.numpy(force=True)
         upper, lower = (np.linspace(0, 1, count + 2)[1:-1] for count in linked.shape)
@@ -66,10 +43,12 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
         few = (degree == degree.max()).mean() <= 0.5
         for top, bottom in np.argwhere(linked):
             strong = degree[bottom] == degree.max() and few
-            look = {"color": BLUE, "linewidth": 1.3} if strong else {"color": PALE, "linewidth": 0.8}
-            axes.plot([upper[top], lower[bottom]], [1, 0], **look, zorder=1 + strong)
-        axes.plot(upper, np.ones_like(upper), "s", color=ORANGE, markersize=8, zorder=3)
-        axes.plot(lower, np.zeros_like(lower), "o", color=INK, markersize=8, zorder=3)
+            style = (
+                {"color": look.BLUE, "linewidth": 1.3} if strong else {"color": look.PALE, "linewidth": 0.8}
+            )
+            axes.plot([upper[top], lower[bottom]], [1, 0], **style, zorder=1 + strong)
+        axes.plot(upper, np.ones_like(upper), "s", color=look.ORANGE, markersize=8, zorder=3)
+        axes.plot(lower, np.zeros_like(lower), "o", color=look.INK, markersize=8, zorder=3)
         for place, count in zip(lower, degree, strict=True):
             axes.text(place, -0.2, str(count), ha="center", va="top", fontsize=9)
         axes.text(0, 1.2, above, fontsize=9, va="bottom")
@@ -79,45 +58,45 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
     return figure
 
 
-@style()
+@look.style()
 def decoding(frame: pd.DataFrame) -> Figure:
     """Share of unknown bits by round of decoding, a line for each level of `code`.
 
     Columns of `frame`: `code`, `round` (0, 1, ...) and `unknown` (in [0, 1]).
     """
-    check_columns(frame, "code", "round", "unknown")
-    figure, [axes] = panels_for([""], 3.0)
+    look.check_columns(frame, "code", "round", "unknown")
+    figure, [axes] = look.panels_for([""], 3.0)
     for place, (code, own) in enumerate(frame.groupby("code", sort=False)):
-        look = {"color": COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
-        axes.plot(own["round"], 100 * own["unknown"], **look)
+        style = {"color": look.COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
+        axes.plot(own["round"], 100 * own["unknown"], **style)
     axes.set(xlabel="round", ylabel="bits still unknown, %")
     axes.set_ylim(bottom=0)
-    legend_above(figure, list(axes.lines))
+    look.legend_above(figure, list(axes.lines))
     return figure
 
 
 # ---- degree distributions -----------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def two_views(survival: Sequence[float], *, open_ended: bool = True) -> Figure:
     """One distribution of one-sided degrees from its nodes, P(d), and from its edges, S(o) = P(d >= o).
 
     `survival` gives S(1), S(2), ...; with `open_ended` the last item stands for all larger distances. Raises
     `InputError` if it increases somewhere: then it comes from no distribution.
     """
-    edge = np.array([1.0, *check_some(survival, "survivals")])
+    edge = np.array([1.0, *look.check_some(survival, "survivals")])
     if (np.diff(edge) > 1e-3).any():
         raise InputError("this survival function increases, so no degree distribution has it")
     if open_ended:
         edge = edge[:-1]
     node, last = edge - np.append(edge[1:], 0), len(edge) - 1
-    figure, [left, right] = panels_for(
+    figure, [left, right] = look.panels_for(
         ["seen from the nodes: P(d)", "seen from the edges: S(o) = P(d ≥ o)"], 2.8, share=""
     )
-    left.bar(range(len(node)), 100 * node, color=BLUE)
+    left.bar(range(len(node)), 100 * node, color=look.BLUE)
     left.set(xlabel="one-sided degree d", ylabel="tokens, %")
-    right.bar(range(1, len(edge)), 100 * edge[1:], color=ORANGE)
+    right.bar(range(1, len(edge)), 100 * edge[1:], color=look.ORANGE)
     right.set(xlabel="distance o", ylabel="edges that exist, %")
     shown = [place for place in range(0, last, 4) if last - place > 2]
     for axes, places, end in ((left, shown, "all"), (right, shown[1:], f"≥ {last}")):
@@ -126,89 +105,89 @@ def two_views(survival: Sequence[float], *, open_ended: bool = True) -> Figure:
     return figure
 
 
-@style()
+@look.style()
 def mean_degrees(kept: Sequence[Rows]) -> Figure:
     """Mean one-sided degree of each head (column) of each layer (row): the sum of its kept shares.
 
     `kept[layer][head][o - 1]` is the share of tokens that keep distance o, as in `HardDegrees`.
     """
-    table = np.array([[sum(head) for head in layer] for layer in check_some(kept, "degrees")])
+    table = np.array([[sum(head) for head in layer] for layer in look.check_some(kept, "degrees")])
     texts = np.vectorize(lambda degree: f"{degree:.1f}".removesuffix(".0"))(table)
     return _by_head(table, texts)
 
 
-@style()
+@look.style()
 def attention_by_head(shares: Sequence[Sequence[float]], framed: Collection[tuple[int, int]] = ()) -> Figure:
     """A share of the attention of each head (column) of each layer (row), in percent; some heads framed.
 
     `shares[layer][head]` lies in [0, 1]; `framed` lists layer and head of those that get a frame.
     """
-    table = 100 * np.array(check_some(shares, "shares"))
+    table = 100 * np.array(look.check_some(shares, "shares"))
     figure = _by_head(table, np.vectorize("{:.0f}".format)(table))
     for layer, head in framed:
-        frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=RED, linewidth=2.5, zorder=4)
+        frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=look.RED, linewidth=2.5, zorder=4)
         figure.axes[0].add_patch(frame)
     return figure
 
 
 def _by_head(table: np.ndarray, texts: np.ndarray) -> Figure:
     """A cell for each layer and head, coloured by its number and with its text."""
-    figure, [axes] = panels_for([""], 0.36 * len(table), margin=0.9)
+    figure, [axes] = look.panels_for([""], 0.36 * len(table), margin=0.9)
     # The square root keeps the many small numbers apart beside a few large ones.
-    heat_map(axes, np.sqrt(table), texts)
+    look.heat_map(axes, np.sqrt(table), texts)
     axes.set(xlabel="head", ylabel="layer")
     return figure
 
 
-@style()
+@look.style()
 def survivals(survival: Sequence[Rows]) -> Figure:
     """S(o) against the distance o, a panel per layer and a line per head; the mean over heads is thick.
 
     `survival[layer][head][o - 1]` is S(o), as in a run's `learning`.
     """
-    check_some(survival, "survival functions")
+    look.check_some(survival, "survival functions")
     titles = [f"layer {layer}" for layer in range(len(survival))]
-    figure, panels = panels_for(titles, 1.9, columns=3, margin=0.3)
+    figure, panels = look.panels_for(titles, 1.9, columns=3, margin=0.3)
     for axes, heads in zip(panels, survival, strict=True):
         lines = 100 * np.array([[1, *head] for head in heads])
-        axes.plot(lines.T, color=BLUE, linewidth=0.9, alpha=0.6)
-        axes.plot(lines.mean(0), color=INK, linewidth=2)
+        axes.plot(lines.T, color=look.BLUE, linewidth=0.9, alpha=0.6)
+        axes.plot(lines.mean(0), color=look.INK, linewidth=2)
         axes.set_ylim(-3, 103)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel("distance o", fontsize=10)
     figure.supylabel("S(o), %", fontsize=10)
-    a_head = Line2D([], [], color=BLUE, linewidth=0.9, label="a head")
-    legend_above(figure, [a_head, Line2D([], [], color=INK, linewidth=2, label="mean over heads")])
+    a_head = Line2D([], [], color=look.BLUE, linewidth=0.9, label="a head")
+    look.legend_above(figure, [a_head, Line2D([], [], color=look.INK, linewidth=2, label="mean over heads")])
     return figure
 
 
 # ---- methods compared ---------------------------------------------------------------------------
 
 
-@style()
+@look.style()
 def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """Each run before its degrees hardened (hollow) and at its end (filled), joined by a line.
 
     `frame` has a row per run with the columns `method`, `soft_density`, `soft`, `density` and `metric`, all
     but the first in [0, 1].
     """
-    check_columns(frame, "method", "soft_density", "soft", "density", metric)
-    figure, [axes] = panels_for([""], 3.8)
-    looks = looks_in_order(frame["method"], METHODS, METHOD_COLOURS)
+    look.check_columns(frame, "method", "soft_density", "soft", "density", metric)
+    figure, [axes] = look.panels_for([""], 3.8)
+    looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
     for _, run in frame.iterrows():
-        look = looks[run["method"]] | {"linestyle": "none"}
+        style = looks[run["method"]] | {"linestyle": "none"}
         soft, hard = 100 * run["soft_density"], 100 * run["density"]
         before, after = 100 * run["soft"], 100 * run[metric]
-        axes.plot([soft, hard], [before, after], color=look["color"], linewidth=0.8, zorder=1)
-        axes.plot(soft, before, **look, markerfacecolor=BACKGROUND, zorder=2)
-        axes.plot(hard, after, **look, zorder=3)
+        axes.plot([soft, hard], [before, after], color=style["color"], linewidth=0.8, zorder=1)
+        axes.plot(soft, before, **style, markerfacecolor=look.BACKGROUND, zorder=2)
+        axes.plot(hard, after, **style, zorder=3)
     axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
-    both = [legend_mark("before hardening", fillstyle="none"), legend_mark("hard, at the end")]
-    legend_above(figure, marks_of(looks, linestyle="none") + both)
+    both = [look.legend_mark("before hardening", fillstyle="none"), look.legend_mark("hard, at the end")]
+    look.legend_above(figure, look.marks_of(looks, linestyle="none") + both)
     return figure
 
 
-@style()
+@look.style()
 def methods_by_density(
     frame: pd.DataFrame,
     dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
@@ -224,21 +203,21 @@ def methods_by_density(
     mapping from each level of `col` to it. Points of nearly equal density stand side by side. Raises
     `InputError` as `figures.accuracy_against_sparsity` does.
     """
-    check_columns(frame, "density", metric, "method", "weights", "point", col)
-    figure, panels = panels_of(frame, col, 4.6, share="")
-    looks = looks_in_order(frame["method"], METHODS, METHOD_COLOURS)
+    look.check_columns(frame, "density", metric, "method", "weights", "point", col)
+    figure, panels = look.panels_of(frame, col, 4.6, share="")
+    looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
 
     def look_of(method: str, weights: bool, _: object) -> dict:
         return looks[method] | {"fillstyle": "full" if weights else "none"}
 
     for axes, level, own in panels:
-        check_alike(own, col)
-        draw_dense(axes, dense, level)
+        look.check_alike(own, col)
+        look.draw_dense(axes, dense, level)
         draw_groups(axes, own, ["method", "weights", "point"], "density", metric, look_of)
         axes.set_xlabel("density over real tokens, %")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel(f"{metric}, %")
-    both = [legend_mark("weights on edges"), legend_mark("no weights", fillstyle="none")]
+    both = [look.legend_mark("weights on edges"), look.legend_mark("no weights", fillstyle="none")]
     both *= frame["weights"].nunique() > 1
-    legend_above(figure, marks_of(looks, linestyle="none") + both + dense_mark(dense))
+    look.legend_above(figure, look.marks_of(looks, linestyle="none") + both + look.dense_mark(dense))
     return figure

@@ -10,32 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sparsebert.figures.look import (
-    CONTROL,
-    MARKERS,
-    ZERO_LINE,
-    any_control,
-    beside,
-    check_alike,
-    check_columns,
-    dense_mark,
-    draw_dense,
-    draw_runs,
-    heat_map,
-    keep_within,
-    legend_above,
-    legend_mark,
-    looks_of,
-    name_rows,
-    panels_of,
-    pattern_marks,
-    style,
-    wrapped,
-)
+from sparsebert.figures import look
 from sparsebert.study.intervals import mean_interval
 
 
-@style()
+@look.style()
 def accuracy_against_sparsity(
     frame: pd.DataFrame,
     dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
@@ -55,23 +34,25 @@ def accuracy_against_sparsity(
     with its interval as a band. Raises `InputError` if runs would be averaged that differ in task, encoder,
     training size, placement or [CLS], or if the mapping lacks a level.
     """
-    check_columns(frame, "sparsity", metric, hue, style, col)
-    check_alike(frame, hue, style, col)
-    figure, panels = panels_of(frame, col, 4.4)
-    looks = looks_of(frame[hue])
-    markers = dict(zip(dict.fromkeys(frame[style]), MARKERS, strict=False)) if style else {}
+    look.check_columns(frame, "sparsity", metric, hue, style, col)
+    look.check_alike(frame, hue, style, col)
+    figure, panels = look.panels_of(frame, col, 4.4)
+    looks = look.looks_of(frame[hue])
+    markers = dict(zip(dict.fromkeys(frame[style]), look.MARKERS, strict=False)) if style else {}
 
     def look_of(level: object, placement: object = None) -> dict:
         return looks[str(level)] | ({"marker": markers[placement]} if style else {})
 
     for axes, level, own in panels:
-        draw_dense(axes, dense, level)
+        look.draw_dense(axes, dense, level)
         draw_groups(axes, own, [hue, style] if style else [hue], "sparsity", metric, look_of)
         axes.set_xlabel("sparsity over real tokens, %")
-        keep_within(axes)
+        look.keep_within(axes)
     panels[0][0].set_ylabel(f"{metric}, %")
-    placed = [legend_mark(str(level), marker=marker) for level, marker in markers.items()]
-    legend_above(figure, pattern_marks(looks, one_marker=bool(style)) + placed + dense_mark(dense))
+    placed = [look.legend_mark(str(level), marker=marker) for level, marker in markers.items()]
+    look.legend_above(
+        figure, look.pattern_marks(looks, one_marker=bool(style)) + placed + look.dense_mark(dense)
+    )
     return figure
 
 
@@ -83,12 +64,12 @@ def draw_groups(
     `look_of` takes the levels of a group.
     """
     groups = list(runs.groupby(by, sort=False))
-    places = beside(pd.Series([100 * own[x].mean() for _, own in groups]))
+    places = look.beside(pd.Series([100 * own[x].mean() for _, own in groups]))
     for number, (levels, own) in enumerate(groups):
-        draw_runs(axes, places[number], 100 * own[metric], look_of(*levels))
+        look.draw_runs(axes, places[number], 100 * own[metric], look_of(*levels))
 
 
-@style()
+@look.style()
 def by_placement(
     frame: pd.DataFrame,
     *,
@@ -104,55 +85,55 @@ def by_placement(
     or without global tokens, is drawn hollow in the row of P. Raises `InputError` as
     `accuracy_against_sparsity` does.
     """
-    check_columns(frame, "pattern", loss, col)
-    check_alike(frame, "pattern", col)
-    looks = looks_of(frame["pattern"])
-    controlled = any_control(looks)
-    rows = list(dict.fromkeys(look["label"] for look in looks.values()))
-    figure, panels = panels_of(frame, col, 0.55 * len(rows) + 1.5)
+    look.check_columns(frame, "pattern", loss, col)
+    look.check_alike(frame, "pattern", col)
+    looks = look.looks_of(frame["pattern"])
+    controlled = look.any_control(looks)
+    rows = list(dict.fromkeys(style["label"] for style in looks.values()))
+    figure, panels = look.panels_of(frame, col, 0.55 * len(rows) + 1.5)
     for axes, _, part in panels:
-        axes.axvline(0, **ZERO_LINE)
+        axes.axvline(0, **look.ZERO_LINE)
         for text, runs in part.groupby("pattern", sort=False):
-            look = looks[text]
-            aside = (0.18 if look["fillstyle"] == "none" else -0.18) * controlled
-            draw_runs(axes, rows.index(look["label"]) + aside, -100 * runs[loss], look, sideways=True)
-        name_rows(axes, [wrapped(row) for row in rows], lines=range(1, len(rows)))
+            style = looks[text]
+            aside = (0.18 if style["fillstyle"] == "none" else -0.18) * controlled
+            look.draw_runs(axes, rows.index(style["label"]) + aside, -100 * runs[loss], style, sideways=True)
+        look.name_rows(axes, [look.wrapped(row) for row in rows], lines=range(1, len(rows)))
     figure.supxlabel(f"{metric} against {reference}, points", fontsize=10)
-    both = [legend_mark("the pattern"), legend_mark(CONTROL, fillstyle="none")]
-    legend_above(figure, both * controlled)
+    both = [look.legend_mark("the pattern"), look.legend_mark(look.CONTROL, fillstyle="none")]
+    look.legend_above(figure, both * controlled)
     return figure
 
 
-@style()
+@look.style()
 def from_layer(frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str = "accuracy") -> Figure:
     """Accuracy against the first sparse layer, all later ones being sparse too: means and 95 % intervals.
 
     `frame` has a row per run with the columns `first_layer` (an int), `pattern` and `metric`; `dense` gives
     the metric of the dense runs. Raises `InputError` as `accuracy_against_sparsity` does.
     """
-    check_columns(frame, "first_layer", metric, "pattern")
-    check_alike(frame, "pattern", "placement")
-    figure, [(axes, *_)] = panels_of(frame, None, 4.0)
-    looks = looks_of(frame["pattern"])
-    draw_dense(axes, dense)
-    for place, (level, look) in enumerate(looks.items()):
+    look.check_columns(frame, "first_layer", metric, "pattern")
+    look.check_alike(frame, "pattern", "placement")
+    figure, [(axes, *_)] = look.panels_of(frame, None, 4.0)
+    looks = look.looks_of(frame["pattern"])
+    look.draw_dense(axes, dense)
+    for place, (level, style) in enumerate(looks.items()):
         aside = 0.08 * (place - (len(looks) - 1) / 2)  # so that intervals stand side by side
         own = frame[frame["pattern"].astype(str) == level]
         runs_at = (100 * own.set_index("first_layer")[metric]).groupby(level=0)
         for layer, runs in runs_at:
-            draw_runs(axes, layer + aside, runs, look)
+            look.draw_runs(axes, layer + aside, runs, style)
         means = runs_at.mean()
-        axes.plot(means.index + aside, means, **look | {"marker": "none"})
+        axes.plot(means.index + aside, means, **style | {"marker": "none"})
     axes.set(xlabel="first sparse layer", ylabel=f"{metric}, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_above(figure, pattern_marks(looks) + dense_mark(dense))
+    look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
     return figure
 
 
 # ---- how many connections of each kind ----------------------------------------------------------
 
 
-@style()
+@look.style()
 def heat_maps(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """The mean of a metric over seeds, in percent, for each width and number of random keys; a panel per g.
 
@@ -161,25 +142,25 @@ def heat_maps(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     interval, if it has one. All panels share one colour scale; what was not run is blank. Raises `InputError`
     as `accuracy_against_sparsity` does.
     """
-    check_columns(frame, "w", "r", "g", metric)
-    check_alike(frame, "w", "r", "g")
+    look.check_columns(frame, "w", "r", "g", metric)
+    look.check_alike(frame, "w", "r", "g")
     frame = frame.sort_values("g", kind="stable")
     widths, keys = sorted(frame["w"].unique()), sorted(frame["r"].unique())
     means = 100 * frame.groupby(["g", "r", "w"])[metric].mean()
-    figure, panels = panels_of(frame, "g", 0.5 * len(keys) + 0.8, columns=2, share="")
+    figure, panels = look.panels_of(frame, "g", 0.5 * len(keys) + 0.8, columns=2, share="")
     for axes, tokens, own in panels:
         table = means[tokens].unstack().reindex(keys, columns=widths)
         texts = table.astype(object)
         for point, runs in own.groupby(["r", "w"])[metric]:
             mean, low, _ = mean_interval(100 * runs)
             texts.loc[point] = f"{mean:.1f}" + ("" if math.isnan(low) else f"\n±{mean - low:.1f}")
-        heat_map(axes, table, texts, vmin=means.min(), vmax=means.max())
+        look.heat_map(axes, table, texts, vmin=means.min(), vmax=means.max())
         axes.set(title=f"g = {tokens}", xlabel="w", ylabel="r")
         axes.invert_yaxis()  # more connections further up and to the right
     return figure
 
 
-@style()
+@look.style()
 def accuracy_against_density(
     frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str = "accuracy"
 ) -> Figure:
@@ -189,19 +170,19 @@ def accuracy_against_density(
     `parts`, the colours. `dense` gives the metric of the dense runs, drawn as a line with its interval as a
     band. Raises `InputError` as `accuracy_against_sparsity` does.
     """
-    check_columns(frame, "density", metric, "parts", "mixture")
-    check_alike(frame, "parts", "mixture")
-    figure, [(axes, *_)] = panels_of(frame, None, 4.4)
-    looks = looks_of(frame["parts"])
-    draw_dense(axes, dense)
+    look.check_columns(frame, "density", metric, "parts", "mixture")
+    look.check_alike(frame, "parts", "mixture")
+    figure, [(axes, *_)] = look.panels_of(frame, None, 4.4)
+    looks = look.looks_of(frame["parts"])
+    look.draw_dense(axes, dense)
     for (parts, _), runs in frame.groupby(["parts", "mixture"], sort=False):
-        draw_runs(axes, 100 * runs["density"].mean(), 100 * runs[metric], looks[str(parts)])
+        look.draw_runs(axes, 100 * runs["density"].mean(), 100 * runs[metric], looks[str(parts)])
     axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
-    legend_above(figure, pattern_marks(looks) + dense_mark(dense))
+    look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
     return figure
 
 
-@style()
+@look.style()
 def marginal_values(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """What one more edge per token is worth, by the mean degree before; a panel per level of `where`.
 
@@ -210,17 +191,17 @@ def marginal_values(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     the metric, in [-1, 1], per added degree) and `where`. Points are means over seeds with 95 % intervals.
     Each panel has a scale of its own. Raises `InputError` as `accuracy_against_sparsity` does.
     """
-    check_columns(frame, "step", "part", "degree", "value", "where")
-    check_alike(frame, "step", "part", "where")
-    figure, panels = panels_of(frame, "where", 3.8, share="")
-    looks = looks_of(frame["part"])
+    look.check_columns(frame, "step", "part", "degree", "value", "where")
+    look.check_alike(frame, "step", "part", "where")
+    figure, panels = look.panels_of(frame, "where", 3.8, share="")
+    looks = look.looks_of(frame["part"])
     for axes, _, own in panels:
-        axes.axhline(0, **ZERO_LINE)
+        axes.axhline(0, **look.ZERO_LINE)
         for (part, _), runs in own.groupby(["part", "step"], sort=False):
             aside = 0.12 * (list(looks).index(str(part)) - (len(looks) - 1) / 2)  # steps from one point
-            draw_runs(axes, runs["degree"].mean() + aside, 100 * runs["value"], looks[str(part)])
+            look.draw_runs(axes, runs["degree"].mean() + aside, 100 * runs["value"], looks[str(part)])
         axes.set_xlabel("mean degree before")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel(f"{metric}, points per added degree")
-    legend_above(figure, pattern_marks(looks))
+    look.legend_above(figure, look.pattern_marks(looks))
     return figure

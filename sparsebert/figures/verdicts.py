@@ -8,46 +8,28 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sparsebert.figures.look import (
-    BLUE,
-    COLOURS,
-    GREY,
-    INK,
-    RED,
-    ZERO_LINE,
-    Interval,
-    beside,
-    check_columns,
-    draw_mean,
-    legend_above,
-    legend_mark,
-    name_rows,
-    panels_for,
-    panels_of,
-    style,
-    wrapped,
-)
+from sparsebert.figures import look
 
 _STATES = {
-    "met": {"color": BLUE, "marker": "o"},
-    "refuted": {"color": RED, "marker": "X"},
-    "open": {"color": GREY, "marker": "s", "fillstyle": "none"},
+    "met": {"color": look.BLUE, "marker": "o"},
+    "refuted": {"color": look.RED, "marker": "X"},
+    "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
-_PLACEMENTS = {  # the words of the legend, the look, and the place beside the middle of the row
-    "late": ("at the later half", {"color": BLUE, "marker": "o"}, -0.17),
-    "all": ("at all layers", {"color": RED, "marker": "D", "fillstyle": "none"}, 0.17),
+_PLACEMENTS = {  # the words of the legend, the style, and the place beside the middle of the row
+    "late": ("at the later half", {"color": look.BLUE, "marker": "o"}, -0.17),
+    "all": ("at all layers", {"color": look.RED, "marker": "D", "fillstyle": "none"}, 0.17),
 }
 _KINDS = {
-    "[CLS] alone": {"color": INK, "marker": "s"},
-    "neighbours": {"color": BLUE, "marker": "o"},
-    "random keys": {"color": RED, "marker": "X"},
-    "both": {"color": COLOURS[2], "marker": "D"},
-    "learned degrees": {"color": BLUE, "marker": "o", "fillstyle": "none"},
+    "[CLS] alone": {"color": look.INK, "marker": "s"},
+    "neighbours": {"color": look.BLUE, "marker": "o"},
+    "random keys": {"color": look.RED, "marker": "X"},
+    "both": {"color": look.COLOURS[2], "marker": "D"},
+    "learned degrees": {"color": look.BLUE, "marker": "o", "fillstyle": "none"},
 }
 _NUMBERS = ("mean", "low", "high")
 
 
-@style()
+@look.style()
 def forest(frame: pd.DataFrame) -> Figure:
     """A forest plot: a row per estimate with its mean and 95 % interval, and a tick at its rule's bound.
 
@@ -55,25 +37,25 @@ def forest(frame: pd.DataFrame) -> Figure:
     and `bound` in points, `state`. Rows of one task stand together, in the order they come; an estimate of
     one seed has no interval. Raises `InputError` if a column is missing or there is no row.
     """
-    check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
+    look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    names = [wrapped(name, 44) for name in names]
+    names = [look.wrapped(name, 44) for name in names]
     lines = sum(name.count("\n") + 1 for name in names)
-    figure, [axes] = panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1)
-    axes.axvline(0, **ZERO_LINE)
-    bound = {"marker": "|", "color": INK}
+    figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1)
+    axes.axvline(0, **look.ZERO_LINE)
+    bound = {"marker": "|", "color": look.INK}
     axes.plot(rows["bound"], rows.index, **bound, linestyle="none", markersize=16, markeredgewidth=1.6)
     for place, row in rows.iterrows():
-        draw_mean(axes, _interval(row), place, _STATES[row["state"]])
-    name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
+        look.draw_mean(axes, _interval(row), place, _STATES[row["state"]])
+    look.name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
     axes.set_xlabel("points")
-    marks = [legend_mark(state, **look) for state, look in _STATES.items()]
-    legend_above(figure, [*marks, legend_mark("what the rule asks for", **bound, markersize=12)])
+    marks = [look.legend_mark(state, **style) for state, style in _STATES.items()]
+    look.legend_above(figure, [*marks, look.legend_mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
-@style()
+@look.style()
 def losses(frame: pd.DataFrame) -> Figure:
     """What each pattern loses at the later half and at all layers: a panel per task, a row per pattern.
 
@@ -81,22 +63,22 @@ def losses(frame: pd.DataFrame) -> Figure:
     `low` and `high` in points. Each panel has a scale of its own. Raises `InputError` if a column is missing
     or there is no row.
     """
-    check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
+    look.check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
     patterns = list(frame["pattern"].unique())
     height = 0.32 * len(patterns) + 0.6
-    figure, panels = panels_of(frame, "label", height, columns=2, margin=0.8, share="y")
+    figure, panels = look.panels_of(frame, "label", height, columns=2, margin=0.8, share="y")
     for axes, _, own in panels:
-        axes.axvline(0, **ZERO_LINE)
+        axes.axvline(0, **look.ZERO_LINE)
         for _, row in own.iterrows():
-            _, look, aside = _PLACEMENTS[row["placement"]]
-            draw_mean(axes, _interval(row), patterns.index(row["pattern"]) + aside, look)
-        name_rows(axes, [wrapped(pattern) for pattern in patterns], lines=range(1, len(patterns)))
+            _, style, aside = _PLACEMENTS[row["placement"]]
+            look.draw_mean(axes, _interval(row), patterns.index(row["pattern"]) + aside, style)
+        look.name_rows(axes, [look.wrapped(pattern) for pattern in patterns], lines=range(1, len(patterns)))
         axes.set_xlabel("points lost")
-    legend_above(figure, [legend_mark(words, **look) for words, look, _ in _PLACEMENTS.values()])
+    look.legend_above(figure, [look.legend_mark(words, **style) for words, style, _ in _PLACEMENTS.values()])
     return figure
 
 
-@style()
+@look.style()
 def losses_by_density(frame: pd.DataFrame) -> Figure:
     """What fixed patterns and learned degrees lose against their density: a panel per task.
 
@@ -104,18 +86,20 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     and `mean`, `low` and `high` in points. Points of nearly equal density stand side by side. Raises
     `InputError` if a column is missing or there is no row.
     """
-    check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    figure, panels = panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
+    look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
     for axes, _, own in panels:
-        axes.axhline(0, **ZERO_LINE)
-        places = beside(100 * own["density"])
+        axes.axhline(0, **look.ZERO_LINE)
+        places = look.beside(100 * own["density"])
         for index, row in own.iterrows():
-            draw_mean(axes, places[index], _interval(row), _KINDS[row["kind"]])
+            look.draw_mean(axes, places[index], _interval(row), _KINDS[row["kind"]])
         axes.set(xlabel="density over real tokens, %", ylabel="points lost")
     there = set(frame["kind"])
-    legend_above(figure, [legend_mark(kind, **look) for kind, look in _KINDS.items() if kind in there])
+    look.legend_above(
+        figure, [look.legend_mark(kind, **style) for kind, style in _KINDS.items() if kind in there]
+    )
     return figure
 
 
-def _interval(row: pd.Series) -> Interval:
+def _interval(row: pd.Series) -> look.Interval:
     return tuple(row[list(_NUMBERS)])
