@@ -21,20 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsebert.bench.measuring import (
-    PASSES,
-    as_block,
-    find_device,
-    find_dtype,
-    growth,
-    in_short,
-    median,
-    paired_ratio,
-    peak_memory,
-    seconds,
-    spread,
-    take_turns,
-)
+from sparsebert.bench import measuring
+from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.flex import compiled_flex
@@ -157,7 +145,7 @@ def attention_rows(
     for name in contenders:
         if name not in known:
             raise unknown_name("contender", name, known)
-    device, kind = find_device(device), find_dtype(dtype)
+    device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     texts = [pattern] if isinstance(pattern, str) else list(pattern)
     patterns = {str(parse_pattern(text)): _at_first_layer(text, heads) for text in texts}
     limit = longest_dense or (LONGEST_DENSE if device == "cpu" else math.inf)
@@ -166,7 +154,7 @@ def attention_rows(
             case = Case(at_first_layer, length, heads, width, kind, device, limit, seed)
             trials = {name: _Trial(known[name], case) for name in contenders or known}
             turns = [partial(trial.take_turn, what) for what in PASSES for trial in trials.values()]
-            take_turns(turns, rounds, f"{text}, {length:,} tokens")
+            measuring.take_turns(turns, rounds, f"{text}, {length:,} tokens")
             for trial in trials.values():
                 yield {"pattern": text, "length": length} | trial.row(trials)
 
@@ -223,16 +211,16 @@ class _Trial:
             except Exception as error:  # other people's code may fail in any way; ours may not
                 if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
                     raise
-                self.reasons[what] = in_short(error)
+                self.reasons[what] = measuring.in_short(error)
 
     def _warm_up(self, what: str) -> None:
         attend, density, self.kernel = self.contender.make(self.case, what == "both")
         if math.isnan(self.density):
             self.density = density()
         self._run(what, attend)
-        once = seconds(lambda: self._run(what, attend), 1, self.case.device)
+        once = measuring.seconds(lambda: self._run(what, attend), 1, self.case.device)
         again = None if self.contender.has_masks else attend
-        self.memory[what] = peak_memory(lambda: self._run(what, again), self.case.device)
+        self.memory[what] = measuring.peak_memory(lambda: self._run(what, again), self.case.device)
         self.repeats[what] = max(1, min(_MOST_CALLS, int(_SAMPLE / max(once, 1e-9))))
         self.attend[what] = attend
 
@@ -251,20 +239,20 @@ class _Trial:
         if what not in self.attend:
             return
         attend = self.attend[what]
-        taken = seconds(lambda: self._run(what, attend), self.repeats[what], self.case.device)
+        taken = measuring.seconds(lambda: self._run(what, attend), self.repeats[what], self.case.device)
         self.seconds[what].append(taken)
         if what == "forward" and self.contender.has_masks:
-            self.first.append(seconds(lambda: self._run(what), 1, self.case.device))
+            self.first.append(measuring.seconds(lambda: self._run(what), 1, self.case.device))
 
     def row(self, trials: dict[str, _Trial]) -> dict:
         row: dict[str, object] = {"contender": self.name, "kernel": self.kernel, "density": self.density}
         for what in PASSES:
-            row |= {what: median(self.seconds[what]), f"memory_{what}": self.memory[what]}
+            row |= {what: measuring.median(self.seconds[what]), f"memory_{what}": self.memory[what]}
             for other in ("dense", "auto"):
                 theirs = trials[other].seconds[what] if other in trials else []
-                row[f"{what}_over_{other}"] = paired_ratio(self.seconds[what], theirs)
+                row[f"{what}_over_{other}"] = measuring.paired_ratio(self.seconds[what], theirs)
             row[f"{what}_over_floor"] = row[f"{what}_over_dense"] / self.density
-        row["spread"] = max((spread(self.seconds[what]) for what in self.attend), default=math.nan)
+        row["spread"] = max((measuring.spread(self.seconds[what]) for what in self.attend), default=math.nan)
         row["masks"] = math.nan
         if self.first:  # the least of each, since a difference doubles the noise
             row["masks"] = max(0.0, min(self.first) - min(self.seconds["forward"]))
@@ -464,7 +452,7 @@ def _bars(own: pd.DataFrame) -> Iterator[tuple[str, str, float, float]]:
     for kind, column in (("time", "{}"), ("memory", "memory_{}")):
         for what, words in PASSES.items():
             whole = {1024, 16384} <= set(span.index)
-            exponent = growth(span.index, span[column.format(what)]) if whole else math.nan
+            exponent = measuring.growth(span.index, span[column.format(what)]) if whole else math.nan
             yield f"growth from 1k to 16k, {kind}, {words}", "<=", 1.1, exponent
     for what, words in PASSES.items():
         yield f"over dense, {words}, worst length", "<=", 1.05, ours.loc[16:, f"{what}_over_dense"].max()
@@ -488,7 +476,7 @@ def as_text(frame: pd.DataFrame) -> str:
             table |= {f"{title}/{other}": ran[f"{what}_over_{other}"] for what, title in short.items()}
         table["spread"] = ran["spread"]
         left = [f"{row.contender}: {row.left_out}" for row in own.itertuples() if row.left_out]
-        blocks.append(as_block(f"{pattern}, {length:,} tokens", pd.DataFrame(table), left))
+        blocks.append(measuring.as_block(f"{pattern}, {length:,} tokens", pd.DataFrame(table), left))
     for pattern, judged in bars(frame).groupby("pattern", sort=False):
         lines = [f"{pattern}, bars"]
         for row in judged[judged["met"].notna()].itertuples():

@@ -20,18 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from sparsebert.bench.measuring import (
-    as_block,
-    find_device,
-    find_dtype,
-    median,
-    paired_ratio,
-    peak_memory,
-    seconds,
-    spread,
-    take_turns,
-    wait_for,
-)
+from sparsebert.bench import measuring
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.dropout import quicken_dropout
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
@@ -97,7 +86,7 @@ def model_rows(
     sequences as make them up, at least one. Dense attention is left out beyond `longest_dense` tokens and
     where its scores would not fit into memory. `dtype` is that of autocast.
     """
-    parsed, device, kind = parse_plan(plan), find_device(device), find_dtype(dtype)
+    parsed, device, kind = parse_plan(plan), measuring.find_device(device), measuring.find_dtype(dtype)
     if parsed.needs & {"word_ids", "head_ids"}:
         raise InputError(
             f"plan '{plan}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
@@ -120,7 +109,7 @@ def model_rows(
                 for name, text in (("dense", None), ("plan", str(parsed)))
             }
             turns = [trial.take_turn for trial in trials.values()]
-            take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
+            measuring.take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
             for name, trial in trials.items():
                 row = {"encoder": encoder, "mode": mode, "length": length, "batch": batch, "contender": name}
                 yield row | trial.row(trials["dense"])
@@ -199,7 +188,7 @@ class _Trial:
             self.density = fmean(meter.over_real)
             self.kernels = sparse.kernels
         with self._under_plan():  # anew, so that masks are built and counted
-            self.memory = peak_memory(self._step, self.device)
+            self.memory = measuring.peak_memory(self._step, self.device)
 
     def take_turn(self) -> None:
         """One step as it is, for its time, and one that is watched, for its parts' shares."""
@@ -208,22 +197,22 @@ class _Trial:
         with self._under_plan():
             if self.plan:
                 self._step()  # masks of a length are built once
-            self.seconds.append(seconds(self._step, 1, self.device))
+            self.seconds.append(measuring.seconds(self._step, 1, self.device))
             for part, taken in shares(self.model, self._step, self.device).items():
                 self.shares[part].append(taken)
 
     def row(self, dense: _Trial) -> dict:
-        taken = median(self.seconds)
+        taken = measuring.median(self.seconds)
         return {
             "plan": self.plan or "dense",
             "kernel": ", ".join(dict.fromkeys(self.kernels)),
             "density": self.density,
             "seconds": taken,
             "tokens_per_second": self.ids.numel() / taken,
-            "over_dense": paired_ratio(self.seconds, dense.seconds),
-            "spread": spread(self.seconds),
+            "over_dense": measuring.paired_ratio(self.seconds, dense.seconds),
+            "spread": measuring.spread(self.seconds),
             "memory": self.memory,
-            **{part: median(taken) for part, taken in self.shares.items()},
+            **{part: measuring.median(taken) for part, taken in self.shares.items()},
             "left_out": self.left_out,
         }
 
@@ -291,7 +280,7 @@ class _Stopwatch:
         assert self.running.pop() == part
 
     def lap(self) -> None:
-        wait_for(self.device)
+        measuring.wait_for(self.device)
         now = perf_counter()
         self.taken[self.running[-1]] += now - self.last
         self.last = now
@@ -316,6 +305,6 @@ def as_text(frame: pd.DataFrame) -> str:
         left = [
             f"{row.contender} at {row.length:,}: {row.left_out}" for row in own.itertuples() if row.left_out
         ]
-        blocks.append(as_block(f"{encoder}, {mode}", table, left))
+        blocks.append(measuring.as_block(f"{encoder}, {mode}", table, left))
     plans = frame.loc[frame["contender"] == "plan", "plan"].unique()
     return "\n\n".join([*blocks, f"plan: {', '.join(plans)}"])

@@ -89,14 +89,18 @@ class Claim:
     judge: Callable[..., Iterator[Estimate | str]]
 
 
+def _below_0(mean: float, low: float, high: float) -> bool:
+    return high < 0
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What is asked of an estimate: in words, on the scale, and as tests of its mean, low and high."""
+    """What is asked of an estimate: in words, as tests of its mean, low and high, and on the scale."""
 
     wanted: str
-    bound: float
     met: Callable[[float, float, float], bool]
-    refuted: Callable[[float, float, float], bool]
+    refuted: Callable[[float, float, float], bool] = _below_0
+    bound: float = 0
 
     def estimate(self, what: str, points: Iterable[float], otherwise: str) -> Estimate | str:
         """The estimate from points by seed; without any, what is said `otherwise`."""
@@ -113,39 +117,22 @@ class Rule:
 
 _LITTLE_LOST = Rule(
     f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
-    C1_LOSS,
     met=lambda mean, low, high: mean <= C1_LOSS and high < C1_EXCLUDED,
     refuted=lambda mean, low, high: low > C1_LOSS,
+    bound=C1_LOSS,
 )
 _MUCH_LOST = Rule(
     f"at least {C2_LOSS:g}, the interval above 0",
-    C2_LOSS,
     met=lambda mean, low, high: mean >= C2_LOSS and low > 0,
     refuted=lambda mean, low, high: high < C2_LOSS,
+    bound=C2_LOSS,
 )
-_MEAN_FROM_0 = Rule(
-    "a mean of at least 0",
-    0,
-    met=lambda mean, low, high: mean >= 0,
-    refuted=lambda mean, low, high: high < 0,
-)
-_MEAN_ABOVE_0 = Rule(
-    "a mean above 0",
-    0,
-    met=lambda mean, low, high: mean > 0,
-    refuted=lambda mean, low, high: high < 0,
-)
-_ABOVE_0 = Rule(
-    "the interval above 0",
-    0,
-    met=lambda mean, low, high: low > 0,
-    refuted=lambda mean, low, high: high < 0,
-)
+_MEAN_FROM_0 = Rule("a mean of at least 0", met=lambda mean, low, high: mean >= 0)
+_MEAN_ABOVE_0 = Rule("a mean above 0", met=lambda mean, low, high: mean > 0)
+_ABOVE_0 = Rule("the interval above 0", met=lambda mean, low, high: low > 0)
 _NOT_BELOW_0 = Rule(
     f"at least 0, the interval above −{C6_MARGIN:g}",
-    0,
     met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
-    refuted=lambda mean, low, high: high < 0,
 )
 
 
@@ -180,14 +167,13 @@ def _none_sparse(runs: pd.DataFrame) -> str:
     itself = 1 - runs_with(runs, pattern=CLS_ALONE)["density"].mean()
     length = runs["length"].mean()
     if not math.isnan(itself):
-        possible = "within" if itself >= SPARSE else "out of"
-        return (
-            f"{said}; {100 * SPARSE:.0f} % is {possible} reach here, since with nothing but the token itself "
-            f"and [CLS] it is {100 * itself:.1f} %"
+        said += (
+            f"; {100 * SPARSE:.0f} % is {'within' if itself >= SPARSE else 'out of'} reach here, since with "
+            f"nothing but the token itself and [CLS] it is {100 * itself:.1f} %"
         )
-    if not math.isnan(length):
-        return (
-            f"{said}; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
+    elif not math.isnan(length):
+        said += (
+            f"; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
             f"{100 * min(1, 3 / length):.0f} % of the pairs"
         )
     return said

@@ -169,7 +169,9 @@ def _said(setting: Setting, name: str) -> str:
 
 def runs_with(runs: pd.DataFrame, **values: object) -> pd.DataFrame:
     """The runs whose columns have these values."""
-    return runs[(runs[list(values)] == pd.Series(values)).all(axis=1)]
+    for column, value in values.items():
+        runs = runs[runs[column] == value]
+    return runs
 
 
 def scores_by_seed(runs: pd.DataFrame) -> pd.Series:
