@@ -433,9 +433,8 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
 
 
 def test_throughput_has_a_panel_per_mode(model):
-    for column in ("tokens_per_second", "memory"):
-        panels = figures.costs.throughput(model, column=column).axes
-        assert [axes.get_title() for axes in panels] == ["training", "inference"]
+    panels = figures.costs.throughput(model).axes
+    assert [axes.get_title() for axes in panels] == ["training", "inference"]
 
 
 def test_accuracy_against_time_has_intervals_both_ways():

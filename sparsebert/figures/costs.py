@@ -123,7 +123,7 @@ def _against_length(
     patterns = frame["pattern"].unique()
     panels = [(pattern, what) for pattern in patterns for what in PASSES]
     titles = [f"{pattern}\n{PASSES[what]}" if len(patterns) > 1 else PASSES[what] for pattern, what in panels]
-    figure, drawn = look.panels_for(titles, 3.7, columns=2, margin=0.3)
+    figure, drawn = look.panels_for(titles, 3.7, columns=2, margin=0.3, ylabel=label)
     looks = _contender_looks(frame["contender"])
     for axes, (pattern, what) in zip(drawn, panels, strict=True):
         own = frame[frame["pattern"] == pattern]
@@ -131,8 +131,6 @@ def _against_length(
         if mark:
             mark(axes, own, what)
         _length_axis(axes, frame["length"])
-    for axes in drawn[::2]:
-        axes.set_ylabel(label)
     figure.supxlabel("tokens", fontsize=10)
     look.legend_above(figure, look.marks_of(looks))
     return figure
@@ -213,7 +211,7 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
     measured = frame[frame["tokens_per_second"].notna()]
     if measured.empty:
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
-    figure, panels = look.panels_of(measured, "mode", 4.2, share="")
+    figure, panels = look.panels_of(measured, "mode", 4.2, share="", ylabel="microseconds per token")
     colours = [colour for _, colour in _PARTS.values()]
     for axes, _, own in panels:
         lengths = sorted(own["length"].unique())
@@ -228,7 +226,6 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(lengths)), [_short(length) for length in lengths])
         axes.tick_params(axis="x", which="major", length=0, pad=14)
         axes.grid(axis="x", visible=False)
-    panels[0][0].set_ylabel("microseconds per token")
     figure.supxlabel("tokens of a sequence (d: dense, p: plan)", fontsize=10)
     look.legend_above(figure, [Patch(color=colour, label=words) for words, colour in _PARTS.values()])
     return figure
@@ -250,15 +247,14 @@ def describe_shares(frame: pd.DataFrame) -> str:
 
 
 @look.style()
-def throughput(frame: pd.DataFrame, *, column: str = "tokens_per_second") -> Figure:
-    """Tokens per second (or `memory`, in gigabytes) against length, dense and under a plan, by mode."""
-    look.check_columns(frame, "mode", "length", "contender", column)
-    figure, panels = look.panels_of(frame, "mode", 3.5, share="")
+def throughput(frame: pd.DataFrame) -> Figure:
+    """Tokens per second against length, dense and under a plan, by mode."""
+    look.check_columns(frame, "mode", "length", "contender", "tokens_per_second")
+    figure, panels = look.panels_of(frame, "mode", 3.5, share="", ylabel="tokens per second")
     looks = _contender_looks(frame["contender"], known=["plan"])
     for axes, _, own in panels:
-        _draw_lines(axes, own, column, 1e-9 if column == "memory" else 1, looks)
+        _draw_lines(axes, own, "tokens_per_second", 1, looks)
         _length_axis(axes, frame["length"])
-    panels[0][0].set_ylabel("peak gigabytes" if column == "memory" else column.replace("_", " "))
     figure.supxlabel("tokens of a sequence", fontsize=10)
     look.legend_above(figure, look.marks_of(looks))
     return figure
@@ -284,14 +280,13 @@ def accuracy_against_time(
     """
     look.check_columns(frame, "pattern", "plan", "density", metric, "time")
     look.check_alike(frame, "pattern", "plan", "placement")
-    figure, [axes] = look.panels_for([""], 4.4)
+    figure, [axes] = look.panels_for([""], 4.4, xlabel=label, ylabel=f"{metric}, %")
     looks = look.looks_of(frame["pattern"])
     look.draw_dense(axes, dense)
     for (pattern, _), runs in frame.groupby(["pattern", "plan"], sort=False):
         size = {"markersize": 5 + 6 * math.sqrt(runs["density"].mean())}
         time, score = mean_interval(runs["time"]), mean_interval(100 * runs[metric])
         look.draw_mean(axes, time, score, looks[str(pattern)] | size)
-    axes.set(xlabel=label, ylabel=f"{metric}, %")
     axes.set_xlim(left=0)
     look.keep_within(axes)
     look.legend_above(

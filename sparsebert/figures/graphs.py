@@ -226,15 +226,14 @@ def reach(frame: pd.DataFrame, *, col: str | None = None) -> Figure:
     that agree in all of these are averaged.
     """
     look.check_columns(frame, "layers", "share", "pattern", col)
-    figure, panels = look.panels_of(frame, col, 3.8)
+    figure, panels = look.panels_of(frame, col, 3.8, xlabel="layers", ylabel="tokens within reach, %")
     looks = look.looks_of(frame["pattern"])
     for axes, _, part in panels:
         for level, style in looks.items():
             mean = 100 * part[part["pattern"].astype(str) == level].groupby("layers")["share"].mean()
             axes.plot(mean.index, mean, **style)
-        axes.set(xlabel="layers", ylim=(0, 104))
+        axes.set_ylim(0, 104)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set_ylabel("tokens within reach, %")
     look.legend_above(figure, look.marks_of(looks))
     return figure
 

@@ -65,11 +65,10 @@ def decoding(frame: pd.DataFrame) -> Figure:
     Columns of `frame`: `code`, `round` (0, 1, ...) and `unknown` (in [0, 1]).
     """
     look.check_columns(frame, "code", "round", "unknown")
-    figure, [axes] = look.panels_for([""], 3.0)
+    figure, [axes] = look.panels_for([""], 3.0, xlabel="round", ylabel="bits still unknown, %")
     for place, (code, own) in enumerate(frame.groupby("code", sort=False)):
         style = {"color": look.COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
         axes.plot(own["round"], 100 * own["unknown"], **style)
-    axes.set(xlabel="round", ylabel="bits still unknown, %")
     axes.set_ylim(bottom=0)
     look.legend_above(figure, list(axes.lines))
     return figure
@@ -79,28 +78,26 @@ def decoding(frame: pd.DataFrame) -> Figure:
 
 
 @look.style()
-def two_views(survival: Sequence[float], *, open_ended: bool = True) -> Figure:
+def two_views(survival: Sequence[float]) -> Figure:
     """One distribution of one-sided degrees from its nodes, P(d), and from its edges, S(o) = P(d >= o).
 
-    `survival` gives S(1), S(2), ...; with `open_ended` the last item stands for all larger distances. Raises
-    `InputError` if it increases somewhere: then it comes from no distribution.
+    `survival` gives S(1), S(2), ...; the last item stands for all larger distances. Raises `InputError` if it
+    increases somewhere: then it comes from no distribution.
     """
     edge = np.array([1.0, *look.check_some(survival, "survivals")])
     if (np.diff(edge) > 1e-3).any():
         raise InputError("this survival function increases, so no degree distribution has it")
-    if open_ended:
-        edge = edge[:-1]
+    edge = edge[:-1]
     node, last = edge - np.append(edge[1:], 0), len(edge) - 1
-    figure, [left, right] = look.panels_for(
-        ["seen from the nodes: P(d)", "seen from the edges: S(o) = P(d ≥ o)"], 2.8, share=""
-    )
+    titles = ["seen from the nodes: P(d)", "seen from the edges: S(o) = P(d ≥ o)"]
+    figure, [left, right] = look.panels_for(titles, 2.8, share="")
     left.bar(range(len(node)), 100 * node, color=look.BLUE)
     left.set(xlabel="one-sided degree d", ylabel="tokens, %")
     right.bar(range(1, len(edge)), 100 * edge[1:], color=look.ORANGE)
     right.set(xlabel="distance o", ylabel="edges that exist, %")
     shown = [place for place in range(0, last, 4) if last - place > 2]
     for axes, places, end in ((left, shown, "all"), (right, shown[1:], f"≥ {last}")):
-        axes.set_xticks([*places, last], [*map(str, places), end if open_ended else str(last)])
+        axes.set_xticks([*places, last], [*map(str, places), end])
         axes.grid(axis="x", visible=False)
     return figure
 
@@ -172,7 +169,7 @@ def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     but the first in [0, 1].
     """
     look.check_columns(frame, "method", "soft_density", "soft", "density", metric)
-    figure, [axes] = look.panels_for([""], 3.8)
+    figure, [axes] = look.panels_for([""], 3.8, xlabel="density over real tokens, %", ylabel=f"{metric}, %")
     looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
     for _, run in frame.iterrows():
         style = looks[run["method"]] | {"linestyle": "none"}
@@ -181,7 +178,6 @@ def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
         axes.plot([soft, hard], [before, after], color=style["color"], linewidth=0.8, zorder=1)
         axes.plot(soft, before, **style, markerfacecolor=look.BACKGROUND, zorder=2)
         axes.plot(hard, after, **style, zorder=3)
-    axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
     both = [look.legend_mark("before hardening", fillstyle="none"), look.legend_mark("hard, at the end")]
     look.legend_above(figure, look.marks_of(looks, linestyle="none") + both)
     return figure
@@ -204,7 +200,8 @@ def methods_by_density(
     `InputError` as `figures.accuracy_against_sparsity` does.
     """
     look.check_columns(frame, "density", metric, "method", "weights", "point", col)
-    figure, panels = look.panels_of(frame, col, 4.6, share="")
+    labels = {"xlabel": "density over real tokens, %", "ylabel": f"{metric}, %"}
+    figure, panels = look.panels_of(frame, col, 4.6, share="", **labels)
     looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
 
     def look_of(method: str, weights: bool, _: object) -> dict:
@@ -214,9 +211,7 @@ def methods_by_density(
         look.check_alike(own, col)
         look.draw_dense(axes, dense, level)
         draw_groups(axes, own, ["method", "weights", "point"], "density", metric, look_of)
-        axes.set_xlabel("density over real tokens, %")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set_ylabel(f"{metric}, %")
     both = [look.legend_mark("weights on edges"), look.legend_mark("no weights", fillstyle="none")]
     both *= frame["weights"].nunique() > 1
     look.legend_above(figure, look.marks_of(looks, linestyle="none") + both + look.dense_mark(dense))

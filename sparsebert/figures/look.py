@@ -109,11 +109,19 @@ def show(figure: Figure, name: str, caption: str, alt: str) -> None:
 
 
 def panels_for(
-    titles: Sequence[str], height: float, *, columns: int = 4, margin: float = 0.0, share: str = "xy"
+    titles: Sequence[str],
+    height: float,
+    *,
+    columns: int = 4,
+    margin: float = 0.0,
+    share: str = "xy",
+    xlabel: str = "",
+    ylabel: str = "",
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel per title, at most `columns` in a line; each line is `height` inches high.
 
     The figure is `margin` inches higher than its lines; `share` names the axes whose scale all panels share.
+    All have the label `xlabel`, and those on the left `ylabel`.
     """
     columns = min(columns, len(titles))
     lines = math.ceil(len(titles) / columns)
@@ -123,7 +131,7 @@ def panels_for(
         unused.remove()
     panels = list(grid.flat[: len(titles)])
     for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        axes.set_title(title)
+        axes.set(title=title, xlabel=xlabel, ylabel="" if number % columns else ylabel)
         axes.tick_params(labelbottom="x" not in share or number + columns >= len(titles))
     return figure, panels
 

@@ -36,7 +36,8 @@ def accuracy_against_sparsity(
     """
     look.check_columns(frame, "sparsity", metric, hue, style, col)
     look.check_alike(frame, hue, style, col)
-    figure, panels = look.panels_of(frame, col, 4.4)
+    labels = {"xlabel": "sparsity over real tokens, %", "ylabel": f"{metric}, %"}
+    figure, panels = look.panels_of(frame, col, 4.4, **labels)
     looks = look.looks_of(frame[hue])
     markers = dict(zip(dict.fromkeys(frame[style]), look.MARKERS, strict=False)) if style else {}
 
@@ -46,9 +47,7 @@ def accuracy_against_sparsity(
     for axes, level, own in panels:
         look.draw_dense(axes, dense, level)
         draw_groups(axes, own, [hue, style] if style else [hue], "sparsity", metric, look_of)
-        axes.set_xlabel("sparsity over real tokens, %")
         look.keep_within(axes)
-    panels[0][0].set_ylabel(f"{metric}, %")
     placed = [look.legend_mark(str(level), marker=marker) for level, marker in markers.items()]
     look.legend_above(
         figure, look.pattern_marks(looks, one_marker=bool(style)) + placed + look.dense_mark(dense)
@@ -113,7 +112,7 @@ def from_layer(frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str 
     """
     look.check_columns(frame, "first_layer", metric, "pattern")
     look.check_alike(frame, "pattern", "placement")
-    figure, [(axes, *_)] = look.panels_of(frame, None, 4.0)
+    figure, [axes] = look.panels_for([""], 4.0, xlabel="first sparse layer", ylabel=f"{metric}, %")
     looks = look.looks_of(frame["pattern"])
     look.draw_dense(axes, dense)
     for place, (level, style) in enumerate(looks.items()):
@@ -124,7 +123,6 @@ def from_layer(frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str 
             look.draw_runs(axes, layer + aside, runs, style)
         means = runs_at.mean()
         axes.plot(means.index + aside, means, **style | {"marker": "none"})
-    axes.set(xlabel="first sparse layer", ylabel=f"{metric}, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
     return figure
@@ -172,12 +170,11 @@ def accuracy_against_density(
     """
     look.check_columns(frame, "density", metric, "parts", "mixture")
     look.check_alike(frame, "parts", "mixture")
-    figure, [(axes, *_)] = look.panels_of(frame, None, 4.4)
+    figure, [axes] = look.panels_for([""], 4.4, xlabel="density over real tokens, %", ylabel=f"{metric}, %")
     looks = look.looks_of(frame["parts"])
     look.draw_dense(axes, dense)
     for (parts, _), runs in frame.groupby(["parts", "mixture"], sort=False):
         look.draw_runs(axes, 100 * runs["density"].mean(), 100 * runs[metric], looks[str(parts)])
-    axes.set(xlabel="density over real tokens, %", ylabel=f"{metric}, %")
     look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
     return figure
 
@@ -193,15 +190,14 @@ def marginal_values(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """
     look.check_columns(frame, "step", "part", "degree", "value", "where")
     look.check_alike(frame, "step", "part", "where")
-    figure, panels = look.panels_of(frame, "where", 3.8, share="")
+    labels = {"xlabel": "mean degree before", "ylabel": f"{metric}, points per added degree"}
+    figure, panels = look.panels_of(frame, "where", 3.8, share="", **labels)
     looks = look.looks_of(frame["part"])
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)
         for (part, _), runs in own.groupby(["part", "step"], sort=False):
             aside = 0.12 * (list(looks).index(str(part)) - (len(looks) - 1) / 2)  # steps from one point
             look.draw_runs(axes, runs["degree"].mean() + aside, 100 * runs["value"], looks[str(part)])
-        axes.set_xlabel("mean degree before")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set_ylabel(f"{metric}, points per added degree")
     look.legend_above(figure, look.pattern_marks(looks))
     return figure

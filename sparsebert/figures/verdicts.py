@@ -42,14 +42,13 @@ def forest(frame: pd.DataFrame) -> Figure:
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
     names = [look.wrapped(name, 44) for name in names]
     lines = sum(name.count("\n") + 1 for name in names)
-    figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1)
+    figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1, xlabel="points")
     axes.axvline(0, **look.ZERO_LINE)
     bound = {"marker": "|", "color": look.INK}
     axes.plot(rows["bound"], rows.index, **bound, linestyle="none", markersize=16, markeredgewidth=1.6)
     for place, row in rows.iterrows():
         look.draw_mean(axes, _interval(row), place, _STATES[row["state"]])
     look.name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    axes.set_xlabel("points")
     marks = [look.legend_mark(state, **style) for state, style in _STATES.items()]
     look.legend_above(figure, [*marks, look.legend_mark("what the rule asks for", **bound, markersize=12)])
     return figure
@@ -66,14 +65,15 @@ def losses(frame: pd.DataFrame) -> Figure:
     look.check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
     patterns = list(frame["pattern"].unique())
     height = 0.32 * len(patterns) + 0.6
-    figure, panels = look.panels_of(frame, "label", height, columns=2, margin=0.8, share="y")
+    figure, panels = look.panels_of(
+        frame, "label", height, columns=2, margin=0.8, share="y", xlabel="points lost"
+    )
     for axes, _, own in panels:
         axes.axvline(0, **look.ZERO_LINE)
         for _, row in own.iterrows():
             _, style, aside = _PLACEMENTS[row["placement"]]
             look.draw_mean(axes, _interval(row), patterns.index(row["pattern"]) + aside, style)
         look.name_rows(axes, [look.wrapped(pattern) for pattern in patterns], lines=range(1, len(patterns)))
-        axes.set_xlabel("points lost")
     look.legend_above(figure, [look.legend_mark(words, **style) for words, style, _ in _PLACEMENTS.values()])
     return figure
 
