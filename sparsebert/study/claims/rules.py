@@ -268,6 +268,8 @@ def _by_gain(
 
 # ---- C4: how many of each kind ------------------------------------------------------------------
 
+PARTS = ("global", "random", "neighbour")  # of a mixture (g, r, w)
+
 
 def _judge_c4(runs: pd.DataFrame) -> Iterator[Estimate | str]:
     mixtures = mixtures_of(runs)
@@ -278,23 +280,18 @@ def _judge_c4(runs: pd.DataFrame) -> Iterator[Estimate | str]:
             "besides [CLS]"
         )
         return
-    lacking = {
-        point: [part for part, other in others.items() if other is None] for point, others in replaced.items()
-    }
-    whole = [point for point in replaced if not lacking[point]]
+    whole = [point for point, others in replaced.items() if len(others) == len(PARTS)]
     if not whole:
-        point, parts = min(lacking.items(), key=lambda item: len(item[1]))
-        what = ", ".join("global but for [CLS]" if part == "global" else part for part in parts)
+        point = max(replaced, key=lambda point: len(replaced[point]))
+        lacking = [part for part in PARTS if part not in replaced[point]]
+        what = ", ".join("global but for [CLS]" if part == "global" else part for part in lacking)
         yield (
             f"no recorded runs of what matches {mixture_text(point)} in density (within {MATCHED:g}) "
             f"without one part: {what}"
         )
         return
     score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-    without = {
-        part: {point: score[replaced[point][part]] for point in whole}
-        for part in ("neighbour", "random", "global")
-    }
+    without = {part: {point: score[replaced[point][part]] for point in whole} for part in PARTS}
     several = f"median of {len(whole)} mixtures" if len(whole) > 1 else mixture_text(whole[0])
     for what, rule, better in (
         ("loss without neighbours", _MEAN_ABOVE_0, score),
@@ -310,30 +307,27 @@ def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs["placement"] == "all") & runs["g"].notna()]
 
 
-def stand_ins(mixtures: pd.DataFrame) -> dict[tuple, dict[str, tuple | None]]:
-    """For each full mixture (g, r, w) and part of it, what stands in without it; None if nothing does."""
+def stand_ins(mixtures: pd.DataFrame) -> dict[tuple, dict[str, tuple]]:
+    """For each full mixture (g, r, w), by part of it, what stands in without that part, if anything does.
+
+    The part went and the others took its edges over; of such mixtures it is the nearest in density.
+    """
     density = mixtures.groupby(["g", "r", "w"])["density"].mean()
-    return {
-        point: {
-            part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
-            for axis, part in enumerate(("global", "random", "neighbour"))
-        }
-        for point in density.index
-        if min(point) and point[0] > 1
-    }
-
-
-def _left_out(point: tuple, axis: int, keep: float, density: pd.Series) -> tuple | None:
-    """The mixture in which a part went and the others took its edges over: the nearest in density."""
-    fits = [
-        other
-        for other in density.index
-        if other[axis] == keep and all(other[a] >= point[a] for a in range(3) if a != axis)
-    ]
-    nearest = min(fits, key=lambda other: abs(density[other] - density[point]), default=None)
-    if nearest is None or round(abs(density[nearest] - density[point]), 9) > MATCHED:
-        return None
-    return nearest
+    full = [point for point in density.index if min(point) and point[0] > 1]
+    found: dict[tuple, dict[str, tuple]] = {point: {} for point in full}
+    for point in full:
+        apart = (density - density[point]).abs()
+        for axis, part in enumerate(PARTS):
+            kept = 1 if part == "global" else 0  # [CLS] stays global
+            fits = [
+                other
+                for other in density.index
+                if other[axis] == kept and all(other[a] >= point[a] for a in range(3) if a != axis)
+            ]
+            nearest = min(fits, key=apart.__getitem__, default=None)
+            if nearest is not None and round(apart[nearest], 9) <= MATCHED:
+                found[point][part] = nearest
+    return found
 
 
 def mixture_text(point: tuple) -> str:

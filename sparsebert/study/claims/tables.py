@@ -79,19 +79,11 @@ def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
         points = mixtures.groupby(["g", "r", "w"])
         density = points["density"].mean()
         score = {point: scores_by_seed(part) for point, part in points}
-        for point, left_out in stand_ins(mixtures).items():
-            for part, other in left_out.items():
-                if other is not None:
-                    rows.append(
-                        {
-                            "label": label,
-                            "mixture": mixture_text(point),
-                            "without": part,
-                            "stand-in": mixture_text(other),
-                            "change": density[other] - density[point],
-                            "lost": (score[point] - score[other]).dropna(),
-                        }
-                    )
+        for point, others in stand_ins(mixtures).items():
+            for part, other in others.items():
+                row = {"label": label, "mixture": mixture_text(point), "without": part}
+                row |= {"stand-in": mixture_text(other), "change": density[other] - density[point]}
+                rows.append(row | {"lost": (score[point] - score[other]).dropna()})
     return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", "lost"])
 
 
@@ -109,18 +101,9 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
         shown = runs[runs["kind"].isin(["pattern", "control"]) | (runs["pattern"] == CLS_ALONE)]
         shown = shown[shown["placement"].isin(["late", "all"])]
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            rows.append(
-                {
-                    "task": setting.task,
-                    "label": label,
-                    "placement": placement,
-                    "pattern": pattern,
-                    "kind": part["kind"].iloc[0],
-                    "counts": pattern in enough,
-                    **part[["sparsity", "padded_sparsity"]].mean(),
-                    **_lost(dense, part),
-                }
-            )
+            row = {"task": setting.task, "label": label, "placement": placement, "pattern": pattern}
+            row |= {"kind": part["kind"].iloc[0], "counts": pattern in enough}
+            rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(dense, part))
     columns = ["task", "label", "placement", "pattern", "kind", "seeds", "counts"]
     return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
 
