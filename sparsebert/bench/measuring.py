@@ -109,7 +109,7 @@ def growth(lengths: Iterable[float], costs: Iterable[float]) -> float:
 def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forward_over_dense") -> int | None:
     """The shortest measured length from which on a contender is faster than dense; None if it never is.
 
-    Faster means by 5 % at least: `auto` falls back to dense attention, and is then as fast but for noise.
+    Faster means by at least 5 %: where `auto` falls back to dense attention, the two differ by noise alone.
     """
     own = frame[(frame["contender"] == contender) & frame[ratio].notna()].sort_values("length")
     faster = (own[ratio] <= 0.95).to_numpy()

@@ -247,9 +247,9 @@ def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cp
 
 
 def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
-    """The modules of an encoder's layers whose time is told apart, and the part each belongs to.
+    """The modules of an encoder's layers that are timed, and the part of the time that each belongs to.
 
-    An attention module is the core but for the projections inside it.
+    An attention module is the core, without the projections inside it.
     """
     cores = ARCHITECTURES[model.config.model_type]
     for name, module in model.base_model.named_modules():

@@ -52,8 +52,8 @@ def bench() -> None:
     "--lengths",
     type=Lengths(),
     default=(),
-    help="Measure at each of these numbers of tokens, on topics and some 20,000 tokens of it unless told.  "
-    "[default: the task's]",
+    help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
+    "[default: the task's length]",
 )
 @data_dir_option
 @json_option
@@ -111,7 +111,7 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
             "--longest-dense",
             type=Lengths(),
             metavar="LENGTH",
-            help="Leave out what grows with the square of the length beyond this one.",
+            help="Longest length for contenders whose cost grows with the square of the length.",
         ),
         click.option("--dtype", default="fp32", show_default=True, help="fp32, bf16 or fp16."),
         click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]"),
@@ -140,10 +140,10 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
 @click.option("--width", default=64, show_default=True, type=click.IntRange(1), help="Width of a head.")
 @_bench_options("512,1k,2k,4k", rounds=7)
 def bench_attention(**options: object) -> None:
-    """One attention layer's core: time and memory of our kernels beside those of others.
+    """One attention layer's core: time and memory of our kernels beside other implementations.
 
-    Others are dense attention, the same with a mask, FlexAttention, and the layers of Longformer and BigBird
-    without their projections. The floor is dense attention's time times the density.
+    The others are dense attention, the same with a mask, FlexAttention, and the layers of Longformer and
+    BigBird without their projections. The floor is dense attention's time times the density.
     """
     from sparsebert.bench import attention as benchmark
 

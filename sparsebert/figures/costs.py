@@ -1,8 +1,7 @@
 """Figures of what attention costs: time and memory against length, the floor, and where a model's time goes.
 
-They look like those of `sparsebert.figures`, and `figures.show` puts them on the page. They draw the frames
-of `sparsebert.bench.attention` and `sparsebert.bench.models`; the `describe_...` functions say in words, for
-alt texts, what such a frame shows, so that a chapter that is run again says what it found.
+They draw the frames of `sparsebert.bench.attention` and `sparsebert.bench.models`. For alt texts, the
+`describe_...` functions say in words what such a frame shows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Figures of learned degrees: graphs of two rows, degree distributions, and methods compared by density.
-
-They look like those of `sparsebert.figures`, and `figures.show` puts them on the page.
-"""
+"""Figures of learned degrees: graphs of two rows, degree distributions, and methods compared by density."""
 
 from __future__ import annotations
 

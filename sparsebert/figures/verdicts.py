@@ -1,7 +1,4 @@
-"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.study.claims`.
-
-They look like those of `sparsebert.figures`, and `figures.show` puts them on the page.
-"""
+"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.study.claims`."""
 
 from __future__ import annotations
 
