@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from time import perf_counter
@@ -17,6 +18,7 @@ from time import perf_counter
 import pandas as pd
 import psutil
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -105,7 +107,7 @@ def model_rows(
             generator = torch.Generator().manual_seed(seed)
             ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
             trials = {
-                name: _Trial(model, mode, ids, text, cast, longest_dense)
+                name: _Trial(model, mode == "training", ids, text, cast, longest_dense)
                 for name, text in (("dense", None), ("plan", str(parsed)))
             }
             turns = [trial.take_turn for trial in trials.values()]
@@ -122,38 +124,37 @@ def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:
     return load_classifier(check_encoder(encoder), ("no", "yes"), length)
 
 
+@dataclass
 class _Trial:
     """A model under a plan, or dense (None), on one batch: what each of its rounds took."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        mode: str,
-        ids: Tensor,
-        plan: str | None,
-        cast: AbstractContextManager,
-        longest_dense: int | None,
-    ):
-        self.model, self.training, self.ids, self.plan, self.cast = model, mode == "training", ids, plan, cast
-        self.device = ids.device.type
+    model: PreTrainedModel
+    training: bool
+    ids: Int[Tensor, "batch length"]
+    plan: str | None
+    cast: AbstractContextManager
+    longest_dense: int | None
+
+    def __post_init__(self) -> None:
+        self.device = self.ids.device.type
         self.seconds: list[float] = []
         self.shares: dict[str, list[float]] = {part: [] for part in PARTS}
         self.memory = self.density = math.nan
         self.kernels: list[str] = []
-        self.left_out = self._too_long(longest_dense) if plan is None else ""
+        self.left_out = self._too_long() if self.plan is None else ""
         # Fused AdamW, and a rate of 0, so that all contenders keep the same weights.
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
         if not self.left_out:
             try:
                 self._warm_up()
             except torch.OutOfMemoryError:
                 self.left_out = "it doesn't fit into the GPU's memory"
 
-    def _too_long(self, longest: int | None) -> str:
+    def _too_long(self) -> str:
         """Why dense attention should not even be tried: on a processor, running out of memory ends it all."""
         batch, length = self.ids.shape
-        if longest and length > longest:
-            return f"dense attention is not run beyond {longest:,} tokens"
+        if self.longest_dense and length > self.longest_dense:
+            return f"dense attention is not run beyond {self.longest_dense:,} tokens"
         dropout = getattr(self.model.config, "attention_probs_dropout_prob", 0.0)
         if self.device == "cpu" and self.training and dropout:
             # Dropout takes the unfused kernel, and each layer keeps its attention weights, before and after.

@@ -42,13 +42,21 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     `family` of a single pattern and whether it goes `by_content`; `placement` (all, late or other); `g`, `r`
     and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`, `sparsity` and
     `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees were learned for,
-    or read off the encoder's attention for. Runs that start from a file of learned degrees are left out.
+    or read off the encoder's attention for.
     """
-    rows: dict[Setting, list[dict]] = {}
+    return {
+        setting: pd.DataFrame([described_run(record) for record in own])
+        for setting, own in records_by_setting(records).items()
+    }
+
+
+def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRecord]]:
+    """The records of each setting, without runs that start from a file of learned degrees."""
+    found: dict[Setting, list[RunRecord]] = {}
     for record in each_once(records):
         if not parse_plan(record.config.plan).files:
-            rows.setdefault(setting_of(record), []).append(described_run(record))
-    return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
+            found.setdefault(setting_of(record), []).append(record)
+    return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
 def labelled(records: Sequence[RunRecord]) -> list[tuple[Setting, str, pd.DataFrame]]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -19,14 +18,12 @@ from sparsebert.study.claims.rules import (
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
-    Setting,
     dense_scores,
-    each_once,
     labelled,
     labels_of,
+    records_by_setting,
     runs_with,
     scores_by_seed,
-    setting_of,
 )
 from sparsebert.study.intervals import mean_interval
 from sparsebert.training.runs import RunRecord
@@ -200,16 +197,13 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
     """What stands between these runs and the paper's, a sentence for each setting."""
-    own: dict[Setting, list[RunRecord]] = {}
-    for record in each_once(records):
-        if not parse_plan(record.config.plan).files:
-            own.setdefault(setting_of(record), []).append(record)
+    settings = records_by_setting(records)
     said = []
-    for setting, label in labels_of(sorted(own, key=str)).items():
-        layers = len(own[setting][0].density_per_layer)
-        rows = max(record.eval_rows for record in own[setting])
-        trained = max(record.train_rows for record in own[setting])
-        seeds = len({record.config.seed for record in own[setting]})
+    for setting, label in labels_of(settings).items():
+        own = settings[setting]
+        layers = len(own[0].density_per_layer)
+        rows, trained = max(record.eval_rows for record in own), max(record.train_rows for record in own)
+        seeds = len({record.config.seed for record in own})
         half = f"its later half has {layers - layers // 2} layers"
         if layers != BERT_BASE_LAYERS:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
