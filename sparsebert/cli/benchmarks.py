@@ -191,13 +191,14 @@ def _bench(
     import pandas as pd
 
     from sparsebert.bench.measuring import costs_json, provenance
-    from sparsebert.figures.costs import check_plot, draw_costs
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if longest_dense:
         given["longest_dense"] = longest_dense[-1]
     if plot:
-        check_plot(plot)
+        from sparsebert.figures import costs
+
+        costs.check_plot(plot)
     rows, interrupted = [], False
     try:
         for row in measure(**given):
@@ -212,7 +213,7 @@ def _bench(
             click.echo(benchmark.as_text(frame))
             click.echo(f"\n({options['rounds']} rounds, {where['device']}, {options['dtype']})")
         if plot:
-            draw_costs(frame, plot)
+            costs.draw_costs(frame, plot)
             click.echo(f"drawn in {plot}", err=True)
     if interrupted:
         click.echo("interrupted: lengths that were not finished are left out", err=True)
