@@ -199,7 +199,7 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
         for name, *look in families:
             if label.startswith(name) and tuple(look) not in chosen.values():
                 chosen[label] = tuple(look)
-    everything = [*_FREE, *(tuple(look) for _, *look in families)]
+    everything = list(dict.fromkeys([*_FREE, *(tuple(look) for _, *look in families)]))
     free = cycle([look for look in everything if look not in chosen.values()] or everything)
     looks = {}
     for text, (_, _, control) in read.items():
