@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,12 +37,12 @@ def data_dir(given: str | Path | None = None) -> Path | None:
     return path
 
 
-def prepared_dir() -> Path | None:
-    """Folder that all tasks are read from as tokens: SPARSEBERT_PREPARED_DIR, or None.
+def prepared_dir(given: str | Path | None = None) -> Path | None:
+    """Folder that all tasks are read from as tokens: the argument, or SPARSEBERT_PREPARED_DIR, or None.
 
     Raises `InputError` if it does not exist.
     """
-    named = os.environ.get("SPARSEBERT_PREPARED_DIR")
+    named = given or os.environ.get("SPARSEBERT_PREPARED_DIR")
     if not named:
         return None
     path = Path(named).expanduser()
@@ -71,6 +72,42 @@ def runs_dir(given: str | Path | None = None) -> Path:
     return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where a command reads and writes, looked up once and then handed on.
+
+    `data` holds data sets in the GLUE layout. `prepared` holds tasks as tokens, and is then the only source
+    of tasks. `runs` holds the records.
+    """
+
+    data: Path | None
+    prepared: Path | None
+    runs: Path
+
+    @classmethod
+    def named(
+        cls,
+        data: str | Path | None = None,
+        prepared: str | Path | None = None,
+        runs: str | Path | None = None,
+    ) -> Folders:
+        """The folders that are given, and for others those of the environment variables or the defaults.
+
+        Raises `InputError` for a folder of data that does not exist.
+        """
+        return cls(data_dir(data), prepared_dir(prepared), runs_dir(runs))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that give a child process the same folders."""
+        found = {
+            "SPARSEBERT_DATA_DIR": self.data,
+            "SPARSEBERT_PREPARED_DIR": self.prepared,
+            "SPARSEBERT_RUNS_DIR": self.runs,
+        }
+        return {name: str(folder.absolute()) for name, folder in found.items() if folder}
+
+
 def check_writable(folder: Path, name: str, instead: str) -> None:
     """Make a folder and see that files can be written there, to be told before long work and not after it.
 
@@ -85,12 +122,23 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a file whole or not at all: the name appears, or changes hands, when all of it is there."""
+    """Write a file whole or not at all: the name appears, or changes hands, when all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex}")
     try:
         temporary.write_text(text, encoding="utf-8")
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -27,6 +27,7 @@ from sparsebert.models.encoders import load_tokenizer
 from sparsebert.patterns.batches import Rows
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
+from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
@@ -293,7 +294,7 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     assert len(json.loads(ran.stdout)["trained"]) == 2
     records = RunStore(there / "runs")
     for config in grid:
-        record = records.find(config, finetune.input_hash(config))
+        record = records.find(config, input_hash(config))
         assert record.train_rows == config.train_size and record.density_per_layer[1] < 1
         assert record.versions == finetune.versions() and record.commit == finetune.commit()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.cli.options import RunCommand, config_of, data_dir_option, json_option
+from sparsebert.cli.options import RunCommand, config_of, folder_options, json_option
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 
 @click.group()
@@ -35,11 +39,11 @@ def bench() -> None:
     help="Measure at each of these numbers of tokens, on topics and some 20,000 tokens of it unless told.  "
     "[default: the task's]",
 )
-@data_dir_option
+@folder_options("data")
 @json_option
 @click.pass_context
 def bench_finetune(
-    ctx: click.Context, rounds: int, lengths: str | None, data_dir: str | None, as_json: bool
+    ctx: click.Context, rounds: int, lengths: str | None, folders: Folders, as_json: bool
 ) -> None:
     """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
     if lengths is None:
@@ -53,7 +57,7 @@ def bench_finetune(
             RunConfig.checked(max_length=length)
     from sparsebert.bench import finetune as benchmark
 
-    result = benchmark.bench_finetune(config, rounds, data_dir, several)
+    result = benchmark.bench_finetune(config, rounds, folders, several)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return

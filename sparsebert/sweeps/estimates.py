@@ -6,12 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.training.runs import RunConfig, RunRecord
 
 _LATEST = 5  # records that an estimate is the median of
@@ -30,9 +30,9 @@ class Estimates:
         self,
         records: Iterable[RunRecord] = (),
         device: str | None = None,
-        data_dir: str | Path | None = None,
+        folders: Folders | None = None,
     ):
-        self.device, self.data_dir = device, data_dir
+        self.device, self.folders = device, folders
         self._records: dict[Hashable, list[RunRecord]] = defaultdict(list)
         for record in sorted(records, key=lambda record: record.finished):
             self.add(record)
@@ -79,7 +79,7 @@ class Estimates:
 
     def _by(self, record: RunRecord, config: RunConfig) -> float:
         """The seconds of a run at the speed of a record."""
-        rows = get_task(config.task, self.data_dir).sizes
+        rows = get_task(config.task, self.folders).sizes
         train, validation = rows["train"], rows["validation"]
         longer = self._length(config) / self._length(record.config)
         return record.seconds["prepare"] + longer * (
@@ -88,7 +88,7 @@ class Estimates:
         )
 
     def _length(self, config: RunConfig) -> int:
-        return config.max_length or get_task(config.task, self.data_dir).max_length
+        return config.max_length or get_task(config.task, self.folders).max_length
 
 
 @dataclass
