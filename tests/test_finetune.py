@@ -246,7 +246,7 @@ def damage(path: Path, how: str) -> None:
     elif how == "empty":
         path.write_bytes(b"")
     elif how == "truncated":
-        path.write_bytes(path.read_bytes()[:-1])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif how == "changed":
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -276,7 +276,8 @@ def test_a_checkpoint_with_a_damaged_file_is_removed_and_an_older_one_taken(scor
     damage(last / "optimizer.pt", how)
     if how == "lost":  # all of them: the run starts anew
         damage(scratch / "checkpoint-4" / "rng_state.pth", how)
-    assert results(finetune(scored, scratch=scratch)) == results(finetune(scored))
+    resumed, whole = finetune(scored, scratch=scratch), finetune(scored)
+    assert resumed.metrics == whole.metrics and results(resumed) == pytest.approx(results(whole), rel=1e-6)
 
 
 class Evil:
@@ -331,7 +332,7 @@ def test_a_run_is_recorded_before_its_model_is_saved(small, workspace, monkeypat
 
     monkeypatch.setattr(module, "save", full)
     config = RunConfig(**small)
-    with pytest.raises(InputError, match="the run is finished, but .*No space left.*another --save"):
+    with pytest.raises(InputError, match=r"is finished, but .*No space left.*another --save"):
         find_or_train(config, save_to=workspace / "model")
     assert find_or_train(config)[1]
 

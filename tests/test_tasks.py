@@ -518,10 +518,8 @@ def test_the_first_line_of_cola_is_a_row(folder):
 
 def test_only_qqp_may_have_torn_rows(folder):
     with pytest.raises(InputError, match=r"train\.tsv, line 3: 2 tab-separated fields instead of 4"):
-        get_task(
-            "glue/rte",
-            folder({"RTE/train.tsv": LOCAL["glue/rte"]["RTE/train.tsv"].replace("1\tIt rains.\t", "")}),
-        ).load()
+        torn = LOCAL["glue/rte"]["RTE/train.tsv"].replace("1\tIt rains.\t", "")
+        get_task("glue/rte", Folders.named(folder({"RTE/train.tsv": torn}))).load()
     assert [name for name, benchmark in glue.GLUE.items() if benchmark.torn_rows] == ["glue/qqp"]
 
 

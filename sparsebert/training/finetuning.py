@@ -37,7 +37,6 @@ from sparsebert.machine import (
 from sparsebert.models.encoders import label_names, load_tokenizer, quiet
 from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
 from sparsebert.paths import Folders
-from sparsebert.patterns import Learned
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
 from sparsebert.training.resolved import Run
@@ -101,7 +100,7 @@ def finetune(
     prepared = time.perf_counter()
 
     with sparsify(model, run.plan, learner, config.kernel) as sparse, quiet():
-        if learner and run.plan.open_layers(attention_layers(model), Learned):
+        if learner and run.plan.open_layers(attention_layers(model), "degrees"):
             trainer.learn_degrees(sparse, lambda: score(trainer, run.task, data["validation"]))
         outcome = trainer.train(resume_from_checkpoint=resume and str(resume))
         trained = time.perf_counter()
