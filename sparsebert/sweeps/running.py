@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees import attach_degrees
@@ -111,16 +112,13 @@ def run_all(
     """
     store = store or RunStore()
     fresh = os.environ.get("SPARSEBERT_FRESH", "") == "1" if fresh is None else fresh
-    runs = {config: _resolved(config, folders) for config in dict.fromkeys(configs)}
-    book = {} if fresh else {record.name: record for record in _book()}
-
-    def recorded(run: Run) -> RunRecord | None:
-        record = store.find(run.config, run.data_hash) or book.get(run.config.name)
-        return record if record and record.data_hash == run.data_hash else None
-
-    records = {} if fresh else {config: found for config, run in runs.items() if (found := recorded(run))}
-    missing = [run for config, run in runs.items() if config not in records]
-    _check(missing)
+    runs, records = _resolved(configs, folders), {}
+    book = {} if fresh else {(record.name, record.data_hash): record for record in _book()}
+    for run in () if fresh else runs:
+        with_the_book = book.get((run.config.name, run.data_hash))
+        if record := store.find(run.config, run.data_hash) or with_the_book:
+            records[run.config] = record
+    missing = _check([run for run in runs if run.config not in records])
     if missing:
         store.check_writable()
     workers = min(workers or default_workers(), len(missing))
@@ -272,12 +270,17 @@ def check_runs(configs: Sequence[RunConfig], folders: Folders | None = None) -> 
     Raises `InputError`, with the run that it is about, for a task, an encoder or a file that does not exist,
     a plan that does not fit the encoder or the degrees, and a precision that this device lacks.
     """
-    return _check([_resolved(config, folders) for config in dict.fromkeys(configs)])
+    return _check(_resolved(configs, folders))
 
 
-def _resolved(config: RunConfig, folders: Folders | None) -> Run:
-    with _about_run(config):
-        return Run.of(config, folders)
+def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run]:
+    folders = folders or Folders.named()
+    task = cache(lambda name: get_task(name, folders))  # once for all of its runs
+    runs = []
+    for config in dict.fromkeys(configs):
+        with _about_run(config):
+            runs.append(Run.of(config, folders, task(config.task)))
+    return runs
 
 
 def _check(runs: list[Run]) -> list[Run]:

@@ -54,9 +54,12 @@ def checkpoints(scratch: Path, alone: bool = False) -> Iterator[Path]:
             if alone and isinstance(error, RunInUse):
                 raise
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        yield folder
-    with suppress(OSError):  # what holds checkpoints stays
-        scratch.rmdir()
+        try:
+            yield folder
+        finally:
+            stack.close()
+            with suppress(OSError):  # what holds checkpoints stays
+                scratch.rmdir()
 
 
 def leave(record: RunRecord, scratch: Path) -> None:

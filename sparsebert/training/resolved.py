@@ -33,13 +33,13 @@ class Run:
     folders: Folders
 
     @classmethod
-    def of(cls, config: RunConfig, folders: Folders | None = None) -> Run:
-        """The run that a config names; its task comes from `folders`, see `get_task`.
+    def of(cls, config: RunConfig, folders: Folders | None = None, task: Task | None = None) -> Run:
+        """The run that a config names; its task, unless given, comes from `folders`, see `get_task`.
 
         Raises `InputError` for a task, a plan or a file that does not exist.
         """
         folders = folders or Folders.named()
-        task, plan = get_task(config.task, folders), parse_plan(config.plan)
+        task, plan = task or get_task(config.task, folders), parse_plan(config.plan)
         hashes = [task.data_hash, *map(file_hash, plan.files)]
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
