@@ -51,6 +51,7 @@ _OTHER_WAYS = (
     *("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM"),
     *("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_DYNAMO_BACKEND"),
 )
+LARGEST_LABEL = 1e18  # its square is a number in 32 bits
 EVAL_ROWS, EVAL_TOKENS = 64, 2**15  # at most, of a batch that is evaluated
 
 
@@ -231,6 +232,8 @@ def build_trainer(
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     train, validation = _rows(data["train"]), _rows(data["validation"])
+    if (largest := np.abs(train.label).max(initial=0)) > LARGEST_LABEL:
+        raise InputError(f"a label of the training rows is {largest:g}, too large for 32 bits; scale them")
     arguments = TrainingArguments(
         output_dir=str(scratch or "."),  # the Trainer makes this folder; without checkpoints it stays empty
         num_train_epochs=config.epochs,

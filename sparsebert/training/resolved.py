@@ -14,6 +14,7 @@ from sparsebert.models.encoders import fitting_length, folder_hash, load_classif
 from sparsebert.paths import Folders
 from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.registry import METHODS
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A config with its task, its plan, and the hash of all files that it reads."""
+    """A config with its task, its plan, and the hash of what it reads: files, and components from outside."""
 
     config: RunConfig
     task: Task
@@ -43,6 +44,8 @@ class Run:
         hashes = [task.data_hash, *map(file_hash, plan.files)]
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
+        method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
+        hashes += filter(None, (plan.fingerprint, method))
         together = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return cls(config, task, plan, together, folders)
 
@@ -70,5 +73,5 @@ class Run:
 
 
 def input_hash(config: RunConfig, folders: Folders | None = None) -> str:
-    """Hash of all files that a run reads: its task's data, a local encoder, degrees that its plan names."""
+    """Hash of what a run reads: its task's data, a local encoder, degrees that its plan names, components."""
     return Run.of(config, folders).data_hash
