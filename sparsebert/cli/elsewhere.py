@@ -63,7 +63,11 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
     metavar="VERSION",
     help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
 )
-@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option(
+    "--no-wheels",
+    is_flag=True,
+    help="The machine has accelerate, click, jaxtyping, pydantic and ruamel.yaml.",
+)
 @click.option(
     "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
 )
