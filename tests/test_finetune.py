@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -344,6 +345,50 @@ def test_a_record_without_room_is_put_elsewhere(small, workspace):
 
     with pytest.raises(InputError, match=r"No space left on device.*it is in '.*\.json'"):
         find_or_train(RunConfig(**small), Full())
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_variable_that_is_not_set_is_not_taken_for_a_folder(small):
+    for option in ("--save", "--data-dir", "--prepared", "--runs-dir"):
+        assert f"{option} is empty; name a folder" in call("finetune", option, "", code=2)
+
+
+def test_degrees_are_written_over_degrees_alone(small, workspace):
+    how = {"method": "mass", "target_density": 0.5}
+    record, _ = find_or_train(RunConfig(**small | {"plan": "learned", "degrees": how}))
+    (workspace / "own.json").write_text('{"my": "file"}')
+    assert "holds something else than degrees" in call("degrees", record.name, "own.json", code=2)
+    assert (workspace / "own.json").read_text() == '{"my": "file"}'
+    call("degrees", record.name, "own.json", "--force")
+    call("degrees", record.name, "own.json")
+
+
+def test_labels_too_large_and_a_number_that_is_none_have_their_own_sentence(small, workspace):
+    (workspace / "huge.csv").write_text(
+        "text,label\n" + "".join(f"row {n},{n + 1}.5e300\n" for n in range(20))
+    )
+    with pytest.raises(InputError, match="a label of the training rows is inf, too large"):
+        finetune(RunConfig(**small | {"task": "file:huge.csv"}))
+    assert "epochs=nan: input should be a finite number" in call("finetune", "--epochs", "nan", code=2)
+
+
+def test_waiting_threads_spin_briefly_unless_a_person_says_otherwise():
+    code = "import os, sparsebert; print(os.environ.get('GOMP_SPINCOUNT'))"
+
+    def said(**variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, env=environment | variables, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert 0 < int(said()) < 300_000
+    assert said(GOMP_SPINCOUNT="7") == "7" and said(OMP_WAIT_POLICY="active") == "None"
 
 
 # ---- what the environment says
