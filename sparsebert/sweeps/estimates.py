@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -32,7 +33,9 @@ class Estimates:
         device: str | None = None,
         folders: Folders | None = None,
     ):
-        self.device, self.folders = device, folders
+        self.device = device
+        folders = folders or Folders.named()
+        self._task = cache(lambda name: get_task(name, folders))  # once for all of its runs
         self._records: dict[Hashable, list[RunRecord]] = defaultdict(list)
         for record in sorted(records, key=lambda record: record.finished):
             self.add(record)
@@ -79,7 +82,7 @@ class Estimates:
 
     def _by(self, record: RunRecord, config: RunConfig) -> float:
         """The seconds of a run at the speed of a record."""
-        rows = get_task(config.task, self.folders).sizes
+        rows = self._task(config.task).sizes
         train, validation = rows["train"], rows["validation"]
         longer = self._length(config) / self._length(record.config)
         return record.seconds["prepare"] + longer * (
@@ -88,7 +91,7 @@ class Estimates:
         )
 
     def _length(self, config: RunConfig) -> int:
-        return config.max_length or get_task(config.task, self.folders).max_length
+        return config.max_length or self._task(config.task).max_length
 
 
 @dataclass

@@ -123,8 +123,10 @@ def run_all(
         store.check_writable()
     workers = min(workers or default_workers(), len(missing))
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
-        estimates = _estimates(store, executor, folders, book.values())
-        seconds = estimates.total([run.config for run in missing], workers)
+        asked = [run.config for run in missing]
+        seconds = _estimates(store, executor, folders).total(asked, workers)
+        if seconds is None:  # nothing of this kind was made here
+            seconds = Estimates(book.values(), None, folders).total(asked, workers)
         to_train = f"{len(missing)} to train, {_about(seconds)}" if missing else "none to train"
         _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
         started = time.perf_counter()
@@ -251,17 +253,12 @@ def forecast(
     )
 
 
-def _estimates(
-    store: RunStore, executor: Executor, folders: Folders | None, others: Iterable[RunRecord] = ()
-) -> Estimates:
-    """Estimates from the store's records; on a cluster, whose devices are not known, from all of them.
-
-    `others` count, too, and on whatever device they were made if none of this one is known.
-    """
+def _estimates(store: RunStore, executor: Executor, folders: Folders | None) -> Estimates:
+    """Estimates from the store's records; on a cluster, whose devices are not known, from all of them."""
     device = None if isinstance(executor, DaskExecutor) else device_name()
     if isinstance(executor, ProcessesExecutor):
         device = re.sub(r"\d+ threads", f"{executor.threads} threads", device)
-    return Estimates([*others, *store], device, folders)
+    return Estimates(store, device, folders)
 
 
 def check_runs(configs: Sequence[RunConfig], folders: Folders | None = None) -> list[Run]:
