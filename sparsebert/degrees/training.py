@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from sparsebert.degrees.hardening import check_target
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.pairs import Pairs, count_pairs
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.sparsified import Sparsified
 from sparsebert.patterns.plans import Plan
@@ -36,13 +36,17 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     learned, weighted = (plan.open_layers(count, learns) for learns in ("degrees", "weights"))
     if learned and config is None:
         raise InputError(
-            f"plan '{plan}' has degrees to learn; say how with --learn-degrees (in a grid: `degrees: {{}}`), "
-            'or name a file: learned("FILE")'
+            f"plan '{shown(plan)}' has degrees to learn; say how with --learn-degrees (in a grid: "
+            '`degrees: {}`), or name a file: learned("FILE")'
         )
     if config is not None and not learned and not weighted:
-        raise InputError(f"plan '{plan}' has no degrees to learn; write for instance learned | global(cls)")
+        raise InputError(
+            f"plan '{shown(plan)}' has no degrees to learn; write for instance learned | global(cls)"
+        )
     if learned and weighted:
-        raise InputError(f"plan '{plan}' can learn degrees or weights of fixed patterns, not both at once")
+        raise InputError(
+            f"plan '{shown(plan)}' can learn degrees or weights of fixed patterns, not both at once"
+        )
     if not learned and not weighted:
         return None
     learner = LearnedDegrees(
