@@ -71,6 +71,11 @@ def runs_dir(given: str | Path | None = None) -> Path:
     return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"
 
 
+def fresh() -> bool:
+    """Whether SPARSEBERT_FRESH is set: chapters then make their runs themselves and read no recorded ones."""
+    return os.environ.get("SPARSEBERT_FRESH", "") not in ("", "0")
+
+
 def check_writable(folder: Path, name: str, instead: str) -> None:
     """Make a folder and see that files can be written there, to be told before long work and not after it.
 
