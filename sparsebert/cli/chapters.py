@@ -19,7 +19,10 @@ from sparsebert.errors import InputError
     "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."
 )
 @click.option(
-    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
+    "--profile",
+    default="quick",
+    show_default=True,
+    help="smoke (a rehearsal), quick (a laptop) or full (a GPU).",
 )
 @click.option(
     "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
@@ -46,7 +49,10 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
 
 @click.command()
 @click.option(
-    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
+    "--profile",
+    default="quick",
+    show_default=True,
+    help="smoke (a rehearsal), quick (a laptop) or full (a GPU).",
 )
 def book(profile: str) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html."""
