@@ -1,4 +1,4 @@
-"""What stands beside results in a chapter: names from data that are shown as they are, and where runs come from."""
+"""What stands beside results in a chapter: names from data, shown as they are, and where runs come from."""
 
 from __future__ import annotations
 

@@ -156,4 +156,5 @@ def in_words(seconds: float | None) -> str:
 def spent(records: Iterable[RunRecord]) -> str:
     """How many runs these are and how long they took one after the other, by their records."""
     each = {record.name: sum(record.seconds.values()) for record in records}
-    return f"{len(each)} {'run' if len(each) == 1 else 'runs'}, {in_words(sum(each.values()))} one after the other"
+    runs = "one run" if len(each) == 1 else f"{len(each)} runs"
+    return f"{runs}, {in_words(sum(each.values()))} one after the other"
