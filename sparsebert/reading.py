@@ -1,0 +1,191 @@
+"""The one reader of paths, files, JSON and YAML that people write: what is wrong ends in one sentence.
+
+>>> plain_yaml("{train_size: 0500, plan: neighbour(2) @ late}", "the grid")
+{'train_size': 500, 'plan': 'neighbour(2) @ late'}
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sparsebert.errors import InputError, first_mistake, shown
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MOST_BYTES = 2**26  # of a file that is read whole, unless its reader says otherwise
+DEEPEST = 32  # lists and mappings inside one another in YAML
+MOST_VALUES = 1_000_000  # in YAML, those that aliases repeat counted each time
+
+
+def path_of(given: str | Path) -> Path:
+    """A path with `~` expanded, which the system can look up; there need not be anything.
+
+    Raises `InputError` if it is empty, names an unknown user, holds a NUL, is too long, runs in circles
+    through links or through a folder that may not be searched.
+    """
+    if not str(given):
+        raise InputError("the path is empty; write one (is a variable unset?)")
+    try:
+        path = Path(given).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise InputError(f"'{shown(given)}' is no usable path: {_reason(error)}; write another") from None
+    except (RuntimeError, ValueError) as error:  # no such user or home, a NUL or half of a character in it
+        raise InputError(f"'{shown(given)}' is no path: {_reason(error)}; write another") from None
+    return path
+
+
+def read_bytes(given: str | Path, what: str, instead: str = "", most: int = MOST_BYTES) -> bytes:
+    """What a file holds; `what` is what it is called in a refusal, `instead` what to give in its place.
+
+    Raises `InputError` if it is missing, a folder, no regular file (it is then not opened, since a pipe
+    would block), may not be read or has more than `most` bytes.
+    """
+    path = path_of(given)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+            raise _unreadable(path, what, f"it is {kind} and not a file", instead)
+        if status.st_size > most:
+            raise _unreadable(path, what, f"it has {status.st_size:,} bytes, and {most:,} may be", instead)
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, what, _reason(error), instead) from None
+
+
+def read_text(given: str | Path, what: str, instead: str = "", most: int = MOST_BYTES) -> str:
+    """The text of a file in UTF-8, without a byte order mark; raises what `read_bytes` does."""
+    try:
+        return read_bytes(given, what, instead, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"it is not in UTF-8 (byte {error.start})"
+        raise _unreadable(given, what, reason, instead or "save it as UTF-8") from None
+
+
+def read_model(given: str | Path, model: type[Model], what: str, instead: str = "") -> Model:
+    """A JSON file as a pydantic model; raises what `read_bytes` does, and `InputError` for other content."""
+    try:
+        return model.model_validate_json(read_bytes(given, what, instead))
+    except ValidationError as error:
+        raise _unreadable(given, what, first_mistake(error), instead) from None
+
+
+def plain_yaml(text: str, place: str) -> Any:
+    """Plain data from YAML 1.2 (its core schema): lists, mappings, texts, numbers, booleans and null.
+
+    0500 is 500, and 1:30, yes and 2024-02-30 are texts. The keys of mappings are texts, as written. `place`
+    is what the text is called in a refusal. Raises `InputError` for what is not YAML, a key that stands
+    twice, tags, more than one document, numbers of thousands of digits, and what is nested too deeply or
+    repeats too much by aliases.
+    """
+    import yaml  # the core does without: only grids, parameters and the book are YAML
+
+    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    reader = _PlainData(events, place, "\n" in text.strip())
+    try:
+        return reader.document()
+    except yaml.MarkedYAMLError as error:
+        raise reader.wrong(error.problem_mark, error.problem or "not YAML") from None
+    except (yaml.YAMLError, UnicodeError):
+        raise reader.wrong(None, "a character that YAML does not allow") from None
+
+
+class _PlainData:
+    """Builds plain data from the events of a YAML parser, so that depth and size are known at any time."""
+
+    def __init__(self, events: Iterator[Any], place: str, many_lines: bool):
+        self.events, self.place, self.many_lines = events, place, many_lines
+        self.anchors: dict[str, tuple[Any, int]] = {}  # what each stands for, and how many values it has
+        self.size = 0
+
+    def document(self) -> Any:
+        """The data of the only document, or None."""
+        data: list[Any] = []
+        for event in self.events:
+            if type(event).__name__ == "DocumentStartEvent":
+                if data:
+                    raise self.wrong(event.start_mark, "a second document; write one")
+                data.append(self._value(next(self.events)))
+        return data[0] if data else None
+
+    def _value(self, event: Any, depth: int = 0) -> Any:
+        kind, before = type(event).__name__, self.size
+        self.size += 1
+        if kind == "AliasEvent":
+            if event.anchor not in self.anchors:
+                raise self.wrong(event.start_mark, f"'*{shown(event.anchor)}' stands for nothing so far")
+            value, size = self.anchors[event.anchor]
+            self.size += size
+        elif event.tag:
+            raise self.wrong(event.start_mark, f"the tag '{shown(event.tag)}'; write plain data")
+        elif kind == "ScalarEvent":
+            value = event.value if event.style else self._plain_scalar(event)
+        elif depth == DEEPEST:
+            raise self.wrong(event.start_mark, f"nested more than {DEEPEST} deep")
+        elif kind == "SequenceStartEvent":
+            value = [self._value(item, depth + 1) for item in self._until("SequenceEndEvent")]
+        else:
+            value = {}
+            for key in self._until("MappingEndEvent"):
+                if type(key).__name__ != "ScalarEvent" or key.tag:
+                    raise self.wrong(key.start_mark, "a key has to be a word")
+                if key.value in value:
+                    raise self.wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
+                value[key.value] = self._value(next(self.events), depth + 1)
+        if self.size > MOST_VALUES:
+            raise self.wrong(event.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
+        if event.anchor and kind != "AliasEvent":
+            self.anchors[event.anchor] = value, self.size - before
+        return value
+
+    def _until(self, end: str) -> Iterator[Any]:
+        for event in self.events:
+            if type(event).__name__ == end:
+                return
+            yield event
+
+    def _plain_scalar(self, event: Any) -> Any:
+        """The value of a scalar without quotes, in the core schema."""
+        text = event.value
+        if text in ("", "~", "null", "Null", "NULL"):
+            return None
+        if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+            return text.lower() == "true"
+        try:
+            if re.fullmatch(r"[-+]?[0-9]+", text):
+                return int(text)
+            if re.fullmatch(r"0o[0-7]+|0x[0-9a-fA-F]+", text):
+                return int(text, 0)
+        except ValueError:
+            raise self.wrong(event.start_mark, f"a number of {len(text):,} digits") from None
+        if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
+            return float(text)
+        if re.fullmatch(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", text):
+            return float(text.replace(".", ""))
+        return text
+
+    def wrong(self, mark: Any, what: str) -> InputError:
+        """The refusal, with the line of a YAML mark where there are several."""
+        line = f", line {mark.line + 1}" if mark and self.many_lines else ""
+        return InputError(f"{self.place}{line}: {shown(what, 200)}")
+
+
+def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> InputError:
+    return InputError(
+        f"{what} '{shown(given)}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in lower case and without the path, which the sentence names already."""
+    reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+    return reason[:1].lower() + reason[1:]
