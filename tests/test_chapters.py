@@ -551,6 +551,23 @@ def test_profiles_are_given_for_notebooks_that_exist():
     assert all(set(changes) <= {"smoke", "full"} for changes in profiles.values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "said"),
+    [
+        ("03", {"from_layers": "[1, 9]"}, "layer"),
+        ("04", {"random_keys": "[0]", "widths": "[1]", "global_tokens": "[1]", "mixture": "[0, 0, 1]"}, ""),
+        ("05", {"density": "0.01"}, "below the least of these texts"),
+        ("06", {"plans": "[syntax]"}, "it needs neighbours at layer 0"),
+    ],
+)
+def test_a_chapter_is_refused_before_it_trains_any_of_its_runs(tmp_path, monkeypatch, name, parameters, said):
+    monkeypatch.setenv("SPARSEBERT_RUNS_DIR", str(tmp_path / "runs"))
+    with pytest.raises(InputError, match=said):
+        run_notebook(name, parameters, profile="smoke", out=tmp_path / "out.ipynb", root=PROJECT)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The whole book in the smoke profile, rendered with every warning an error."""

@@ -54,6 +54,12 @@ def test_chapters_read_one_file_or_all_of_them_with_each_run_once(project):
     assert recorded() == [run(0), run(1), run(2)]
 
 
+def test_claims_are_judged_without_the_chapters_own_runs(project):
+    write(project / "one.jsonl", run(0), run(1))
+    write(project / "quick.jsonl", run(1), run(2))
+    assert results.evidence() == [run(0), run(1)]
+
+
 def test_hundreds_of_records_are_read_in_well_under_a_second(project):
     write(project / "many.jsonl", *(run(seed, learning=LEARNING) for seed in range(500)))
     started = time.perf_counter()

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from papermill.exceptions import strip_color
 
@@ -162,10 +163,18 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every distribution that sparsebert requires directly."""
+    """Versions of Python and of every distribution that the package and its book require directly."""
     required = [Requirement(text) for text in importlib.metadata.requires("sparsebert") or []]
-    names = sorted(requirement.name for requirement in required if "extra" not in str(requirement.marker))
+    names = sorted(
+        requirement.name
+        for requirement in required
+        if requirement.name != "sparsebert" and _for_the_book(requirement.marker)
+    )
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def _for_the_book(marker: Marker | None) -> bool:
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("train", "data", "book"))
 
 
 def _chapters_in_toc(root: Path) -> list[Path]:
