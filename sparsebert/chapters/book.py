@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,7 @@ from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError
-from sparsebert.sweeps.executors import InlineExecutor
+from sparsebert.sweeps.executors import WorkerDied, open_executor
 
 
 def _to_stderr(line: str) -> None:
@@ -107,38 +104,18 @@ def _execute_changed(
     if profile == "quick" and not paths.fresh():  # else chapters train, and a single one fills the machine
         at_once = min(2, len(waiting), os.cpu_count() or 1)
     running = {}
-    with _executor(at_once) as executor:
+    with open_executor("processes", at_once) if at_once > 1 else open_executor() as executor:
         while waiting or running:
             while waiting and len(running) < max(1, at_once):
                 place, call = waiting.pop(0)
                 say(f"{place}: running (profile {profile})")
                 running[executor.submit(execute, *call)] = place
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                say(f"{running.pop(future)}: done in {future.result():.0f} s")
-
-
-@contextmanager
-def _executor(at_once: int) -> Iterator[Executor]:
-    """Where notebooks are run: in this process, or several side by side in processes that share the cores."""
-    if at_once <= 1:
-        yield InlineExecutor()
-        return
-    threads = max(1, (os.cpu_count() or 1) // at_once)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, spawn, _quiet_worker, (threads,)) as executor:
-        try:
-            yield executor
-        except KeyboardInterrupt:  # else they go on to the end of their notebooks
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        except BrokenProcessPool:
-            raise ChapterError("a process that ran a chapter died, perhaps for want of memory") from None
-
-
-def _quiet_worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that leads answers Ctrl-C
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+                place = running.pop(future)
+                try:
+                    say(f"{place}: done in {future.result():.0f} s")
+                except WorkerDied as error:
+                    raise ChapterError(f"{place}: {error}") from None
 
 
 def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) -> str:
