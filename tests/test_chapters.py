@@ -556,7 +556,6 @@ def test_profiles_are_given_for_notebooks_that_exist():
     ("name", "parameters", "said"),
     [
         ("03", {"from_layers": "[1, 9]"}, "layer"),
-        ("04", {"random_keys": "[0]", "widths": "[1]", "global_tokens": "[1]", "mixture": "[0, 0, 1]"}, ""),
         ("05", {"density": "0.01"}, "below the least of these texts"),
         ("06", {"plans": "[syntax]"}, "it needs neighbours at layer 0"),
     ],

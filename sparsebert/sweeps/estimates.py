@@ -157,4 +157,4 @@ def spent(records: Iterable[RunRecord]) -> str:
     """How many runs these are and how long they took one after the other, by their records."""
     each = {record.name: sum(record.seconds.values()) for record in records}
     runs = "one run" if len(each) == 1 else f"{len(each)} runs"
-    return f"{runs}, {in_words(sum(each.values()))} one after the other"
+    return f"{runs} that took {in_words(sum(each.values()))} one after the other"
