@@ -64,6 +64,11 @@ def project_root() -> Path | None:
     return None
 
 
+def fresh() -> bool:
+    """Whether SPARSEBERT_FRESH is set: chapters then make their runs themselves and read no recorded ones."""
+    return os.environ.get("SPARSEBERT_FRESH", "") not in ("", "0")
+
+
 def runs_dir(given: str | Path | None = None) -> Path:
     """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project.
 
@@ -71,11 +76,6 @@ def runs_dir(given: str | Path | None = None) -> Path:
     """
     named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
     return path_of(named) if named else (project_root() or Path.cwd()) / "runs"
-
-
-def fresh() -> bool:
-    """Whether SPARSEBERT_FRESH is set: chapters then make their runs themselves and read no recorded ones."""
-    return os.environ.get("SPARSEBERT_FRESH", "") not in ("", "0")
 
 
 def check_writable(folder: Path, name: str, instead: str) -> None:

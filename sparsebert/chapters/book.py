@@ -205,8 +205,8 @@ def _about_this_build(executed: list[Path], profile: str) -> str:
             "",
             f"The chapters were run in the profile `{profile}` on {device_name()} under {platform.system()}. "
             "A fine-tuning run that was finished before is found again, so a chapter's time can be shorter "
-            "than the work behind it; each chapter tells what its runs took. Chapters whose runs are recorded "
-            "are run two at a time.",
+            "than the work behind it; each chapter tells what its runs took. Chapters whose runs are "
+            "recorded are run two at a time.",
             "",
             "| chapter | seconds |",
             "| --- | ---: |",
