@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 import threading
-import time
 from pathlib import Path
 
 import nbformat
@@ -574,9 +573,9 @@ def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARSEBERT_RUNS_DIR", str(folder / "runs"))
         build_book(PROJECT, "smoke", build=folder / "build")
-        said, start = [], time.perf_counter()
+        said = []
         index = build_book(PROJECT, "smoke", build=folder / "build", say=said.append)
-    yield index.parent, said, time.perf_counter() - start
+    yield index.parent, said
     shutil.rmtree(folder)
 
 
@@ -599,9 +598,7 @@ def test_the_first_page_shows_the_verdicts_of_the_last_chapter(built):
 
 @pytest.mark.slow
 def test_a_book_in_which_nothing_changed_is_built_from_what_is_there(built):
-    _, said, seconds = built
-    assert [line.split(": ")[1] for line in said[: len(NOTEBOOKS)]] == ["unchanged"] * len(NOTEBOOKS)
-    assert seconds < 90
+    assert [line.split(": ")[1] for line in built[1]] == ["unchanged"] * (len(NOTEBOOKS) + 1)
 
 
 @pytest.mark.slow
@@ -615,6 +612,9 @@ def test_every_figure_of_the_book_has_a_caption_a_number_and_alt_text(built):
     assert len(figures) >= len(NOTEBOOKS)
     assert all(re.search(r'<img [^>]*alt="[^"]{20,}"', figure) for figure in figures)
     assert all('class="caption-number"' in figure for figure in figures)
+    made = re.compile(r"Made 20\d\d-\d\d-\d\d.* on .*, commit ")
+    told = [bool(made.search(re.sub(r"\s+", " ", figure))) for figure in figures]
+    assert sum(told) >= 25  # those that show runs or measurements; others draw patterns and codes
 
 
 @pytest.mark.slow
