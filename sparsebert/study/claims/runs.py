@@ -11,8 +11,7 @@ import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, parts_of
-from sparsebert.patterns.plans import parse_plan
-from sparsebert.study.results import without_seeds
+from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
@@ -46,13 +45,14 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     """
     rows: dict[Setting, list[dict]] = {}
     for record in each_once(records):
-        if not parse_plan(record.config.plan).files:
+        if not known_plan(record.config.plan).files:
             rows.setdefault(setting_of(record), []).append(described_run(record))
     return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records in order of their names; of two of one run the one that was finished last."""
+    """The records in order of their names, of those whose plan is known; of two of one run the later one."""
+    records = [record for record in records if known_plan(record.config.plan)]
     by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
     return [record for _, record in sorted({record.name: record for record in by_age}.items())]
 
@@ -65,7 +65,7 @@ def setting_of(record: RunRecord) -> Setting:
 
 def described_run(record: RunRecord) -> dict[str, Any]:
     layers = len(record.density_per_layer)
-    plan = parse_plan(without_seeds(record.config.plan))
+    plan = known_plan(without_seeds(record.config.plan))
     steps = [(pattern, place.layers(layers)) for pattern, place in plan.steps if pattern != Dense()]
     placed = sorted(layer for _, where in steps for layer in where) or range(layers)
     named = {tuple(range(layers)): "all", tuple(range(layers // 2, layers)): "late"}

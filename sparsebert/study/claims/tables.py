@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -28,6 +27,7 @@ from sparsebert.study.claims.runs import (
     setting_of,
 )
 from sparsebert.study.intervals import mean_interval
+from sparsebert.study.results import known_plan
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
@@ -235,7 +235,7 @@ def caveats(records: Sequence[RunRecord]) -> list[str]:
     """What stands between these runs and the paper's, a sentence for each setting."""
     own: dict[Setting, list[RunRecord]] = {}
     for record in each_once(records):
-        if not parse_plan(record.config.plan).files:
+        if not known_plan(record.config.plan).files:
             own.setdefault(setting_of(record), []).append(record)
     said = []
     for setting, label in labels_of(sorted(own, key=str)).items():
