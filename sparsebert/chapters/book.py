@@ -73,14 +73,12 @@ def _one_at_a_time(build: Path, say: Callable[[str], None]) -> Iterator[None]:
     build.mkdir(parents=True, exist_ok=True)
     lock = FileLock(build / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         say(f"another command is building the book in {build}; this one waits until that is done")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _execute_changed(
