@@ -273,7 +273,7 @@ def test_an_option_of_learning_implies_it_and_a_plan_may_be_given(small):
         (["--learn-degrees", "--plan", "neighbour(1)"], "has no degrees to learn"),
         (["--plan", "learned"], "--learn-degrees"),
         (["--learn-degrees", "--plan", "learned - neighbour(1)"], "joins 'learned' with '|'"),
-        (["--plan", "learned(no.json)"], "'no.json' can't be read"),
+        (["--plan", "learned(no.json)"], "'no.json' cannot be read"),
         (["--target-density", "0.05"], "out of reach"),
     ],
 )
@@ -299,9 +299,9 @@ def test_a_folder_without_a_saved_model_is_refused(workspace):
 def test_degrees_that_are_torn_or_missing_are_named(model):
     degrees = model / "degrees.json"
     degrees.write_text(degrees.read_text()[:100])
-    assert f"'{degrees}' does not hold learned degrees" in said(lambda: load(model))
+    assert "degrees.json' cannot be read: the file: invalid json" in said(lambda: load(model))
     degrees.unlink()
-    assert f"'{degrees}' can't be read" in said(lambda: load(model))
+    assert "degrees.json' cannot be read: no such file" in said(lambda: load(model))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,9 @@ def _execute_changed(
             call = (notebook, parameters, profile, out, root, key, place)
             waiting.append((f"{place} {notebook.stem}", call))
     at_once = 1
-    if profile == "quick" and not paths.fresh():  # else chapters train, and a single one fills the machine
+    if (
+        profile == "quick" and not paths.fresh_runs()
+    ):  # else a single one trains on all cores
         at_once = min(2, len(waiting), os.cpu_count() or 1)
     running = {}
     with open_executor("processes", at_once) if at_once > 1 else open_executor() as executor:
@@ -128,7 +130,7 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
         "profile": profile,
-        "fresh": paths.fresh(),
+        "fresh": paths.fresh_runs(),
         "recorded": _hashes(results, "*.json*"),
         "package": _hashes(package, "*.py"),
         "versions": versions(),
