@@ -99,9 +99,7 @@ def _execute_changed(
             call = (notebook, parameters, profile, out, root, key, place)
             waiting.append((f"{place} {notebook.stem}", call))
     at_once = 1
-    if (
-        profile == "quick" and not paths.fresh_runs()
-    ):  # else a single one trains on all cores
+    if profile == "quick" and not paths.fresh_runs():  # else a single one trains on all cores
         at_once = min(2, len(waiting), os.cpu_count() or 1)
     running = {}
     with open_executor("processes", at_once) if at_once > 1 else open_executor() as executor:
