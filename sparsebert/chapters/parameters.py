@@ -5,6 +5,7 @@ A notebook's parameters stand in one cell tagged `parameters`, each a typed lite
     train_size: int = 800  # [16..1000000] training rows; time grows in proportion
 
 `[lo..hi]` or `[one|two]` at the head of the comment is what values are held to; in a list, each of its items.
+A list must hold something unless the comment says that it may be empty.
 Values come from three places, the later winning: the cell, the profile (`notebooks/profiles.yaml`), the
 command line.
 """
@@ -179,6 +180,8 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
         ).validate_python(value)
     except ValidationError:
         raise _wrong(parameter, f"{value!r} is not {parameter.type_name}", where) from None
+    if value == [] and "may be empty" not in parameter.help:
+        raise _wrong(parameter, "an empty list leaves nothing to do", where)
     for item in value if isinstance(value, list) else [value]:
         if item is None:
             continue

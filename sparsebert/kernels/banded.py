@@ -39,7 +39,7 @@ _SHORTEST_ON_GPU = 1024
 # since it is done by one thread alone, for each thread. With dropout neither has a fused kernel. Fitted to
 # `sparsebert bench attention`, on the careful side.
 _SCORE = {"fused": 1.3, "dropout": 1.8}
-_GLOBAL_COLUMNS, _RANDOM_COLUMN = 20, 100
+_GLOBAL_COLUMNS, _RANDOM_COLUMN = 20, 40
 _START, _START_OF_COLUMNS = 20_000, 30_000
 _QUERIES = {False: 2**21, True: 3 * 2**17}  # numbers of queries at a time, where no scores are held; backward
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sparsebert.errors import InputError, unknown_name
@@ -42,7 +42,7 @@ class Context:
         return self.batch.real.device
 
     @cached_property
-    def places_apart(self) -> Float[Tensor, "query key"]:
+    def places_apart(self) -> Int[Tensor, "query key"]:
         """Place of the key less place of the query."""
         place = torch.arange(self.length, device=self.device)
         return place - place[:, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -25,7 +24,7 @@ from sparsebert.errors import InputError
 from sparsebert.machine import device_name, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import Folders, write_whole
+from sparsebert.paths import Folders, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.registry import external_components, load_components
 from sparsebert.sweeps import unfinished
@@ -103,7 +102,7 @@ def run_all(
     """The records of all configs, in their order, with a line of progress on stderr for each run.
 
     A run is found in the store, or else among those that are recorded with the book, if it was made from the
-    same data. With `fresh` (default: whether SPARSEBERT_FRESH is set to 1) all are trained. Before that a
+    same data. With `fresh` (default: whether SPARSEBERT_FRESH is set) all are trained. Before that a
     line says how many are recorded, how many will train, and for about how long.
 
     `workers` processes share the processor's cores (default: `default_workers()`). Each run is recorded
@@ -111,7 +110,7 @@ def run_all(
     stops the call. Raises `InputError` as `check_runs` does, before anything is trained.
     """
     store = store or RunStore()
-    fresh = os.environ.get("SPARSEBERT_FRESH", "") == "1" if fresh is None else fresh
+    fresh = fresh_runs() if fresh is None else fresh
     runs, records = _resolved(configs, folders), {}
     book = {} if fresh else {(record.name, record.data_hash): record for record in _book()}
     for run in () if fresh else runs:
