@@ -305,7 +305,7 @@ def test_degrees_that_are_torn_or_missing_are_named(model):
     degrees.write_text(degrees.read_text()[:100])
     assert "degrees.json' cannot be read: the file: invalid json" in said(lambda: load(model))
     degrees.unlink()
-    assert "degrees.json' cannot be read: no such file" in said(lambda: load(model))
+    assert "degrees.json' cannot be read: No such file" in said(lambda: load(model))
 
 
 @pytest.mark.parametrize(

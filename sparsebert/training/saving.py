@@ -103,7 +103,7 @@ def save(
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # as in the training
     columns = [name for name in tokenizer.model_input_names if name in columns_of(model)]
-    tokenizer.init_kwargs["model_input_names"] = columns  # which is what is saved of them
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = columns  # else it isn't saved
     tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(plan=saved_plan, max_length=max_length, labels=labels, config=config.model_dump())
