@@ -91,7 +91,7 @@ def save(
         found.save(folder / names[path])
     saved_plan = str(plan.with_files(names.get))
     attached = model._modules.pop("sparsebert_degrees", None)  # not among the weights: they are in the file
-    model.config.sparsebert = {"plan": saved_plan, "note": NOTE}
+    model.config.sparsebert = {"plan": saved_plan, "note": NOTE} if saved_plan != "dense" else None
     try:
         with quiet():
             model.save_pretrained(folder)
@@ -107,7 +107,8 @@ def save(
     tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(plan=saved_plan, max_length=max_length, labels=labels, config=config.model_dump())
-    write_whole(folder / CARD, _CARD.format(plan=saved_plan, note=NOTE, version=__version__))
+    if saved_plan != "dense":
+        write_whole(folder / CARD, _CARD.format(plan=saved_plan, note=NOTE, version=__version__))
     write_whole(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
     return folder
 
