@@ -36,10 +36,9 @@ def path_of(given: str | Path) -> Path:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except OSError as error:
-        raise InputError(f"'{shown(given)}' is no usable path: {_reason(error)}; write another") from None
-    except (RuntimeError, ValueError) as error:  # no such user or home, a NUL or half of a character in it
-        raise InputError(f"'{shown(given)}' is no path: {_reason(error)}; write another") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a NUL, half of a character, ...
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"'{shown(given)}' is no usable path: {reason}; write another") from None
     return path
 
 
@@ -59,7 +58,7 @@ def read_bytes(given: str | Path, what: str, instead: str = "", most: int = MOST
             raise _unreadable(path, what, f"it has {status.st_size:,} bytes, and {most:,} may be", instead)
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, what, _reason(error), instead) from None
+        raise _unreadable(path, what, error.strerror, instead) from None
 
 
 def read_text(given: str | Path, what: str, instead: str = "", most: int = MOST_BYTES) -> str:
@@ -90,7 +89,7 @@ def plain_yaml(text: str, place: str) -> Any:
     import yaml  # the core does without: only grids, parameters and the book are YAML
 
     events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    reader = _PlainData(events, place, "\n" in text.strip())
+    reader = _PlainData(events, place, text.rstrip("\n").count("\n"))
     try:
         return reader.document()
     except yaml.MarkedYAMLError as error:
@@ -102,8 +101,8 @@ def plain_yaml(text: str, place: str) -> Any:
 class _PlainData:
     """Builds plain data from the events of a YAML parser, so that depth and size are known at any time."""
 
-    def __init__(self, events: Iterator[Any], place: str, many_lines: bool):
-        self.events, self.place, self.many_lines = events, place, many_lines
+    def __init__(self, events: Iterator[Any], place: str, last_line: int):
+        self.events, self.place, self.last_line = events, place, last_line
         self.anchors: dict[str, tuple[Any, int]] = {}  # what each stands for, and how many values it has
         self.size = 0
 
@@ -130,22 +129,33 @@ class _PlainData:
         elif kind == "ScalarEvent":
             value = event.value if event.style else self._plain_scalar(event)
         elif depth == DEEPEST:
-            raise self.wrong(event.start_mark, f"nested more than {DEEPEST} deep")
+            raise self.wrong(event.start_mark, f"nested too deeply, more than {DEEPEST} times")
         elif kind == "SequenceStartEvent":
             value = [self._value(item, depth + 1) for item in self._until("SequenceEndEvent")]
         else:
             value = {}
             for key in self._until("MappingEndEvent"):
                 if type(key).__name__ != "ScalarEvent" or key.tag:
-                    raise self.wrong(key.start_mark, "a key has to be a word")
+                    raise self.wrong(key.start_mark, "a field's name has to be a word")
                 if key.value in value:
                     raise self.wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
                 value[key.value] = self._value(next(self.events), depth + 1)
+            value = self._merged(value, event)
         if self.size > MOST_VALUES:
             raise self.wrong(event.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
         if event.anchor and kind != "AliasEvent":
             self.anchors[event.anchor] = value, self.size - before
         return value
+
+    def _merged(self, fields: dict[str, Any], event: Any) -> dict[str, Any]:
+        """Fields with those of mappings that stand under `<<`, over which its own go."""
+        if "<<" not in fields:
+            return fields
+        others = fields.pop("<<")
+        others = others if isinstance(others, list) else [others]
+        if not all(isinstance(other, dict) for other in others):
+            raise self.wrong(event.start_mark, "'<<' takes in fields; give it a mapping, such as *name")
+        return {name: value for other in reversed([fields, *others]) for name, value in other.items()}
 
     def _until(self, end: str) -> Iterator[Any]:
         for event in self.events:
@@ -174,8 +184,8 @@ class _PlainData:
         return text
 
     def wrong(self, mark: Any, what: str) -> InputError:
-        """The refusal, with the line of a YAML mark where there are several."""
-        line = f", line {mark.line + 1}" if mark and self.many_lines else ""
+        """The refusal, with the line of a YAML mark."""
+        line = f", line {min(mark.line, self.last_line) + 1}" if mark else ""
         return InputError(f"{self.place}{line}: {shown(what, 200)}")
 
 
@@ -183,9 +193,3 @@ def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> Inpu
     return InputError(
         f"{what} '{shown(given)}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
     )
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in lower case and without the path, which the sentence names already."""
-    reason = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
-    return reason[:1].lower() + reason[1:]

@@ -30,18 +30,18 @@ def odd_files(tmp_path):
     with open(tmp_path / "huge", "wb") as huge:
         huge.truncate(2**40)
     return {
-        "no file": tmp_path / "missing",
-        "a folder and not": tmp_path / "folder",
-        "a pipe, socket or device": tmp_path / "pipe",
-        "a device and not": "/dev/zero",
+        "No such": tmp_path / "missing",
+        "a folder and not a file": tmp_path / "folder",
+        "a pipe, socket or device and not": tmp_path / "pipe",
+        "device and not a file": "/dev/zero",
         "symbolic links": tmp_path / "loop",
-        "no such file": tmp_path / "nowhere",
-        "not a directory": tmp_path / "huge" / "file",
+        "No such file": tmp_path / "nowhere",
+        "Not a directory": tmp_path / "huge" / "file",
         "bytes": tmp_path / "huge",
         "too long": tmp_path / ("n" * 300),
         "home": "~nosuchuser/file",
-        "null": "a\0b",
-        "empty": "",
+        "null byte": "a\0b",
+        "is empty": "",
     }
 
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(odd_files):
                 read(path, "the grid", "give a file")
             message = str(refusal.value)
             assert len(message) < 500 and message.isprintable(), message
-            assert any(word in message for word in reason.split() if len(word) > 3), message
+            assert reason in message, message
 
 
 def test_a_path_need_not_exist_but_has_to_be_one(tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_folder_that_may_not_be_searched_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.stat", denied)
-    with pytest.raises(InputError, match="permission denied"):
+    with pytest.raises(InputError, match="Permission denied"):
         read_bytes(tmp_path / "closed" / "file", "the grid")
 
 
@@ -118,7 +118,8 @@ def test_a_model_is_read_from_json(tmp_path, content):
         ("2024-02-30", "2024-02-30"),
         ("2024-02-01", "2024-02-01"),
         ("=", "="),
-        ("<<: {a: 1}", {"<<": {"a": 1}}),
+        ("a: &x {b: 1, c: 2}\nd: {<<: *x, c: 3}", {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}}),
+        ("{<<: [{a: 1}, {a: 2, b: 2}], c: 3}", {"a": 1, "b": 2, "c": 3}),
         ("{1: 2, null: 3}", {"1": 2, "null": 3}),
         ("[0100, '0100', [], {}, ~]", [100, "0100", [], {}, None]),
         ("a: &x [1, {b: 2}]\nc: [*x, *x]", {"a": [1, {"b": 2}], "c": [[1, {"b": 2}], [1, {"b": 2}]]}),
@@ -147,14 +148,15 @@ BOMB = "a: &a0 [1]\n" + "".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]
         ("a: [1, *nothing]", "stands for nothing"),
         ("&a [*a]", "stands for nothing"),
         ("a: 1\n--- \nb: 2", "line 2: a second document"),
-        ("a: 1\nb: [1, 2", "line 3"),
+        ("a: 1\nb: [1, 2\n", "line 2"),
         ("a: 1\n\tb: 2", "line 2"),
-        ("a: @", "the grid: found"),
+        ("a: @", "line 1: found"),
+        ("<<: 5", "'<<' takes in fields"),
         ("1" * 5000, "5,000 digits"),
         ("[" * 100_000, "deep"),
         ("{a: " * 1_000, "deep"),
         ("- " * 1_000, "deep"),
-        ("? [a]\n: 1", "a key has to be a word"),
+        ("? [a]\n: 1", "a field's name has to be a word"),
         (BOMB, "values"),
         ("a: \0", "character"),
         ("a: \ud800", "character"),
@@ -194,5 +196,5 @@ def test_folders_named_by_the_environment_are_paths_too(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEBERT_CACHE_DIR", "~/c")
     assert cache_dir() == tmp_path / "c"
     monkeypatch.setenv("SPARSEBERT_RUNS_DIR", "~nosuchuser")
-    with pytest.raises(InputError, match="is no path"):
+    with pytest.raises(InputError, match="is no usable path"):
         runs_dir()

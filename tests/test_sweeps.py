@@ -203,6 +203,15 @@ def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once(
         ("\x00", r"grid.yaml"),
         ("? [a, b]\n: 1", r"grid.yaml, line 1: a field's name has to be a word"),
         ("[" * 3000, r"nested too deeply"),
+        ("seed: !!python/name:os.system x", r"grid.yaml, line 1: the tag"),
+        ("train_size: 2024-02-30", r"train_size=2024-02-30"),
+        ("train_size: 1:30", r"train_size=1:30"),
+        (f"train_size: {'1' * 5000}", r"line 1: a number of 5,000 digits"),
+        (
+            "".join(f"{name}: &{name} [{'1, ' * 99}1]\n" for name in ("seed", "train_size", "epochs")),
+            r"1,000,000 runs",
+        ),
+        ("degrees: {price: [%s], target_density: [%s]}" % (("0.1, " * 999,) * 2), r"998,001 runs"),
         ("degrees: {target_density: []}", r"degrees, target_density: the list is empty"),
         ("degrees: 3", r"degrees: write fields of degrees"),
         ("exclude: [{}]", r"exclude, item 1 is empty"),
@@ -244,7 +253,7 @@ def test_of_a_grid_the_runs_with_some_values_can_be_taken():
         ("seed=x", r"--only, seed: seed=x"),
         ("plan=neighbor(1)", r"--only, plan: .*neighbour"),
         ("seed=3", r"no run of the grid has seed=3"),
-        ("seed={", r"--only seed=\{: the value can't be read"),
+        ("seed={", r"--only seed=\{, line 1: did not find"),
     ],
 )
 def test_values_that_no_run_has_are_refused(wanted, sentence):

@@ -17,17 +17,19 @@ Lists multiply inside `degrees`, too. A run that several grids ask for is made o
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.reading import plain_yaml, read_text
 from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
+_MOST_RUNS = 100_000  # of a product of lists
 
 Fields = dict[str, Any]
 
@@ -39,20 +41,7 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     Raises `InputError` with the place of what is wrong: a file that cannot be read, a field that does not
     exist, a value that no run can have, a condition that leaves nothing out.
     """
-    file = Path(path).expanduser()
-    try:
-        grid = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise InputError(f"the grid '{path}' cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"the grid '{path}' is not text in UTF-8") from None
-    except RecursionError:
-        raise InputError(f"the grid '{path}' is nested too deeply") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
-    return expand_grid(grid, str(path))
+    return expand_grid(plain_yaml(read_text(path, "the grid"), shown(path)), shown(path))
 
 
 def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
@@ -91,12 +80,9 @@ def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
     for text in wanted:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"--only {text}: write a field and its value, such as task=reviews")
-        _fields({name: value}, f"--only {text}")
-        try:
-            values.setdefault(name, []).append(yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise InputError(f"--only {text}: the value can't be read; put it in quotes") from None
+            raise InputError(f"--only {shown(text)}: write a field and its value, such as task=reviews")
+        _fields({name: value}, f"--only {shown(text)}")
+        values.setdefault(name, []).append(plain_yaml(value, f"--only {shown(text)}"))
     if not wanted:
         return configs
     condition = _Condition(values, "--only")
@@ -130,8 +116,17 @@ def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Field
             for item, value in enumerate(column, 1):
                 _check_value(name, value, f"{here}, {name}, item {item}")
         rows.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-    for parts in itertools.product(*rows, *lists):
+    for parts in _product_of([*rows, *lists], place):
         yield {name: value for part in parts for name, value in part.items()}
+
+
+def _product_of(columns: list[list[Any]], place: str) -> Iterator[tuple]:
+    number = math.prod(map(len, columns))
+    if number > _MOST_RUNS:
+        raise InputError(
+            f"{place}: the lists multiply to {number:,} runs, and {_MOST_RUNS:,} may be; split it"
+        )
+    return itertools.product(*columns)
 
 
 def _values(name: str, given: Any, place: str) -> list[Any]:
@@ -153,7 +148,7 @@ def _values(name: str, given: Any, place: str) -> list[Any]:
                     raise InputError(
                         f"{here}, {inner}: the list is empty; leave the field out for its default"
                     )
-            values += [dict(zip(item, row, strict=True)) for row in itertools.product(*columns)]
+            values += [dict(zip(item, row, strict=True)) for row in _product_of(columns, here)]
         elif name == "degrees" and item is not None:
             raise InputError(f"{here}: write fields of degrees, such as 'target_density: [0.1, 0.2]'")
         else:
@@ -237,7 +232,7 @@ def _conditions(given: Any, place: str) -> list[_Condition]:
 def _refuse_idle(conditions: list[_Condition]) -> None:
     for condition in conditions:
         if not condition.used:
-            raise InputError(f"{condition.place} leaves no run out; mend it or take it away")
+            raise InputError(f"{condition.place} leaves no run out; fix it or take it away")
 
 
 def _fields(given: Any, place: str, also: tuple[str, ...] = ()) -> Fields:
@@ -252,21 +247,3 @@ def _fields(given: Any, place: str, also: tuple[str, ...] = ()) -> Fields:
 
 def _as_list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: the first of them would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a field's name has to be a word", key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key.value}' stands twice; join the two", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
