@@ -31,7 +31,7 @@ def shown(text: object, most: int = 80) -> str:
     >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
     'neighbour(…99999999)'
     """
-    line = " ".join(str(text).split())
+    line = "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
     half = most // 2
     line = line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pickle
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from sparsebert.errors import InputError, unknown_name
@@ -49,6 +50,8 @@ class Registry(dict[str, Any]):
                 f'a {self.kind} needs a name that can be written in a text, such as name = "mine"; '
                 f"{_home(component)[1]} has {name!r}"
             )
+        if check := getattr(component, "check_component", None):
+            check()
         outside = _home(component)[0].partition(".")[0] != _PACKAGE
         if name in self and not (outside and _home(self[name]) == _home(component)):
             if self[name] is component:
@@ -58,6 +61,11 @@ class Registry(dict[str, Any]):
         if outside:
             self.fingerprints[name] = fingerprint or _fingerprint(component)
         return component
+
+    def fingerprint(self, names: Iterable[str]) -> str | None:
+        """A hash of the source of those of these components that are from outside; None if none is."""
+        found = sorted(f"{name} {self.fingerprints[name]}" for name in set(names) & self.fingerprints.keys())
+        return hashlib.sha256("\n".join(found).encode()).hexdigest() if found else None
 
 
 PATTERNS = Registry("pattern", r"[A-Za-z_]\w*")

@@ -20,7 +20,7 @@ from sparsebert.patterns import (
     Syntax,
     Union,
 )
-from sparsebert.patterns.fixed import _shuffled
+from sparsebert.patterns.random import _shuffled
 
 Relation = list[list[bool]]
 Weights = list[list[float]]

@@ -351,8 +351,8 @@ def test_no_quantile_rounds_up_to_one():
         ('learned("a@b")', "without quotes, ';' and '@' in it, not 'a@b'"),
         ("lerned", "did you mean 'learned'"),
         ("weighted", "write weighted(neighbour(2))"),
-        ("weighted(3)", "takes a pattern such as weighted(neighbour(2))"),
-        ('weighted("a.json")', "takes a pattern such as weighted(neighbour(2))"),
+        ("weighted(3)", "takes a pattern as pattern, such as pattern=syntax"),
+        ('weighted("a.json")', "takes a pattern as pattern, such as pattern=syntax"),
         ("weighted(neighbour(2), 3)", "path of a JSON file"),
         ("weighted(neighbour(2), syntax)", "path of a JSON file"),
         ("weighted(neighbour(2), file=3)", "unknown argument of weighted 'file'"),
@@ -406,7 +406,7 @@ def test_a_plan_knows_its_files_and_can_rename_them():
         'learned("A") | global(cls) @ 0; weighted(learned("B"), "A") @ 1; '
         'random(like=learned("C")) - learned("new") @ 2'
     )
-    assert plan.open_layers(3, Learned) == [2] and plan.open_layers(3, Weighted) == []
+    assert plan.open_layers(3, "degrees") == [2] and plan.open_layers(3, "weights") == []
 
 
 # ---- runs with degrees from a file

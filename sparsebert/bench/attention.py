@@ -35,7 +35,7 @@ from sparsebert.bench.measuring import (
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.flex import compiled_flex
-from sparsebert.patterns import HardLayer, Pattern, parse_pattern
+from sparsebert.patterns import Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 
@@ -253,8 +253,7 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
         )
     pattern = pattern.at(0)
     for part in pattern.walk():
-        if isinstance(part, HardLayer):
-            part.degrees.check(0, heads)
+        part.check_heads(heads)
     return pattern
 
 

@@ -52,13 +52,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     from sparsebert.patterns import PATTERNS, parse_pattern
 
     if pattern is None:
-        signs = {"neighbour": "(w)", "random": "(k, seed=0) or (like=P, besides=Q)", "global": "(cls) or (n)"}
-        signs |= {"lexical": "(k)", "syntax": " or syntax(hops=n)"}
-        signs |= {"learned": ' or ("FILE")', "weighted": '(P) or (P, "FILE")'}
-        _listing(
-            {name + signs.get(name, ""): kind.__doc__.split("\n\n")[0] for name, kind in PATTERNS.items()},
-            False,
-        )
+        _listing({kind.signature(): kind.summary() for kind in PATTERNS.values()}, False)
         click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
         click.echo(
             "  neighbour(2) | global(cls) @ late; syntax @ 0-1     "
@@ -71,9 +65,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     tokens, batch = one_sentence(sentence, encoder, parsed.needs)
     allowed = parsed.at(0).allowed(batch)[0, 0]
     width = max(map(len, tokens))
-    click.echo(
-        str(parsed) + (" at layer 0, head 0" if any(hasattr(p, "path") for p in parsed.walk()) else "")
-    )
+    click.echo(str(parsed) + " at layer 0, head 0" * any(part.learns for part in parsed.walk()))
     for token, row in zip(tokens, allowed.tolist(), strict=True):
         click.echo(f"{token:>{width}}  {' '.join('■' if may else '·' for may in row)}  degree {sum(row) - 1}")
     click.echo(f"density {allowed.float().mean():.3f}")

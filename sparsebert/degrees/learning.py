@@ -83,6 +83,7 @@ class LiveLayer(Pattern):
 
     degrees: LearnedDegrees
     layer: int
+    changes = True
 
     def __str__(self) -> str:
         return "learned"

@@ -17,7 +17,7 @@ from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
-from sparsebert.patterns import Learned, Neighbour, Weighted
+from sparsebert.patterns import Neighbour
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan
 
@@ -33,7 +33,7 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     None if the plan has nothing to learn. Raises `InputError` if plan and config do not belong together.
     """
     count = attention_layers(model)
-    learned, weighted = plan.open_layers(count, Learned), plan.open_layers(count, Weighted)
+    learned, weighted = (plan.open_layers(count, learns) for learns in ("degrees", "weights"))
     if learned and config is None:
         raise InputError(
             f"plan '{plan}' has degrees to learn; say how with --learn-degrees (in a grid: `degrees: {{}}`), "

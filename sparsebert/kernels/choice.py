@@ -12,7 +12,7 @@ from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.banded import Band, banded, block_size, head_groups
 from sparsebert.kernels.flex import Flex
 from sparsebert.kernels.reference import Reference
-from sparsebert.patterns import Dense, HardLayer, Pattern
+from sparsebert.patterns import Dense, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 
@@ -124,7 +124,7 @@ def _flexible(layout: Layout) -> bool:
 
 def check_kernel(kernel: str, pattern: Pattern) -> None:
     """`InputError` if this kernel never computes such a pattern; degrees that are soft yet may harden."""
-    soft = any(hasattr(part, "degrees") and not isinstance(part, HardLayer) for part in pattern.walk())
+    soft = any(part.changes for part in pattern.walk())
     if kernel in ("banded", "flex") and not soft and pattern != Dense() and pattern.layout() is None:
         raise InputError(f"kernel={kernel} can't be used here, since {_no_band(pattern)}; write kernel=auto")
 

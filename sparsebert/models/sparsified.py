@@ -22,7 +22,7 @@ from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.choice import Kernel, check_kernel
 from sparsebert.kernels.reference import Reference
-from sparsebert.patterns import HardLayer, Learner, Pattern, Relation
+from sparsebert.patterns import Learner, Relation
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan, parse_plan
 
@@ -80,10 +80,9 @@ class Sparsified:
         self.model, self.plan, self.kernel = model, plan, kernel
         count = attention_layers(model)
         self.patterns = plan.layers(count, learner)
-        for layer, pattern in enumerate(self.patterns):
+        for pattern in self.patterns:
             for part in pattern.walk():
-                if isinstance(part, HardLayer):
-                    part.degrees.check(layer, model.config.num_attention_heads)
+                part.check_heads(model.config.num_attention_heads)
             check_kernel(kernel, pattern)
         self.watch: Callable[[Batch], object] | None = (
             None  # called with each batch before its patterns are built
@@ -148,7 +147,7 @@ class Sparsified:
         for layer, pattern in enumerate(self.patterns):
             kernel = "reference" if layer in self.windows else self.kernel
             key = (pattern, kernel, batch.real.shape, batch.real.device, dropout > 0, gradients)
-            kept = whole and _by_position_alone(pattern)
+            kept = whole and pattern.keepable
             found = ready.get(key) or (self._kept.get(key) if kept else None)
             if found is None:
                 found = kernel_for(
@@ -303,11 +302,3 @@ def _dropout(model: PreTrainedModel) -> float:
     """The dropout of attention weights, as the configs of the architectures call it."""
     names = ("attention_probs_dropout_prob", "attention_dropout")
     return next((getattr(model.config, name) for name in names if hasattr(model.config, name)), 0.0)
-
-
-def _by_position_alone(pattern: Pattern) -> bool:
-    """Whether a pattern is the same for all batches of a length without padding, now and later."""
-    return not any(
-        part.needs or (hasattr(part, "degrees") and not isinstance(part, HardLayer))
-        for part in pattern.walk()
-    )

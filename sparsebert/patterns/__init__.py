@@ -3,13 +3,32 @@
 A pattern is a relation between the real tokens of a sequence. It is written as text, the same text that is
 printed back: `neighbour(2) | random(3, seed=1) | global(cls)`. `|` joins patterns and `-` takes one away;
 as in Python, `-` binds tighter. Whatever the pattern, every real token attends to itself and nothing
-attends to padding.
+attends to padding. A plan places patterns at layers: `syntax | global(cls) @ late`.
+
+Each pattern is a class that says all that is known of it and is registered where it is defined.
 """
 
-from sparsebert.patterns.fixed import Copies, Dense, Global, Lexical, Neighbour, Random, Syntax, drawn_keys
+# Patterns are listed in this order.
+# isort: off
+from sparsebert.patterns.position import Dense, Global, Neighbour
+from sparsebert.patterns.random import Random, drawn_keys
+from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
-from sparsebert.patterns.pattern import Bias, Difference, Learner, Pattern, Relation, Union, parts_of
-from sparsebert.patterns.text import PATTERNS, parse_pattern
+# isort: on
+
+from sparsebert.patterns.pattern import (
+    Bias,
+    Difference,
+    Family,
+    Learner,
+    Pattern,
+    Relation,
+    Union,
+    parts_of,
+)
+from sparsebert.patterns.plans import Placement, Plan, parse_plan
+from sparsebert.patterns.text import parse_pattern
+from sparsebert.registry import PATTERNS
 
 __all__ = [
     "PATTERNS",
@@ -18,6 +37,7 @@ __all__ = [
     "Copies",
     "Dense",
     "Difference",
+    "Family",
     "Global",
     "HardLayer",
     "Learned",
@@ -25,6 +45,8 @@ __all__ = [
     "Lexical",
     "Neighbour",
     "Pattern",
+    "Placement",
+    "Plan",
     "Random",
     "Relation",
     "Syntax",
@@ -32,5 +54,6 @@ __all__ = [
     "Weighted",
     "drawn_keys",
     "parse_pattern",
+    "parse_plan",
     "parts_of",
 ]

@@ -11,17 +11,21 @@ from sparsebert.errors import InputError
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges, load_degrees
 from sparsebert.patterns.layouts import Layout, layout_of_shares
-from sparsebert.patterns.pattern import Bias, Learner, Pattern, Relation
+from sparsebert.patterns.pattern import Bias, Family, Learner, Pattern, Relation
+from sparsebert.registry import register
 
 
+@register
 @dataclass(frozen=True)
 class Learned(Pattern):
     """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them."""
 
     path: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_path("learned", self.path)
+    name = "learned"
+    examples = ("learned", 'learned("FILE")')
+    forms = 'learned or ("FILE")'
+    family = Family("learned", kind="learned")
+    learns = "degrees"
 
     def related(self, batch: Batch) -> Relation:
         raise InputError(f"'{self}' is different at each layer; take the pattern of one layer, .at(0)")
@@ -36,10 +40,8 @@ class Learned(Pattern):
             )
         return learner.learned(layer)
 
-    def __str__(self) -> str:
-        return f'learned("{self.path}")' if self.path else "learned"
 
-
+@register
 @dataclass(frozen=True)
 class Weighted(Pattern):
     """The pairs of a pattern, with a learned weight for each head and distance: `weighted(P, "FILE")`.
@@ -49,9 +51,11 @@ class Weighted(Pattern):
 
     pattern: Pattern
     path: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_path("weighted", self.path)
+    name = "weighted"
+    examples = ("weighted(neighbour(2))", 'weighted(neighbour(2), "FILE")')
+    forms = 'weighted(P) or (P, "FILE")'
+    family = Family("weighted", kind="other")
+    learns = "weights"
 
     def related(self, batch: Batch) -> Relation:
         return self.pattern.related(batch)
@@ -65,13 +69,6 @@ class Weighted(Pattern):
             return Biased(pattern, HardLayer(degrees, layer))
         return learner.weighted(layer, pattern) if learner else pattern
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.pattern.needs
-
-    def __str__(self) -> str:
-        return f'weighted({self.pattern}, "{self.path}")' if self.path else f"weighted({self.pattern})"
-
 
 @dataclass(frozen=True, eq=False)
 class HardLayer(Pattern):
@@ -83,13 +80,15 @@ class HardLayer(Pattern):
     def __str__(self) -> str:
         return "learned"
 
+    def check_heads(self, heads: int) -> None:
+        self.degrees.check(self.layer, heads)
+
     def related(self, batch: Batch) -> Relation:
         return kept_edges(self.degrees.table(self.layer).to(batch.real.device), self.layer, batch)
 
     def bias(self, batch: Batch) -> Bias | None:
-        if self.degrees.weights is None:
-            return None
-        return by_distance(self.degrees.table(self.layer, weights=True).to(batch.real.device), batch)
+        weights = self.weight_table()
+        return None if weights is None else by_distance(weights.to(batch.real.device), batch)
 
     def weight_table(self) -> Float[Tensor, "head distance"] | None:
         """Its weights at distances 0, 1, ..., and one for all beyond."""
@@ -106,9 +105,8 @@ class Biased(Pattern):
     pattern: Pattern
     weights: Pattern
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.pattern.needs
+    def __str__(self) -> str:
+        return f"weighted({self.pattern})"
 
     def related(self, batch: Batch) -> Relation:
         return self.pattern.related(batch)
@@ -119,8 +117,3 @@ class Biased(Pattern):
     def layout(self) -> Layout | None:
         layout = self.pattern.layout()
         return layout and layout.weighted(self.weights.weight_table())
-
-
-def _check_path(pattern: str, path: object) -> None:
-    if path is not None and (not isinstance(path, str) or not path):
-        raise InputError(f"{pattern} takes the path of a JSON file, not '{path}'")

@@ -7,14 +7,18 @@ the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from sparsebert.errors import InputError, unknown_name
-from sparsebert.patterns import Dense, Learned, Learner, Pattern, Weighted, parse_pattern
+from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.patterns.pattern import Learner, Pattern
+from sparsebert.patterns.position import Dense
+from sparsebert.patterns.text import parse_pattern
+from sparsebert.registry import PATTERNS
 
 _WORDS = ("all", "early", "late")
-_LAYERS = re.compile(r"(\d+)\s*(-)?\s*(\d+)?")
+_LAYERS = re.compile(r"([0-9]{1,9})\s*(-)?\s*([0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,28 @@ class Plan:
             for layer in placement.layers(count):
                 if layer in chosen:
                     raise InputError(
-                        f"plan '{self}' gives layer {layer} two patterns; join them with '|' in one step"
+                        f"plan '{shown(self)}' gives layer {layer} two patterns; join them with '|' in one "
+                        "step"
                     )
                 chosen[layer] = pattern.at(layer, learner)
         return [chosen.get(layer, Dense()) for layer in range(count)]
 
+    def walk(self) -> Iterator[Pattern]:
+        """Its patterns and all patterns they are made of."""
+        for pattern, _ in self.steps:
+            yield from pattern.walk()
+
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of `Batch` that its patterns read."""
-        return frozenset().union(*(pattern.needs for pattern, _ in self.steps))
+        """Fields of `Batch` beyond `real` that its patterns read."""
+        return frozenset().union(*(part.reads for part in self.walk()))
 
-    def open_layers(self, count: int, kind: type[Learned] | type[Weighted]) -> list[int]:
-        """Layers with a part of this kind that names no file: what a run has to learn."""
+    def open_layers(self, count: int, learns: Literal["degrees", "weights"]) -> list[int]:
+        """Layers with a part that learns this and names no file: what a run has to learn."""
         return sorted(
             layer
             for pattern, placement in self.steps
-            if any(isinstance(part, kind) and part.path is None for part in pattern.walk())
+            if any(part.learns == learns and part.path is None for part in pattern.walk())
             for layer in placement.layers(count)
         )
 
@@ -92,8 +102,12 @@ class Plan:
     @property
     def files(self) -> list[str]:
         """The files that its patterns read."""
-        parts = (part for pattern, _ in self.steps for part in pattern.walk())
-        return list(dict.fromkeys(p.path for p in parts if isinstance(p, Learned | Weighted) and p.path))
+        return list(dict.fromkeys(part.path for part in self.walk() if part.path))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash of the source of its patterns from outside of the package; None if it has none."""
+        return PATTERNS.fingerprint(part.name for part in self.walk())
 
     def __str__(self) -> str:
         return "; ".join(
@@ -103,7 +117,9 @@ class Plan:
 
 
 def parse_plan(text: str) -> Plan:
-    """The plan that a text stands for; `str(parse_plan(text))` is its canonical form. Raises `InputError`.
+    """The plan that a text stands for; `str(parse_plan(text))` is its canonical form.
+
+    Raises `InputError`, and `UnknownName` if it has a pattern that is not registered.
 
     >>> print(parse_plan("neighbour(2)|global(cls)@late ; dense @ all"))
     neighbour(2) | global(cls) @ late; dense
@@ -112,6 +128,6 @@ def parse_plan(text: str) -> Plan:
     for step in text.split(";"):
         pattern, at, placement = step.partition("@")
         if "@" in placement:
-            raise InputError(f"'{step.strip()}' has two '@'; separate the steps of a plan with ';'")
+            raise InputError(f"'{shown(step)}' has two '@'; separate the steps of a plan with ';'")
         steps.append((parse_pattern(pattern.strip()), Placement(placement.strip() if at else "all")))
     return Plan(tuple(steps))

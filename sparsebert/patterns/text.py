@@ -6,28 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
-from sparsebert.errors import InputError, unknown_name
-from sparsebert.patterns.fixed import Copies, Dense, Global, Lexical, Neighbour, Random, Syntax
-from sparsebert.patterns.learned import Learned, Weighted
+from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.patterns.pattern import Pattern
-
-PATTERNS: dict[str, type[Pattern]] = {
-    "dense": Dense,
-    "neighbour": Neighbour,
-    "random": Random,
-    "global": Global,
-    "syntax": Syntax,
-    "lexical": Lexical,
-    "copies": Copies,
-    "learned": Learned,
-    "weighted": Weighted,
-}
+from sparsebert.registry import PATTERNS
 
 
 def parse_pattern(text: str) -> Pattern:
     """The pattern that a text stands for, so that `str(parse_pattern(text))` is its canonical form.
 
-    Raises `InputError` with the position and, for a misspelt name, the nearest known one.
+    Raises `InputError` with the position and, for a misspelt name, the nearest known one; `UnknownName` if
+    there is no such pattern.
 
     >>> print(parse_pattern("neighbour( 2 )|random(3,seed=0)|global(cls)"))
     neighbour(2) | random(3) | global(cls)
@@ -38,14 +26,17 @@ def parse_pattern(text: str) -> Pattern:
         raise InputError("the pattern has too many parentheses inside one another; write fewer") from None
 
 
-_TOKEN = re.compile(r'\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?\d+)|(?P<sign>[()|,=-])|"(?P<path>[^"]*)")')
+_TOKEN = re.compile(
+    r'\s*(?:(?P<name>[A-Za-z_]\w*)|(?P<number>-?[0-9]+)|(?P<sign>[()|,=-])|"(?P<path>[^"]*)")', re.ASCII
+)
 _BARE_PATH = re.compile(r'\s*(?P<path>[^\s"()|,=]++)(?!\s*=)')  # learned(runs/a.json): without quotes
+_MOST_DIGITS = 40
 
 
 class _Parser:
     """Recursive descent over:  pattern = difference ("|" difference)*;  difference = atom ("-" atom)*;
     atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];
-    argument = [name "="] (number | "cls" | path | pattern).
+    argument = [name "="] (number | word | path | pattern).
     """
 
     def __init__(self, text: str):
@@ -57,13 +48,13 @@ class _Parser:
         position, previous, before = 0, None, None
         end = len(self.text.rstrip())
         while position < end:
-            match = (before, previous) == ("learned", "(") and _BARE_PATH.match(self.text, position)
+            match = previous == "(" and _begins_with_path(before) and _BARE_PATH.match(self.text, position)
             match = match or _TOKEN.match(self.text, position)
             if not match:
                 position += len(self.text[position:]) - len(self.text[position:].lstrip())
                 sign = self.text[position]
                 hint = ": layers are named in a plan, and this is one pattern" if sign in "@;" else ""
-                raise self._error(f"unexpected '{sign}'{hint}", position)
+                raise self._error(f"unexpected '{shown(sign)}'{hint}", position)
             kind = match.lastgroup
             # "a -1" would otherwise read a minus as the sign of a number.
             if kind == "number" and match["number"][0] == "-" and previous not in ("(", ",", "="):
@@ -78,7 +69,7 @@ class _Parser:
         result = self._union()
         if self.next < len(self.tokens):
             _, value, position = self.tokens[self.next]
-            raise self._error(f"unexpected '{value}'", position)
+            raise self._error(f"unexpected '{shown(value)}'", position)
         return result
 
     def _union(self) -> Pattern:
@@ -100,67 +91,64 @@ class _Parser:
             return inside
         kind, name, position = self._peek()
         if kind != "name":
-            raise self._error(f"expected a pattern such as neighbour(2), found '{name}'", position)
+            raise self._error(f"expected a pattern such as neighbour(2), found '{shown(name)}'", position)
         self.next += 1
         if name not in PATTERNS:
-            raise self._error(str(unknown_name("pattern", name, PATTERNS)), position)
-        return self._build(name, position, self._arguments(name) if self._take("(") else ([], {}))
+            raise self._error(unknown_name("pattern", name, PATTERNS), position)
+        made = PATTERNS[name]
+        return self._build(made, position, self._arguments(made) if self._take("(") else ([], {}))
 
-    def _arguments(self, pattern: str) -> tuple[list, dict]:
+    def _arguments(self, made: type[Pattern]) -> tuple[list, dict]:
         positional, named = [], {}
         while not self._take(")"):
             kind, value, position = self._peek()
             if kind == "name" and self._peek(1)[1] == "=":
-                known = [field.name for field in fields(PATTERNS[pattern])]
+                known = [field.name for field in fields(made)]
                 if value not in known:
-                    raise self._error(str(unknown_name(f"argument of {pattern}", value, known)), position)
+                    raise self._error(unknown_name(f"argument of {made.name}", value, known), position)
                 if value in named:
                     raise self._error(f"{value} is given twice", position)
                 self.next += 2
-                named[value] = self._value()
+                named[value] = self._value(made)
             elif named:
                 raise self._error("an argument without a name must come first", position)
             else:
-                positional.append(self._value())
+                positional.append(self._value(made))
             if self._peek()[1] != ")":
                 self._expect(",", "',' or ')'")
         return positional, named
 
-    def _value(self) -> int | str | Pattern:
-        kind, value, _ = self._peek()
-        if kind in ("number", "path"):
+    def _value(self, made: type[Pattern]) -> int | str | Pattern:
+        kind, value, position = self._peek()
+        if kind == "number" and len(value) > _MOST_DIGITS:
+            raise self._error(f"the number {shown(value, 30)} is too large", position)
+        if kind in ("number", "path") or value.lower() in made.words:
             self.next += 1
-            return int(value) if kind == "number" else value
-        if value.lower() == "cls":
-            self.next += 1
-            return "cls"
+            return int(value) if kind == "number" else value if kind == "path" else value.lower()
         return self._union()
 
-    def _build(self, name: str, position: int, arguments: tuple[list, dict]) -> Pattern:
+    def _build(self, made: type[Pattern], position: int, arguments: tuple[list, dict]) -> Pattern:
         positional, named = arguments
-        allowed = fields(PATTERNS[name])
-        required = [field.name for field in allowed if field.default is MISSING]
-        given = {field.name for field, _ in zip(allowed, positional, strict=False)} | set(named)
+        allowed = [field.name for field in fields(made)]
+        given = {*allowed[: len(positional)], *named}
+        missing = [
+            field.name for field in fields(made) if field.default is MISSING and field.name not in given
+        ]
         if len(positional) > len(allowed):
-            raise self._error(f"{name} takes at most {len(allowed)} arguments", position)
-        if not set(required) <= given:
-            raise self._error(f"{name} needs {required[0]}: write {name}({_EXAMPLE[name]})", position)
-        for field in ("like", "besides"):
-            if field in named and not isinstance(named[field], Pattern):
-                raise self._error(f"{field} takes a pattern such as {field}=syntax", position)
-        if name == "weighted" and not isinstance([*positional, *named.values()][0], Pattern):
-            raise self._error("weighted takes a pattern such as weighted(neighbour(2))", position)
+            raise self._error(f"{made.name} takes at most {len(allowed)} arguments", position)
+        if missing:
+            raise self._error(f"{made.name} needs {missing[0]}: write {made.examples[0]}", position)
         path = next((text for text in [*positional, *named.values()] if isinstance(text, str)), "")
         if set(path) & set('";@'):  # in a plan these have a meaning of their own
             raise self._error(
-                f"{name} takes a path without quotes, ';' and '@' in it, not '{path}'", position
+                f"{made.name} takes a path without quotes, ';' and '@' in it, not '{shown(path)}'", position
             )
         try:
-            return PATTERNS[name](*positional, **named)
+            return made(*positional, **named)
         except TypeError:
-            raise self._error(f"an argument of {name} is given twice", position) from None
+            raise self._error(f"an argument of {made.name} is given twice", position) from None
         except InputError as error:
-            raise self._error(str(error), position) from None
+            raise self._error(error, position) from None
 
     def _peek(self, ahead: int = 0) -> tuple[str, str, int]:
         index = self.next + ahead
@@ -176,10 +164,12 @@ class _Parser:
         if not self._take(sign):
             _, value, position = self._peek()
             wanted = said or f"'{sign}'"
-            raise self._error(f"expected {wanted}, found '{value}'", position)
+            raise self._error(f"expected {wanted}, found '{shown(value)}'", position)
 
-    def _error(self, what: str, position: int) -> InputError:
-        return InputError(f"{what} (character {position + 1} of '{self.text}')")
+    def _error(self, what: str | InputError, position: int) -> InputError:
+        kind = type(what) if isinstance(what, InputError) else InputError
+        return kind(f"{what} (character {position + 1} of '{shown(self.text)}')")
 
 
-_EXAMPLE = {"neighbour": "2", "global": "cls", "lexical": "5", "weighted": "neighbour(2)"}
+def _begins_with_path(name: str | None) -> bool:
+    return name in PATTERNS and [field.name for field in fields(PATTERNS[name])][:1] == ["path"]

@@ -54,7 +54,6 @@ from sparsebert.models.encoders import (
     quiet,
 )
 from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
-from sparsebert.patterns import Learned
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import parse_plan
@@ -119,7 +118,7 @@ def finetune(
     prepared = time.perf_counter()
 
     with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
-        if learner and plan.open_layers(attention_layers(model), Learned):
+        if learner and plan.open_layers(attention_layers(model), "degrees"):
             trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
         outcome = trainer.train(resume_from_checkpoint=resume)
         trained = time.perf_counter()
