@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from sparsebert.errors import InputError
 from sparsebert.paths import project_root
 from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
 from sparsebert.study import claims
+from sparsebert.study.results import recorded
 from sparsebert.training.runs import RunConfig
 
 SEEDS = range(5)
@@ -468,12 +471,12 @@ def test_the_degrees_that_c6_compares_are_counted_by_head():
 def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     records = learned(0.10, 1.0) + several(f"neighbour(1){CLS}", 4.0, density=0.10)
-    for kind, loss in (("own", 2.0), ("unweighted", 2.5), ("heads", 5.0)):
-        for seed in SEEDS[:3]:
-            path = f"degrees-{kind}-reviews-0.1-{seed}.json"
-            HardDegrees(max_distance=1, kept=[[[1.0]]] * 6).save(tmp_path / path)
-            one = several(f'learned("{path}"){CLS}', loss, [seed], density=0.10)
-            records += [record.model_copy(update={"data_hash": "with files"}) for record in one]
+    for kind, loss in (("as learned", 2.0), ("without weights", 2.5), ("other heads", 5.0)):
+        for density in ("0.1", "much"):  # which is no density: left out
+            HardDegrees(max_distance=1, kept=[[[1.0]]] * 6).save(f"{kind} {density}.json")
+            labels = {"treatment": kind, "density": density}
+            plan = f'learned("{kind} {density}.json"){CLS}'
+            records += several(plan, loss, SEEDS[:3], density=0.10, labels=labels, data_hash="with files")
     assert claims.learned_before(records).iloc[0]["read off attention − from the start"].empty
     records += learned(0.10, 6.0, degrees={"method": "mass"}) + learned(0.10, 9.0, degrees={"method": "span"})
     (row,) = claims.learned_before(records).to_dict("records")
@@ -487,15 +490,48 @@ def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(t
     assert claims.learned_before(dense()).empty
 
 
-def of_heads(folder, kind, loss, seeds=SEEDS, before=""):
+# Tables of the runs that were on record when these were written down.
+PINNED = json.loads((Path(__file__).parent / "tables_of_records.json").read_text())
+
+
+def plain(value):
+    if isinstance(value, pd.Series):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value.item() if hasattr(value, "item") else value
+
+
+@pytest.mark.parametrize("table", ["learned_before", "by_connection", "verdicts"])
+def test_the_tables_of_recorded_runs_stay_as_they_are(table):
+    records = [record for record in recorded() if record.finished < PINNED["finished before"]]
+    assert len(records) == PINNED["runs"]
+    if table == "verdicts":
+        found = [[v.claim, v.label, v.verdict, v.reason] for v in claims.verdicts(records)]
+        assert found == PINNED[table]
+        return
+    rows = getattr(claims, table)(records).to_dict("records")
+    assert len(rows) == len(PINNED[table])
+    for row, pinned in zip(rows, PINNED[table], strict=True):
+        assert row.keys() == pinned.keys()
+        for name, value in row.items():
+            exact = pinned[name] if isinstance(pinned[name], str) else pytest.approx(pinned[name], abs=1e-9)
+            assert plain(value) == exact, name
+
+
+COPIES, OTHERS = "two heads that look at copies", "two other heads of the same layers"
+
+
+def of_heads(folder, heads, loss, seeds=SEEDS, before=""):
     """Runs of a plan with a file of heads, whose data hash holds that of the file, too."""
-    records = []
-    for seed in seeds:
-        path = f"heads/{kind}-{seed}.json" if kind == "others" else f"heads/{kind}.json"
-        (folder / "heads").mkdir(exist_ok=True)
-        HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(folder / path)
-        records += several(f'{before}learned("{path}"){CLS}', loss, [seed], spread=0, density=0.05)
-    return [record.model_copy(update={"data_hash": "with files"}) for record in records]
+    HardDegrees(max_distance=0, open_ended=True, kept=[[[1.0]]] * 6).save(folder / f"{heads}.json")
+    return several(
+        f'{before}learned("{heads}.json"){CLS}',
+        loss,
+        seeds,
+        spread=0,
+        density=0.05,
+        labels={"treatment": "named heads", "heads": heads},
+        data_hash="with files",
+    )
 
 
 def test_connections_are_compared_by_seed_with_the_best_first(tmp_path, monkeypatch):
@@ -505,8 +541,8 @@ def test_connections_are_compared_by_seed_with_the_best_first(tmp_path, monkeypa
     records = [*dense(), *learned(0.1, 0.5, spread=0)]
     for pattern, loss in losses.items():
         records += several(pattern + CLS, loss, spread=0)
-    records += of_heads(tmp_path, "copies", 2.0, SEEDS[:3]) + of_heads(tmp_path, "others", 8.0, SEEDS[:3])
-    records += of_heads(tmp_path, "copies", 1.0, SEEDS[:2], before="neighbour(1) | ")
+    records += of_heads(tmp_path, COPIES, 2.0, SEEDS[:3]) + of_heads(tmp_path, OTHERS, 8.0, SEEDS[:3])
+    records += of_heads(tmp_path, COPIES, 1.0, SEEDS[:2], before="neighbour(1) | ")
     table = claims.by_connection(records)
     assert set(table["task"]) == {"reviews"} and table["score"].is_monotonic_decreasing
     lost = {row["what"]: row["lost"].tolist() for row in table.to_dict("records")}
@@ -522,13 +558,13 @@ def test_connections_are_compared_by_seed_with_the_best_first(tmp_path, monkeypa
 
 def test_connections_leave_out_other_plans_and_what_has_no_pair(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    records = dense(SEEDS[:2]) + of_heads(tmp_path, "copies", 2.0, SEEDS[:2])
+    records = dense(SEEDS[:2]) + of_heads(tmp_path, COPIES, 2.0, SEEDS[:2])
     before = claims.by_connection(records)
     assert len(claims.by_connection(records + several("global(cls)", 9.0))) == 3
     others = several(f"copies{CLS} @ late", 1.0) + several("copies", 1.0)
     others += several(f"syntax | random(1){CLS}", 1.0)
-    others += of_heads(tmp_path, "copies", 1.0, before="lexical(2) | ")
-    others += of_heads(tmp_path, "copies", 9.0, SEEDS[2:])
+    others += of_heads(tmp_path, COPIES, 1.0, before="lexical(2) | ")
+    others += of_heads(tmp_path, COPIES, 9.0, SEEDS[2:])
     pd.testing.assert_frame_equal(claims.by_connection(records + others), before)
     assert len(before) == 2 and before["seeds"].tolist() == [2, 2]
     assert claims.by_connection(dense() + several(f"copies{CLS}", 1.0)).empty

@@ -34,7 +34,7 @@ def options(fields: dict[str, object]) -> list[object]:
     return [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-_FIELDS = [*(RunConfig.model_fields.keys() - {"degrees"}), *RunConfig.degree_fields()]
+_FIELDS = [*(RunConfig.model_fields.keys() - {"degrees", "labels"}), *RunConfig.degree_fields()]
 FIELDS = ["--learn-degrees", *(f"--{name.replace('_', '-')}" for name in _FIELDS)]
 MENTIONED = {
     (): [
@@ -153,7 +153,7 @@ def test_finetune_records_where_it_is_told_to(small, workspace):
         ({"learning_rate": -1}, "learning_rate=-1"),
         ({"max_length": 40000}, "max_length=40000"),
         ({"precision": "fp8"}, "precision=fp8"),
-        ({"kernel": "bnded"}, "kernel=bnded"),
+        ({"kernel": "bnded"}, "did you mean 'banded'"),
     ],
 )
 @pytest.mark.parametrize("command", [("finetune",), ("bench", "finetune")])

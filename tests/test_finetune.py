@@ -301,7 +301,7 @@ def test_data_that_changed_are_trained_on_anew(small, workspace, capsys):
     (workspace / "classes.csv").write_text(rows)
     after, found = find_or_train(config)
     assert not found and after.data_hash != before.data_hash and after.name == before.name
-    assert "set aside" in capsys.readouterr().err
+    assert "moved to" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -452,7 +452,7 @@ def test_a_run_is_found_again_until_its_degrees_change(small, fitting, capsys):
     assert input_hash(config) != before
     second, found = find_or_train(config)
     assert not found and second.name == first.name and second.density > first.density
-    assert "set aside" in capsys.readouterr().err
+    assert "moved to" in capsys.readouterr().err
 
 
 def test_a_run_whose_file_is_gone_says_so_before_anything_is_prepared(small, workspace):

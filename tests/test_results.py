@@ -115,7 +115,7 @@ def test_torn_and_foreign_records_are_left_out_and_named(project, tmp_path):
     torn, foreign = store.add(run(0)), store.add(run(1))
     torn.write_text(torn.read_text()[:100])
     os.rename(foreign, store.folder / f"{run(2).name}.json")
-    foreign = write(tmp_path / "foreign.jsonl", run(3), run(4, name="0" * 16))
+    foreign = write(tmp_path / "foreign.jsonl", run(3), run(4).model_copy(update={"name": "0" * 16}))
     result = call("results", "merge", store.folder, foreign, "--into", "all")
     assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == [
         torn.name,
@@ -129,7 +129,7 @@ def test_a_file_in_place_that_would_lose_lines_is_not_replaced(project, tmp_path
     path = write(project / "all.jsonl", run(0))
     path.write_text(path.read_text() + '{"name": "to')
     text = path.read_text()
-    assert "all.jsonl, line 2: torn" in refusal("results", "merge", path, "--into", "all")
+    assert "all.jsonl, line 2: it is truncated" in refusal("results", "merge", path, "--into", "all")
     assert path.read_text() == text
 
 
@@ -199,7 +199,8 @@ def test_sound_results_have_no_findings(project):
 
 
 def test_each_finding_is_a_line_with_its_place(project):
-    records = [run(0), run(1), run(1), run(2, name="f" * 16), run(3, data_hash="other data")]
+    misnamed = run(2).model_copy(update={"name": "f" * 16})
+    records = [run(0), run(1), run(1), misnamed, run(3, data_hash="other data")]
     write(project / "a.jsonl", *records)
     with (project / "a.jsonl").open("a") as file:
         file.write(results.as_line(run(4)).replace('"steps":2', '"steps":"some"') + "\n")
@@ -214,7 +215,7 @@ def test_each_finding_is_a_line_with_its_place(project):
     assert "stands in a.jsonl, line 2 already, the same record" in said["a.jsonl, line 3"]
     assert "is not the hash" in said["a.jsonl, line 4"]
     assert "one run on reviews used data with the hash other data" in said["a.jsonl, line 5"]
-    assert "steps" in said["a.jsonl, line 6"] and "torn" in said["a.jsonl, line 7"]
+    assert "steps" in said["a.jsonl, line 6"] and "truncated" in said["a.jsonl, line 7"]
     assert "another record of the same run" in said["b.jsonl, line 1"]
 
 

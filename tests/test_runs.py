@@ -3,12 +3,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import types
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebert.errors import InputError
+from sparsebert.registry import METHODS
+from sparsebert.training.naming import run_name
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 
@@ -85,7 +89,6 @@ def test_an_unknown_field_is_answered_with_the_nearest():
         ("seed", -1),
         ("seed", 2**32),
         ("precision", "fp8"),
-        ("kernel", "dense"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_sentence_that_names_it(field, value):
@@ -93,6 +96,11 @@ def test_a_value_out_of_range_is_refused_in_one_sentence_that_names_it(field, va
         RunConfig.checked(**{field: value})
     sentence = str(refused.value)
     assert sentence.startswith(f"{field}={value}: ") and "\n" not in sentence
+
+
+def test_an_unknown_kernel_is_answered_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown kernel 'bandd': did you mean 'banded'"):
+        RunConfig.checked(kernel="bandd")
 
 
 @pytest.mark.parametrize("plan", ["neighbor(2)", "neighbour(2) @ lat", "neighbour(2", "neighbour(-1)"])
@@ -133,68 +141,87 @@ def test_a_store_without_a_folder_is_empty(store):
 
 
 def test_a_loss_that_is_not_a_number_survives_the_file(store, capsys):
-    record = record_of(RunConfig(), train_loss=math.nan, metrics={"pearson": math.nan, "spearman": math.inf})
+    record = record_of(RunConfig(), train_loss=math.nan, metrics={"pearson": math.nan, "spearman": 0.5})
     path = store.add(record)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     found = store.find(RunConfig())
     assert math.isnan(found.train_loss) and math.isnan(found.metrics["pearson"])
-    assert found.metrics["spearman"] == math.inf
     assert capsys.readouterr().err == ""
 
 
-def assert_set_aside(store, path, config, capsys):
-    assert store.find(config, "abc") is None
-    assert not path.exists() and path.with_suffix(".json.aside").exists()
-    assert path.name in (warning := capsys.readouterr().err) and "set aside" in warning
-    assert list(store) == [] and store.find(config) is None
-    assert capsys.readouterr().err == ""
+def assert_passed_over(store, path, config, capsys, why):
+    before = path.read_bytes()
+    assert store.find(config, "abc") is None and list(store) == []
+    assert f"the record {path.name} is passed over: " in (warning := capsys.readouterr().err)
+    assert why in warning and warning.count("\n") == 1, "said once, and nothing is moved by reading"
+    assert path.read_bytes() == before
+    assert [file.name for file in store.folder.iterdir()] == [path.name]
+    store.add(record_of(config))
+    assert store.find(config) == record_of(config)
+    assert f"moved to {config.name}.json.aside, since " in capsys.readouterr().err
+    assert path.with_suffix(".json.aside").read_bytes() == before
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_torn_record_is_set_aside_with_a_warning(store, capsys, share):
+def test_a_truncated_record_is_passed_over_and_moved_aside_for_a_new_one(store, capsys, share):
     path = store.add(record_of(RunConfig()))
     text = path.read_text().rstrip("\n")
     path.write_text(text[: int(len(text) * share)])
-    assert_set_aside(store, path, RunConfig(), capsys)
+    assert_passed_over(store, path, RunConfig(), capsys, "it is truncated")
 
 
-def test_what_another_process_put_in_place_of_a_torn_record_stays(store, capsys):
+def test_what_another_process_put_in_place_of_a_truncated_record_stays(store, capsys):
     path = store.add(record_of(RunConfig()))
-    store._set_aside(path, b"the torn record that was read before", "it is torn")
+    store._move_aside(path, b"the truncated record that was read before", "it is truncated")
     assert store.find(RunConfig()) and [file.name for file in store.folder.iterdir()] == [path.name]
     path.unlink()
-    store._set_aside(path, b"", "it is torn")  # another process did
+    store._move_aside(path, b"", "it is truncated")  # another process did
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_that_is_not_text_is_set_aside(store, capsys):
+def test_a_file_that_is_not_text_is_passed_over(store, capsys):
     path = store.add(record_of(RunConfig()))
     path.write_bytes(b"\xff\xfe\x00")
-    assert_set_aside(store, path, RunConfig(), capsys)
+    assert_passed_over(store, path, RunConfig(), capsys, "it is truncated, or no JSON")
 
 
-def test_a_record_under_the_name_of_another_run_is_set_aside(store, capsys):
+def test_a_record_whose_config_was_edited_is_passed_over(store, capsys):
+    path = store.add(record_of(RunConfig()))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5').replace('"seed":0', '"seed":5'))
+    assert_passed_over(store, path, RunConfig(), capsys, "is not the hash of its config")
+
+
+def test_a_record_under_the_name_of_another_run_is_passed_over(store, capsys):
     foreign = store.add(record_of(RunConfig(seed=1)))
     path = foreign.with_name(f"{RunConfig().name}.json")
     os.rename(foreign, path)
-    assert_set_aside(store, path, RunConfig(), capsys)
+    assert store.find(RunConfig()) is None and list(store) == []
+    assert "its name is that of another run" in capsys.readouterr().err
 
 
-def test_a_record_whose_config_was_edited_is_set_aside(store, capsys):
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"schema_version": 99}, "newer version of sparsebert (schema 99, and this one reads up to 2)"),
+        ({"carbon": 1.0}, "the field 'carbon', which this version of sparsebert doesn't know"),
+    ],
+)
+def test_a_record_of_a_newer_version_says_so(store, capsys, change, why):
     path = store.add(record_of(RunConfig()))
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 5').replace('"seed":0', '"seed":5'))
-    assert_set_aside(store, path, RunConfig(), capsys)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert list(store) == [] and path.exists()
+    assert why in capsys.readouterr().err
 
 
-def test_a_record_of_other_data_is_not_found_and_set_aside_only_for_a_new_one(store, capsys):
+def test_a_record_of_other_data_is_not_found_and_moved_aside_only_for_a_new_one(store, capsys):
     yesterday = record_of(RunConfig(), data_hash="what was in the file yesterday")
     path = store.add(yesterday)
     assert store.find(RunConfig(), "abc") is None and store.find(RunConfig()) == yesterday
-    assert capsys.readouterr().err == "", "to look for a run moves nothing"
+    assert capsys.readouterr().err == "", "looking for a run moves nothing"
     for new in (record_of(RunConfig()), yesterday, record_of(RunConfig())):
         store.add(new)
         assert store.find(RunConfig(), new.data_hash) == new
-        assert "set aside" in capsys.readouterr().err
+        assert "was moved to" in capsys.readouterr().err
     asides = sorted(path.parent.glob("*.aside*"))
     assert [aside.name.split(".", 1)[1] for aside in asides] == ["json.aside", "json.aside-2", "json.aside-3"]
     kept = [RunRecord.model_validate_json(aside.read_text()).data_hash for aside in asides]
@@ -252,3 +279,141 @@ def test_other_data_have_other_checkpoints(store):
     config = RunConfig()
     assert store.scratch(config, "a" * 64) != store.scratch(config, "b" * 64)
     assert store.scratch(config, "a" * 64) == store.scratch(RunConfig(), "a" * 64)
+
+
+# ---- names, labels and earlier versions
+
+
+def test_a_name_is_the_hash_of_what_differs_from_the_defaults():
+    assert RunConfig().asked == {} and RunConfig().name == run_name({})
+    config = RunConfig(plan="learned", degrees={"price": 0.1}, epochs=1)
+    assert config.asked == {"plan": "learned", "degrees": {"price": 0.1}}
+    assert RunConfig(degrees={}).asked == {"degrees": {}}
+    assert RunConfig(degrees={}).name != RunConfig().name == RunConfig(degrees=None).name
+    assert RunConfig().name == "ef1424cb5c9d0ebc", "names stand on people's disks"
+
+
+def test_a_new_field_with_its_old_meaning_as_default_changes_no_name(store):
+    class Later(RunConfig):
+        temperature: float = 1.0
+
+    old = RunConfig(plan="neighbour(1)", degrees={"method": "span"})
+    same = Later(**old.model_dump())
+    assert same.name == old.name and same.former_names == old.former_names != []
+    assert Later(**old.model_dump(), temperature=2).name != old.name
+    assert Later(**old.model_dump(), temperature=2).former_names == []
+    store.add(record_of(old))
+    assert Later.model_validate_json(old.model_dump_json()) == same
+
+
+def test_a_change_to_a_method_changes_the_names_of_its_runs_alone(monkeypatch):
+    spans, others = RunConfig(degrees={"method": "span"}), RunConfig(degrees={"method": "gates"})
+    before = (spans.name, others.name)
+    monkeypatch.setitem(METHODS, "span", types.SimpleNamespace(revision=2))
+    assert spans.name != before[0] and others.name == before[1]
+    assert spans.former_names == [] and others.former_names
+    old = record_of(spans, name=before[0], revision=1)
+    assert old.name != spans.name, "it stays readable, but isn't found as today's run"
+
+
+def test_labels_are_kept_and_change_neither_name_nor_equality(store):
+    plain, labelled = RunConfig(), RunConfig(labels={"treatment": "named heads", "density": 0.1})
+    assert labelled == plain and hash(labelled) == hash(plain) and labelled.name == plain.name
+    store.add(record_of(labelled))
+    assert store.find(plain).config.labels == {"density": "0.1", "treatment": "named heads"}
+    found = store.find(RunConfig(labels={"for": "a figure"}))
+    assert found.config.labels == labelled.labels | {"for": "a figure"}
+    assert plain.labelled(labelled.labels).labels == labelled.labels
+    with pytest.raises(InputError, match=r"labelled density=0\.1 and density=0\.2; give it one"):
+        labelled.labelled({"density": "0.2"})
+
+
+BOOK = Path(__file__).parent / "records_of_version_1.jsonl"
+
+
+def of_version_1():
+    return [json.loads(line) for line in BOOK.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("old", of_version_1(), ids=lambda old: old["name"])
+def test_a_record_of_version_1_is_found_by_config_and_by_its_old_name(store, old, capsys):
+    store.folder.mkdir()
+    (store.folder / f"{old['name']}.json").write_text(json.dumps(old, indent=1))
+    record = store.named(old["name"])
+    assert record.config.former_names == [old["name"]] and record.name == record.config.name
+    config = RunConfig(**old["config"] | {"plan": "dense"}).model_copy(update={"plan": old["config"]["plan"]})
+    assert store.find(config, old["data_hash"]) == store.named(record.name) == record
+    assert list(store) == [record]
+    kept = json.loads(record.model_dump_json())
+    for part in old.keys() - {"name", "config", "learning"}:
+        assert kept[part] == old[part]
+    assert kept["config"].items() >= old["config"].items()
+    store.add(record)
+    assert list(store) == [record] and store.named(old["name"]) == record
+    assert len(list(store.folder.iterdir())) == 2, "an older version still finds its own"
+    assert capsys.readouterr().err == ""
+
+
+def test_what_names_of_files_said_are_labels_now():
+    labels = [RunRecord.read(json.dumps(old)).config.labels for old in of_version_1()]
+    assert [each for each in labels if each] == [
+        {"heads": "two heads that look at copies", "treatment": "named heads"},
+        {"density": "0.1", "learned by": "1435da6b01b7a2bd", "treatment": "other heads"},
+    ]
+
+
+def test_an_edited_record_of_version_1_is_refused():
+    old = of_version_1()[0]
+    for wrong in (
+        old | {"name": "f" * 16},
+        old | {"config": old["config"] | {"seed": 7}},
+        old | {"config": {}},
+    ):
+        with pytest.raises(InputError, match=r"is not the hash of its config|its config lacks fields"):
+            RunRecord.read(json.dumps(wrong))
+
+
+def test_runs_with_what_is_registered_elsewhere_stay_readable(store):
+    fields = {"plan": "mine(3) | global(cls)", "kernel": "theirs", "encoder": "gone"}
+    config = RunConfig.model_validate_json(json.dumps(fields))
+    store.add(record_of(config))
+    assert [record.config.plan for record in store] == ["mine(3) | global(cls)"]
+    with pytest.raises(InputError, match="unknown"):
+        RunConfig.checked(**fields)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({part: {}} for part in ("seconds", "metrics", "examples_per_second")),
+        *({part: value} for part in ("density", "padded_density") for value in (math.nan, -0.5, 0, 1.5)),
+        {"density_per_layer": []},
+        {"padded_density_per_layer": [0.5, math.nan]},
+        {"seconds": {"train": math.nan}},
+        {"metrics": {"accuracy": 7.0}},
+        {"metrics": {"f1": -0.1}},
+        {"metrics": {"pearson": math.inf}},
+        {"metrics": {"accuracy<b>": 0.5}},
+        {"steps": -1},
+        {"peak_memory_mib": math.inf},
+        {"device": "a\u202eprocessor"},
+        {"data_hash": "`"},
+        {"versions": {"python": "![](http://there)"}},
+        {"kernels": ["<img src=x onerror=alert(1)>"]},
+    ],
+    ids=str,
+)
+def test_a_record_of_what_cannot_be_is_refused(changes):
+    fields = json.loads(record_of(RunConfig()).model_dump_json()) | changes
+    with pytest.raises(InputError, match=r"it is no record of a run|would be read as markup"):
+        RunRecord.read(json.dumps(fields))
+
+
+@pytest.mark.parametrize("field", ["task", "encoder", "plan", "labels"])
+@pytest.mark.parametrize("text", ["a<img src=x>", "`a`", "a\nb", "[a](b)", "a\x00b"])
+def test_texts_of_a_config_hold_no_markup(field, text):
+    given = {field: {"for": text}} if field == "labels" else {field: text}
+    with pytest.raises(InputError):
+        RunConfig.checked(**given)
+    with pytest.raises(ValueError, match="markup"):
+        RunConfig.model_validate_json(json.dumps(given))

@@ -171,6 +171,26 @@ def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once(
     ]
 
 
+def test_labels_are_joined_and_change_no_run():
+    grid = {
+        "labels": {"for": "C4"},
+        "grids": [
+            {"seed": [0, 1], "labels": {"treatment": "named heads", "density": 0.1}},
+            {"seed": [1, 2]},
+            {"zip": [{"seed": [3, 4], "labels": [{"treatment": "a"}, {"treatment": "b"}]}]},
+        ],
+    }
+    configs = expand_grid(grid)
+    assert configs == [RunConfig(seed=seed) for seed in range(5)]
+    named = {"density": "0.1", "for": "C4", "treatment": "named heads"}
+    assert [config.labels for config in configs[:3]] == [named, named, {"for": "C4"}]
+    assert [config.labels["treatment"] for config in configs[3:]] == ["a", "b"]
+    with pytest.raises(
+        InputError, match=r"item 2, labels: one run is labelled for=C5 and for=C4; give it one"
+    ):
+        expand_grid({"grids": [{"labels": {"for": "C4"}}, {"labels": {"for": "C5"}}]})
+
+
 @pytest.mark.parametrize(
     "grid, sentence",
     [

@@ -38,7 +38,8 @@ class RunCommand(click.Command):
     def _run_options(self) -> list[click.Parameter]:
         from sparsebert.training.runs import RunConfig
 
-        fields = {name: field for name, field in RunConfig.model_fields.items() if name != "degrees"}
+        kept = ("degrees", "labels")
+        fields = {name: field for name, field in RunConfig.model_fields.items() if name not in kept}
         options = _options(fields, _collect, self.run_defaults)
         if not self.learns:
             return options

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
 
-from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.errors import InputError, unknown_name
 from sparsebert.paths import project_root, write_whole
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.training.runs import RunRecord, RunStore
@@ -65,8 +64,8 @@ def recorded(name: str | None = None) -> list[RunRecord]:
 
 def run_named(name: str, store: RunStore) -> RunRecord:
     """The run of that name in a store, or else among the recorded ones; `InputError` if there is none."""
-    records = {record.name: record for record in recorded()}
-    if found := store.named(name) or records.get(name):
+    on_record = (r for r in recorded() if name in (r.name, *r.config.former_names))
+    if found := store.named(name) or next(on_record, None):
         return found
     raise InputError(
         f"there is no run '{name}' in {store.folder} or book/results/; write its 16 digits, which its record "
@@ -86,7 +85,7 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """
     return pd.DataFrame(
         {
-            **record.config.model_dump(exclude={"degrees"}),
+            **record.config.model_dump(exclude={"degrees", "labels"}),
             **_learned_columns(record),
             **record.metrics,
             "density": record.density,
@@ -226,8 +225,8 @@ def _distinct(values: Iterable[object]) -> str:
 def check(folder: Path | None = None) -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
-    Lines that are torn or no record of this version, names that are not the hash of their config, runs that
-    stand twice, and tasks whose runs were made from different data.
+    Lines that are truncated or no record, names that are not the hash of their config, runs that stand twice,
+    and tasks whose runs were made from different data.
     """
     folder = folder or results_dir()
     findings: list[str] = []
@@ -349,9 +348,11 @@ def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int,
 def as_line(record: RunRecord) -> str:
     """A record as one line of JSON; learned arrays are rounded, and parts that it lacks are left out."""
     fields = json.loads(record.model_dump_json())
-    for part in ("kernels", "learning"):
-        if fields[part] is None:
+    for part in ("kernels", "learning", "revision"):
+        if not fields[part]:
             del fields[part]
+    if not fields["config"]["labels"]:
+        del fields["config"]["labels"]
     if learning := fields.get("learning"):
         learning["survival"] = _short(learning["survival"])
         for part in ("kept", "weights"):
@@ -372,7 +373,7 @@ def _short(value: Any) -> Any:
 def _order(record: RunRecord) -> tuple:
     """Runs of one kind stand together, by seed; a new seed or task goes to one place."""
     config = record.config
-    others = config.model_dump_json(exclude={"task", "encoder", "plan", "seed"})
+    others = config.model_dump_json(exclude={"task", "encoder", "plan", "seed", "labels"})
     return config.task, config.encoder, without_seeds(config.plan), others, config.seed, record.name
 
 
@@ -404,14 +405,10 @@ def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[int,
 
 def _record(text: str, place: str, complain: Callable[[str], None]) -> RunRecord | None:
     try:
-        record = RunRecord.model_validate_json(text)
-    except ValidationError as error:
-        complain(f"{place}: torn, or no record of this version: {first_mistake(error)}")
+        return RunRecord.read(text)
+    except InputError as error:
+        complain(f"{place}: {error}")
         return None
-    if record.name != record.config.name:
-        complain(f"{place}: the name {record.name} is not the hash of its config, {record.config.name}")
-        return None
-    return record
 
 
 def _text(path: Path) -> str:
@@ -419,4 +416,4 @@ def _text(path: Path) -> str:
 
 
 def _refuse(complaint: str) -> None:
-    raise InputError(f"{complaint}; mend the file first (sparsebert results check)")
+    raise InputError(f"{complaint}; fix the file first (sparsebert results check)")

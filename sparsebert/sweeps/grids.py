@@ -11,7 +11,8 @@
       - {train_size: 1000}
       - {train_size: 8000, seed: 0}
 
-Lists multiply inside `degrees`, too. A run that several grids ask for is made once.
+Lists multiply inside `degrees`, too. A run that several grids ask for is made once. What a run is for can be
+said by `labels`, such as `labels: {treatment: named heads}`; they are kept in its record.
 """
 
 from __future__ import annotations
@@ -52,23 +53,29 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
         raise InputError(f"{place}, grids: write a list with an item for each grid")
     conditions = _conditions(shared.pop("exclude", []), f"{place}, exclude")
     blocks = shared.pop("zip", [])
-    configs: dict[RunConfig, None] = {}
+    configs: dict[RunConfig, RunConfig] = {}
     for number, item in enumerate(several, 1):
         here = f"{place}, grids, item {number}" if "grids" in grid else place
         own = _fields(item, here, _PARTS[:-1])
         its_conditions = _conditions(own.pop("exclude", []), f"{here}, exclude")
         its_blocks = [*_as_list(blocks), *_as_list(own.pop("zip", []))]
-        for fields in _product(shared | own, its_blocks, here):
+        together = shared | own
+        if isinstance(shared.get("labels"), dict) and isinstance(own.get("labels"), dict):
+            together["labels"] = shared["labels"] | own["labels"]
+        for fields in _product(together, its_blocks, here):
             excluded = [condition for condition in conditions + its_conditions if condition.met_by(fields)]
             for condition in excluded:
                 condition.used = True
             if not excluded:
-                configs[_config(fields, here)] = None
+                config = _config(fields, here)
+                if config in configs:
+                    config = _labelled(config, configs[config].labels, here)
+                configs[config] = config
         _refuse_idle(its_conditions)
     _refuse_idle(conditions)
     if not configs:
         raise InputError(f"{place}: every run is excluded")
-    return list(configs)
+    return list(configs.values())
 
 
 def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
@@ -103,7 +110,7 @@ def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Field
         here = f"{place}, zip, item {number}"
         if not (block := _fields(block, here)):
             raise InputError(f"{here} is empty; take it away")
-        if twice := seen & set(block):
+        if twice := seen & set(block) - {"labels"}:
             raise InputError(f"{here}: '{min(twice)}' is given twice; leave it in one place")
         seen |= set(block)
         columns = {name: _as_list(given) for name, given in block.items()}
@@ -117,7 +124,9 @@ def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Field
                 _check_value(name, value, f"{here}, {name}, item {item}")
         rows.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
     for parts in _product_of([*rows, *lists], place):
-        yield {name: value for part in parts for name, value in part.items()}
+        fields = {name: value for part in parts for name, value in part.items()}
+        labels = [part["labels"] for part in parts if "labels" in part]
+        yield fields | ({"labels": {k: v for each in labels for k, v in each.items()}} if labels else {})
 
 
 def _product_of(columns: list[list[Any]], place: str) -> Iterator[tuple]:
@@ -170,6 +179,13 @@ def _config(fields: Fields, place: str) -> RunConfig:
         return RunConfig.checked(**fields)
     except InputError as error:  # the values are fine by themselves, but not together
         raise InputError(f"{place}, degrees: {error}") from None
+
+
+def _labelled(config: RunConfig, labels: dict[str, str], place: str) -> RunConfig:
+    try:
+        return config.labelled(labels)
+    except InputError as error:
+        raise InputError(f"{place}, labels: {error}") from None
 
 
 class _Condition:

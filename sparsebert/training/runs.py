@@ -2,54 +2,95 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.kernels import KERNELS
 from sparsebert.models.encoders import check_encoder
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.plans import parse_plan
-
-_MEANING = 1  # raise it when a change changes what a config computes; older records are then not found
-_SINCE_THEN = {"span": 1, "gates": 1}  # changes to one method of learning degrees alone
+from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
 
 _NAME = re.compile(r"[0-9a-f]{16}")
+_MARKUP = set("<>`[]")
+_SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
+
+def _unmarked(text: str) -> str:
+    if not text.isprintable() or not _MARKUP.isdisjoint(text):
+        raise InputError(
+            f"{text[:80]!r} has control characters or one of < > ` [ ], which would be read as markup in a "
+            "book; write it without them"
+        )
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unmarked)]
+Label = Annotated[str, Field(coerce_numbers_to_str=True, max_length=200), AfterValidator(_unmarked)]
 Positive = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Density = Annotated[float, Field(gt=0, le=1 + _SLACK)]
+Densities = Annotated[list[Density], Field(min_length=1)]
+Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+def _possible(metrics: dict[str, float]) -> dict[str, float]:
+    """Scores that can be; NaN is what a metric gives that is not defined."""
+    for name, value in metrics.items():
+        least = 0 if name.endswith(("accuracy", "f1")) else -1
+        if not (math.isnan(value) or least - _SLACK <= value <= 1 + _SLACK):
+            raise ValueError(f"{name} can't be {value}")
+    return metrics
+
+
+def _with(part: str) -> Callable[[dict], dict]:
+    def check(values: dict) -> dict:
+        if part not in values:
+            raise ValueError(f"'{part}' is missing")
+        return values
+
+    return check
+
+
+Metrics = Annotated[dict[Text, float], Field(min_length=1), AfterValidator(_possible)]
 
 
 class RunConfig(BaseModel):
     """One fine-tuning run, completely; unknown fields are refused.
 
     The same config gives the same run, up to the arithmetic of the device: the record names it, and the
-    precision that `auto` took.
+    precision that `auto` took. `labels` say what a run is for, as in {"treatment": "named heads"}; they are
+    kept in its record, and two configs that differ in them alone are equal and of one name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str = Field("reviews", description="task, see `sparsebert tasks`")
-    encoder: str = Field("minilm", description="encoder, see `sparsebert encoders`")
-    plan: str = Field(
+    task: Text = Field("reviews", description="task, see `sparsebert tasks`")
+    encoder: Text = Field("minilm", description="encoder, see `sparsebert encoders`")
+    plan: Text = Field(
         "dense", description="patterns and the layers they are placed at, see `sparsebert patterns`"
     )
     train_size: Positive | None = Field(None, description="training rows (default: all)")
@@ -70,21 +111,31 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="bf16 needs hardware for it; auto takes it where there is some"
     )
-    kernel: Literal["auto", "reference", "banded", "flex"] = Field(
+    kernel: Text = Field(
         "auto",
         description="how attention is computed: reference, banded, flex or auto; the result is the same",
     )
     degrees: DegreeConfig | None = Field(None, description="how the degrees of `learned` are learned")
 
-    @field_validator("plan")
-    @classmethod
-    def _canonical_plan(cls, text: str) -> str:
-        return str(parse_plan(text))
+    labels: dict[Label, Label] = Field({}, description="free text that is kept with the record")
 
-    @field_validator("encoder")
+    @field_validator("plan", "encoder", "kernel")
     @classmethod
-    def _plausible_encoder(cls, name: str, info: ValidationInfo) -> str:
-        return name if info.mode == "json" else check_encoder(name)  # a record's encoder may be elsewhere
+    def _known(cls, text: str, info: ValidationInfo) -> str:
+        if info.mode == "json":  # of a record or another process: what it names may be known there alone
+            return text
+        if info.field_name == "plan":
+            return str(parse_plan(text))
+        if info.field_name == "encoder":
+            return check_encoder(text)
+        if text not in KERNELS:
+            raise unknown_name("kernel", text, KERNELS)
+        return text
+
+    @field_validator("labels")
+    @classmethod
+    def _in_order(cls, labels: dict[str, str]) -> dict[str, str]:
+        return dict(sorted(labels.items()))
 
     @field_validator("*", mode="before")
     @classmethod
@@ -127,12 +178,37 @@ class RunConfig(BaseModel):
         return dict(DegreeConfig.model_fields)
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """The fields that differ from the defaults, without the labels."""
+        return self.model_dump(exclude={"labels"}, exclude_defaults=True)
+
+    @property
     def name(self) -> str:
-        """The run's name: a hash of the canonical JSON of the config, of `kernel` only if it isn't `auto`."""
-        fields = self.model_dump(exclude={"kernel"} if self.kernel == "auto" else None)
-        meaning = _MEANING + (_SINCE_THEN.get(self.degrees.method, 0) if self.degrees else 0)
-        canonical = json.dumps([meaning, fields], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        """The run's name: a hash of what was asked, see `sparsebert.training.naming`."""
+        return run_name(self.asked, revision_of(self.degrees and self.degrees.method))
+
+    @property
+    def former_names(self) -> list[str]:
+        """Names that earlier versions gave this run, the latest first."""
+        return former_names(self.model_dump(exclude={"labels"}), self.asked)
+
+    def labelled(self, labels: dict[str, str]) -> RunConfig:
+        """The same run with further labels; `InputError` if one of them has another value already."""
+        for name in self.labels.keys() & labels:
+            if self.labels[name] != labels[name]:
+                raise InputError(
+                    f"one run is labelled {name}={self.labels[name]} and {name}={labels[name]}; give it one"
+                )
+        return self.model_copy(update={"labels": dict(sorted((self.labels | labels).items()))})
+
+    def _values(self) -> tuple:
+        return tuple(value for name, value in self.__dict__.items() if name != "labels")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunConfig) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
 
 
 class Learning(BaseModel):
@@ -146,11 +222,11 @@ class Learning(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    target_density: float | None
-    soft_density: float | None = None
-    hard_density: float
-    soft_metrics: dict[str, float] | None = None
-    survival: list[list[list[float]]] | None = None
+    target_density: Density | None
+    soft_density: Measured | None = None
+    hard_density: Density
+    soft_metrics: Metrics | None = None
+    survival: list[list[list[Finite]]] | None = None
     degrees: HardDegrees
 
 
@@ -160,55 +236,115 @@ class RunRecord(BaseModel):
     Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs:
     `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
     allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
-    MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last.
+    MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
+    counts the changes to the method of learning degrees by then.
+
+    Plain data of earlier versions are brought to today's schema when they are validated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    name: str
+    name: str = ""
+    schema_version: int = SCHEMA
+    revision: int = 0
     config: RunConfig
-    metrics: dict[str, float]
-    density: float
-    density_per_layer: list[float]
-    padded_density: float
-    padded_density_per_layer: list[float]
-    train_rows: int
-    eval_rows: int
-    steps: int
+    metrics: Metrics
+    density: Density
+    density_per_layer: Densities
+    padded_density: Density
+    padded_density_per_layer: Densities
+    train_rows: Count
+    eval_rows: Count
+    steps: Count
     train_loss: float
-    seconds: dict[str, float]
-    examples_per_second: dict[str, float]
-    peak_memory_mib: float
-    device: str
-    precision: str
-    kernels: list[str] | None = None
-    versions: dict[str, str]
-    commit: str | None
-    data_hash: str
-    finished: str
+    seconds: Annotated[dict[Text, Measured], AfterValidator(_with("train"))]
+    examples_per_second: Annotated[dict[Text, float], AfterValidator(_with("train"))]
+    peak_memory_mib: Measured
+    device: Text
+    precision: Text
+    kernels: list[Text] | None = None
+    versions: dict[Text, Text]
+    commit: Text | None
+    data_hash: Text
+    finished: Text
     learning: Learning | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_any_version(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> RunRecord:
+        if isinstance(given, dict):
+            config = given.get("config")
+            if isinstance(config, RunConfig):  # a new one
+                given = {"revision": revision_of(config.degrees and config.degrees.method)} | given
+            elif isinstance(config, dict):
+                given = migrated(given)
+        record = validate(given)
+        name = run_name(record.config.asked, record.revision)
+        if not record.name:
+            return record.model_copy(update={"name": name})
+        if record.name != name:
+            raise InputError(f"the name {record.name} is not the hash of its config, {name}")
+        return record
+
+    @classmethod
+    def read(cls, text: str | bytes) -> RunRecord:
+        """The record in a JSON text; `InputError` says why it is none."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise cause from None
+            if first["type"] == "json_invalid":
+                raise InputError("it is truncated, or no JSON") from None
+            if first["type"] == "extra_forbidden":
+                where = ".".join(map(str, first["loc"]))
+                raise InputError(
+                    f"it has the field '{where}', which this version of sparsebert doesn't know; update it"
+                ) from None
+            raise InputError(f"it is no record of a run: {first_mistake(error)}") from None
 
 
 class RunStore:
-    """A folder with one JSON file per finished run, `<name>.json`, each written whole or not at all."""
+    """A folder with one JSON file per finished run, `<name>.json`, each written whole or not at all.
+
+    Reading changes nothing: a file that holds no record is passed over, with a sentence on stderr.
+    """
 
     def __init__(self, folder: str | Path | None = None):
         self.folder = runs_dir(folder)
+        self._told: set[Path] = set()
 
     def find(self, config: RunConfig, data_hash: str | None = None) -> RunRecord | None:
-        """The record of a config, or None; with `data_hash` only one of these data."""
-        record = self.named(config.name)
-        return record if record and data_hash in (None, record.data_hash) else None
+        """The record of a config, with its labels, or None; with `data_hash` only one of these data.
+
+        It may stand under a name that an earlier version gave it.
+        """
+        for name in (config.name, *config.former_names):
+            record = self._read(self._path(name))
+            if record and record.config == config and data_hash in (None, record.data_hash):
+                labels = record.config.labels | config.labels
+                return record.model_copy(update={"config": config.model_copy(update={"labels": labels})})
+        return None
 
     def named(self, name: str) -> RunRecord | None:
-        """The record of the run of that name, or None."""
-        return self._read(self._path(name)) if _NAME.fullmatch(name) else None
+        """The record of the run of that name, today's or that of an earlier version, or None."""
+        if not _NAME.fullmatch(name):
+            return None
+        direct = self._read(self._path(name))
+        return direct or next((r for r in self if name in (r.name, *r.config.former_names)), None)
 
     def add(self, record: RunRecord) -> Path:
-        """Write a record: temporary file, then rename. One of the same run from other data is set aside."""
+        """Write a record whole; what stands in its place, if not of the same data, is moved to `.aside`."""
         path = self._path(record.name)
-        if (old := self._read(path)) and old.data_hash != record.data_hash:
-            self._set_aside(path, path.read_bytes(), "it was made from other data")
+        found = self._bytes(path)
+        if found is not None:
+            try:
+                if RunRecord.read(found).data_hash != record.data_hash:
+                    self._move_aside(path, found, "it was made from other data")
+            except InputError as error:
+                self._move_aside(path, found, str(error))
         write_whole(path, record.model_dump_json(indent=1) + "\n")
         self.failure(record.name).unlink(missing_ok=True)
         return path
@@ -223,34 +359,48 @@ class RunStore:
 
     def scratch(self, config: RunConfig, data_hash: str) -> Path:
         """Where an unfinished run keeps its checkpoints, which are of no use for other data."""
-        return self.folder / "unfinished" / f"{config.name}-{data_hash[:16]}"
+        names = (config.name, *config.former_names)
+        own, *former = (self.folder / "unfinished" / f"{name}-{data_hash[:16]}" for name in names)
+        return next((folder for folder in former if folder.is_dir()), own)
 
     def __iter__(self) -> Iterator[RunRecord]:
+        """Each run once, in the order of the files' names; today's record of two of one run and its data."""
+        seen = set()
         for path in sorted(self.folder.glob("*.json")):
             if _NAME.fullmatch(path.stem) and (record := self._read(path)):
-                yield record
+                newer = path.stem != record.name and self._read(self._path(record.name))
+                if not newer and record.name not in seen:
+                    seen.add(record.name)
+                    yield record
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
-    def _read(self, path: Path) -> RunRecord | None:
+    def _bytes(self, path: Path) -> bytes | None:
         try:
-            found = path.read_bytes()
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise InputError(f"the record '{path}' cannot be read: {error.strerror}") from None
-        try:
-            record = RunRecord.model_validate_json(found)
-        except ValueError:
-            self._set_aside(path, found, "it is torn or not a run of this version")
-            return None
-        if record.name != path.stem or record.config.name != path.stem:
-            self._set_aside(path, found, "its name is not the hash of its config")
-            return None
-        return record
 
-    def _set_aside(self, path: Path, found: bytes, why: str) -> None:
+    def _read(self, path: Path) -> RunRecord | None:
+        found = self._bytes(path)
+        if found is None:
+            return None
+        try:
+            record = RunRecord.read(found)
+            if path.stem in (record.name, *record.config.former_names):
+                return record
+            why = f"its name is that of another run, {record.name}"
+        except InputError as error:
+            why = str(error)
+        if path not in self._told:
+            self._told.add(path)
+            print(f"sparsebert: the record {path.name} is passed over: {why}", file=sys.stderr)
+        return None
+
+    def _move_aside(self, path: Path, found: bytes, why: str) -> None:
         """Take a file that was read as `found` out of the way; what another process put there stays."""
         taken = path.with_name(f".taken-{uuid4().hex}")
         try:
@@ -265,4 +415,4 @@ class RunStore:
         while aside.exists():
             aside = next(others)
         os.replace(taken, aside)
-        print(f"sparsebert: {path.name} was set aside as {aside.name}, since {why}", file=sys.stderr)
+        print(f"sparsebert: {path.name} was moved to {aside.name}, since {why}", file=sys.stderr)

@@ -24,18 +24,7 @@ from sparsebert.study.claims.runs import (
 from sparsebert.study.results import without_seeds
 from sparsebert.training.runs import RunRecord
 
-_FILE = re.compile(r"degrees-(?P<kind>own|unweighted|heads|layers)-.*-(?P<density>[\d.]+)-\d+\.json")
-
-_HEADS = re.compile(r"heads/(?P<kind>copies|others)(-\d+)?\.json")
-_HEADS_KINDS = {
-    "copies": "two heads that look at copies",
-    "others": "two other heads of the same layers",
-}
-_CHANGED = {
-    "unweighted": "without weights",
-    "heads": "other heads",
-    "layers": "other layers",
-}
+_CHANGED = ("without weights", "other heads", "other layers")  # treatments of degrees that were learned
 
 
 def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -80,19 +69,22 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
 def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
 
-    A row per setting and density asked for; the columns of differences hold points by seed. Such a run's plan
-    names a file `degrees-KIND-NAME-DENSITY-SEED.json`, where KIND is `own`, `unweighted` (without weights),
-    or `heads` or `layers` if they were shuffled over these (`HardDegrees.shuffled`). Beside them stand
-    degrees of the same density that were not learned but read off the attention.
+    A row per setting and density asked for; the columns of differences hold points by seed. Such a run is
+    labelled with the `density` that its degrees were learned for and with a `treatment`: `as learned`,
+    `without weights`, or `other heads` or `other layers` if they were shuffled over these
+    (`HardDegrees.shuffled`). Beside them stand degrees of the same density that were not learned but read off
+    the attention.
     """
     settings = runs_by_setting(records)
-    labels = labels_of(settings)
+    names = labels_of(settings)
     groups: dict[tuple[Setting, float], dict[str, dict[int, float]]] = {}
     for record in each_once(records):
-        names = [match for file in parse_plan(record.config.plan).files if (match := _FILE.search(file))]
-        if len(names) == 1 and (setting := _setting_without_files(record, settings)):
-            kinds = groups.setdefault((setting, float(names[0]["density"])), {})
-            kinds.setdefault(names[0]["kind"], {})[record.config.seed] = described_run(record)["score"]
+        labels = record.config.labels
+        kind, asked = labels.get("treatment"), labels.get("density", "")
+        known = kind in ("as learned", *_CHANGED) and re.fullmatch(r"0?\.\d+|1", asked)
+        if known and (setting := _setting_without_files(record, settings)):
+            kinds = groups.setdefault((setting, float(asked)), {})
+            kinds.setdefault(kind, {})[record.config.seed] = described_run(record)["score"]
     rows = []
     for (setting, asked), kinds in sorted(groups.items(), key=str):
         runs = settings[setting]
@@ -102,10 +94,10 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
             scores = {kind: pd.Series(found) for kind, found in kinds.items()}
             read_off = scores_by_seed(alike[alike["kind"] == "read off"])
             single = single_width_at(runs, learned["density"].mean())
-            before = scores.get("own", pd.Series(dtype=float))
+            before = scores.get("as learned", pd.Series(dtype=float))
             rows.append(
                 {
-                    "task": labels[setting],
+                    "task": names[setting],
                     "asked": asked,
                     "seeds": len(before),
                     "from the start − learned": (before - scores_by_seed(learned)).dropna(),
@@ -113,8 +105,8 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
                         before - (before[:0] if single is None else single)
                     ).dropna(),
                     **{
-                        f"{said} − from the start": (scores.get(kind, before[:0]) - before).dropna()
-                        for kind, said in _CHANGED.items()
+                        f"{kind} − from the start": (scores.get(kind, before[:0]) - before).dropna()
+                        for kind in _CHANGED
                     },
                     "read off attention − from the start": (read_off - before).dropna(),
                 }
@@ -125,11 +117,11 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
 def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What connections do for a task, beside a global [CLS]: single patterns, copies, and named heads.
 
-    In the runs of named heads two heads see everything, with a file `heads/copies.json` (those that look at
-    copies of a token) or `heads/others-SEED.json`; all others see the token itself and [CLS], or a width
-    besides. For each setting with such runs a row for dense, for [CLS] alone, for each kind of them, for each
-    pattern of one part or with copies, and for learned degrees, the best scores first. `density`, `score` in
-    points and `lost` against dense, in points by seed, are over the `seeds` that were run dense, too.
+    In the runs with the label `treatment: named heads` some heads see everything, and the label `heads` says
+    which; all others see the token itself and [CLS], or a width besides. For each setting with such runs a
+    row for dense, for [CLS] alone, for each kind of them, for each pattern of one part or with copies, and
+    for learned degrees, the best scores first. `density`, `score` in points and `lost` against dense, in
+    points by seed, are over the `seeds` that were run dense, too.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
@@ -138,13 +130,14 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
         run = described_run(record)
         what = _connections(record, run) if run["placement"] == "all" else None
         if what and (setting := _setting_without_files(record, settings)):
-            found.setdefault(setting, []).append(run | {"what": what})
+            named = record.config.labels.get("heads") == what
+            found.setdefault(setting, []).append(run | {"what": what, "named": named})
     rows = []
     for setting, described in sorted(found.items(), key=str):
         runs = pd.DataFrame(described)
         dense = scores_by_seed(runs[runs["what"] == "dense"])
         paired = runs[runs["seed"].isin(dense.index)]
-        if not paired["what"].isin(_HEADS_KINDS.values()).any():
+        if not paired["named"].any():
             continue
         for what, part in paired.groupby("what"):
             rows.append(
@@ -176,11 +169,12 @@ def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:
     if more or Global("cls") not in parts:
         return None
     parts.remove(Global("cls"))
-    heads = [part for part in parts if isinstance(part, Learned) and _HEADS.search(part.path or "")]
+    heads = [part for part in parts if isinstance(part, Learned) and part.path]
     others = [part for part in parts if part not in heads]
-    if len(heads) == 1 and all(isinstance(part, Neighbour) for part in others):
-        kind = _HEADS_KINDS[_HEADS.search(heads[0].path)["kind"]]
-        return " and ".join([kind, *(f"{part} in all" for part in others)])
+    labels = record.config.labels
+    named = labels.get("treatment") == "named heads" and "heads" in labels
+    if named and len(heads) == 1 and all(isinstance(part, Neighbour) for part in others):
+        return " and ".join([labels["heads"], *(f"{part} in all" for part in others)])
     with_copies = not plan.files and any(isinstance(part, Copies) for part in pattern.walk())
     return " | ".join(map(str, parts)) if run["kind"] == "pattern" or with_copies else None
 
