@@ -42,7 +42,8 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     Raises `InputError` with the place of what is wrong: a file that cannot be read, a field that does not
     exist, a value that no run can have, a condition that leaves nothing out.
     """
-    return expand_grid(plain_yaml(read_text(path, "the grid"), shown(path)), shown(path))
+    place = shown(Path(path))
+    return expand_grid(plain_yaml(read_text(path, "the grid"), place), place)
 
 
 def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:

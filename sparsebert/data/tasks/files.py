@@ -270,4 +270,4 @@ def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) 
 
 
 def _wrong(path: Path, line: object, what: str) -> InputError:
-    return InputError(f"{shown(path, 200)}, line {line}: {what}")
+    return InputError(f"{shown(path)}, line {line}: {what}")
