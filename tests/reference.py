@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 import torch
+from hypothesis import strategies as st
 
 from sparsebert.patterns import (
     Biased,
@@ -39,24 +43,61 @@ class Sentence:
         )
 
 
+Naive = Callable[[Pattern, Sentence], Relation]
+NAIVE: dict[type[Pattern], Naive] = {}  # the definition of each pattern
+DRAWN: dict[type[Pattern], st.SearchStrategy[Pattern]] = {}  # and some of them, for tests by hypothesis
+
+
+def naive(kind: type[Pattern], *arguments: st.SearchStrategy) -> Callable[[Naive], Naive]:
+    """Define a pattern's pairs for all generic tests, from a file `test_pattern_NAME.py`."""
+
+    def define(related: Naive) -> Naive:
+        NAIVE[kind], DRAWN[kind] = related, st.builds(kind, *arguments)
+        return related
+
+    return define
+
+
+def pairs(sentence: Sentence, related: Callable[[int, int], bool]) -> Relation:
+    return [[related(i, j) for j in range(sentence.n)] for i in range(sentence.n)]
+
+
+@naive(Dense)
+def _dense(pattern: Dense, sentence: Sentence) -> Relation:
+    return pairs(sentence, lambda i, j: True)
+
+
+@naive(Neighbour, st.integers(0, 9))
+def _neighbour(pattern: Neighbour, sentence: Sentence) -> Relation:
+    return pairs(sentence, lambda i, j: abs(i - j) <= pattern.w)
+
+
+@naive(Global, st.one_of(st.just("cls"), st.integers(0, 3)))
+def _global(pattern: Global, sentence: Sentence) -> Relation:
+    first = 1 if pattern.tokens == "cls" else pattern.tokens
+    return pairs(sentence, lambda i, j: i < first or j < first)
+
+
+@naive(Lexical, st.integers(0, 6))
+def _lexical(pattern: Lexical, sentence: Sentence) -> Relation:
+    return [_most_similar(sentence, i, pattern.k) for i in range(sentence.n)]
+
+
+@naive(Copies)
+def _copies(pattern: Copies, sentence: Sentence) -> Relation:
+    places = sentence.embeddings
+    return pairs(sentence, lambda i, j: bool((places[i] == places[j]).all()))
+
+
+@naive(Random, st.integers(0, 9), st.integers(0, 5))
+def _random_keys(pattern: Random, sentence: Sentence) -> Relation:
+    return _random(pattern, sentence, 0)
+
+
 def related(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
     """Whether each query is related to each key, by the definition of the pattern and nothing else."""
     tokens = range(sentence.n)
     match pattern:
-        case Dense():
-            return [[True for _ in tokens] for _ in tokens]
-        case Neighbour(w):
-            return [[abs(i - j) <= w for j in tokens] for i in tokens]
-        case Global(count):
-            first = 1 if count == "cls" else count
-            return [[i < first or j < first for j in tokens] for i in tokens]
-        case Syntax(hops):
-            return _syntax(sentence, hops)
-        case Lexical(k):
-            return [_most_similar(sentence, i, k) for i in tokens]
-        case Copies():
-            places = sentence.embeddings
-            return [[bool((places[i] == places[j]).all()) for j in tokens] for i in tokens]
         case Random():
             return _random(pattern, sentence, head)
         case HardLayer(degrees, layer):
@@ -74,7 +115,7 @@ def related(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
         case Difference(left, right):
             a, b = related(left, sentence, head), related(right, sentence, head)
             return [[a[i][j] and not b[i][j] for j in tokens] for i in tokens]
-    raise NotImplementedError(pattern)
+    return NAIVE[type(pattern)](pattern, sentence)
 
 
 def allowed(pattern: Pattern, sentence: Sentence, head: int = 0) -> Relation:
@@ -120,7 +161,8 @@ def quantile(token: int, head: int) -> float:
     return (token * (math.sqrt(5) - 1) / 2 + head * math.sqrt(2) % 1) % 1
 
 
-def _syntax(sentence: Sentence, hops: int) -> Relation:
+@naive(Syntax, st.integers(0, 3))
+def _syntax(pattern: Syntax, sentence: Sentence) -> Relation:
     def step(i: int, j: int) -> bool:
         wi, wj, hi, hj = sentence.words[i], sentence.words[j], sentence.heads[i], sentence.heads[j]
         return wi >= 0 and wj >= 0 and (wi == wj or hi == wj or hj == wi)
@@ -130,7 +172,7 @@ def _syntax(sentence: Sentence, hops: int) -> Relation:
         reached = {
             j for j in range(sentence.n) if sentence.words[i] >= 0 and sentence.words[j] == sentence.words[i]
         }
-        for _ in range(hops):
+        for _ in range(pattern.hops):
             reached = {j for r in reached for j in range(sentence.n) if step(r, j)}
         result.append([j in reached for j in range(sentence.n)])
     return result
@@ -156,3 +198,7 @@ def _random(pattern: Random, sentence: Sentence, head: int) -> Relation:
         taken = sorted(candidates, key=lambda j: order[i][j])[:degree]
         result.append([j in taken for j in range(sentence.n)])
     return result
+
+
+for file in Path(__file__).parent.glob("test_pattern_*.py"):  # the patterns that have a test of their own
+    import_module(file.stem)

@@ -14,23 +14,25 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from sparsebert.degrees import DegreeConfig, DegreeTraining, LearnedDegrees, attach_degrees
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
-from sparsebert.degrees.learning import count_pairs, other_parts
-from sparsebert.degrees.training import attention_mass
+from sparsebert.degrees.learning import other_parts
+from sparsebert.degrees.methods import Survival, attention_mass
+from sparsebert.degrees.pairs import count_pairs
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import Global, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import kept_edges
 from sparsebert.patterns.plans import parse_plan
+from sparsebert.registry import METHODS, register
 from sparsebert.sweeps.running import find_or_train
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.runs import RunConfig, RunRecord
 
-METHODS = ("survival", "ensemble", "span", "gates")  # with parameters that are learned
+SOFT = [name for name, method in METHODS.items() if method.soft]
 SHARINGS = ("network", "layer", "head")
 LONGEST, HEADS = 5, 4
 module = sys.modules["sparsebert.training.finetuning"]
-with_methods = pytest.mark.parametrize("method", METHODS)
+with_methods = pytest.mark.parametrize("method", SOFT)
 with_sharings = pytest.mark.parametrize("sharing", SHARINGS)
 
 
@@ -497,6 +499,8 @@ def test_a_run_that_cannot_learn_says_why_in_one_sentence(small, plan, degrees, 
 @pytest.mark.parametrize(
     ("degrees", "said"),
     [
+        ({"method": "survial"}, "unknown method of learning degrees 'survial': did you mean 'survival'?"),
+        ({"method": 3}, "method=3: "),
         ({"method": "span", "harden": "irregular"}, "method=span gives no degree distribution"),
         ({"method": "gates", "harden": "regular"}, "write harden=support"),
         ({"method": "mass"}, "target_density, which is missing"),
@@ -567,6 +571,42 @@ def test_a_run_ends_with_hard_degrees_of_the_density_asked_for(small, degrees):
         assert np.array(learning.survival).shape == (2, 2, 7)
         assert learning.soft_density != pytest.approx(learning.hard_density, abs=1e-4)
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_says_of_itself_what_figures_and_tables_ask(method):
+    config = DegreeConfig(method=method, target_density=0.5)
+    assert config.label and config.kind in ("learned", "read off", "other")
+    assert config.soft == (method in SOFT) and config.fingerprint is None
+    assert f"{method}: " in DegreeConfig.model_fields["method"].description
+
+
+def test_labels_are_those_of_the_recorded_figures():
+    assert DegreeConfig().label == "learned, per head"
+    assert DegreeConfig(sharing="layer", harden="regular").label == "learned, per layer, regular"
+    assert DegreeConfig(method="ensemble", harden="irregular").label == "learned ensemble"
+
+
+def test_a_method_of_ones_own_is_learned_and_hardened_like_the_others(small, monkeypatch):
+    monkeypatch.setitem(METHODS, "own", None)  # so that it is gone afterwards
+    monkeypatch.setitem(METHODS.fingerprints, "own", "")
+    del METHODS["own"]
+
+    @register
+    class Own(Survival):
+        name, summary = "own", "a distribution that starts even"
+        label = "even start"
+
+        def start(self, groups):
+            return torch.zeros(*groups, self.longest + 1)
+
+    config = learning_run(small, method="own")
+    assert config.degrees.label == "even start" and config.degrees.fingerprint
+    record = finetune(config)
+    assert record.learning.hard_density == pytest.approx(0.4, abs=0.015)
+    text = record.model_dump_json()
+    del METHODS["own"]
+    assert RunRecord.model_validate_json(text).config.degrees.method == "own"  # readable elsewhere
 
 
 def test_layers_that_do_not_learn_stay_as_they_are_and_the_run_is_found_again(small):

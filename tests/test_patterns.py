@@ -5,34 +5,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Bool
-from reference import Sentence, allowed
+from reference import DRAWN, Sentence, allowed
 from torch import Tensor
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, UnknownName
+from sparsebert.kernels import kernel_for
 from sparsebert.patterns import (
-    Copies,
-    Dense,
+    PATTERNS,
+    Difference,
     Global,
     Learned,
-    Lexical,
     Neighbour,
     Pattern,
     Random,
-    Syntax,
+    Union,
     Weighted,
     parse_pattern,
+    parse_plan,
 )
 from sparsebert.patterns.batches import Batch, Collator
 
-_atoms = st.one_of(
-    st.just(Dense()),
-    st.just(Copies()),
-    st.builds(Neighbour, st.integers(0, 9)),
-    st.builds(Global, st.one_of(st.just("cls"), st.integers(0, 3))),
-    st.builds(Syntax, st.integers(0, 3)),
-    st.builds(Lexical, st.integers(0, 6)),
-    st.builds(Random, st.integers(0, 9), st.integers(0, 5)),
-)
+_atoms = st.one_of(list(DRAWN.values()))
+_each = pytest.mark.parametrize("kind", PATTERNS.values(), ids=PATTERNS)
 
 
 def composed(atoms: st.SearchStrategy[Pattern]) -> st.SearchStrategy[Pattern]:
@@ -129,6 +123,35 @@ def test_random_draws_k_other_keys_and_the_same_ones_whatever_the_batch(k, seed,
         assert (alone.sum(-1) - 1 == min(k, n - 1)).all()
 
 
+@_each
+def test_a_pattern_says_of_itself_what_lists_figures_and_errors_ask(kind):
+    assert kind.signature().startswith(kind.name)
+    assert kind.summary().endswith((".", ":", ")."))
+    assert kind.family.label
+    for example in kind.examples:
+        made = parse_pattern(example)
+        assert type(made) is kind and str(made) == example
+        assert made.needs <= {"word_ids", "head_ids", "embeddings"}
+        assert made.keepable == (not made.needs)
+    with pytest.raises(UnknownName, match=f"did you mean '{kind.name}'"):
+        parse_pattern(f"{kind.name}x")
+    assert kind in DRAWN or kind.learns  # a definition in tests, or a file that says what it is
+
+
+@_each
+def test_a_pattern_that_position_decides_is_the_same_by_band_and_by_mask(kind):
+    batch = Batch.of_lengths([40, 23])
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.randn(2, 2, 40, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    real = batch.real[:, None, :, None]
+    for example in kind.examples:
+        pattern = parse_pattern(example)
+        if not pattern.learns and not pattern.needs and pattern.layout() is not None:
+            band, mask = (kernel_for(pattern, batch, 2, kernel) for kernel in ("banded", "reference"))
+            assert band.count() == pytest.approx(mask.count())
+            torch.testing.assert_close(band(*heads) * real, mask(*heads) * real)
+
+
 def test_random_draws_uniformly():
     n, k, seeds = 20, 4, 400
     counts = sum(Random(k, seed).allowed(Batch.of_lengths([n]))[0, 0].int() for seed in range(seeds))
@@ -172,6 +195,23 @@ def test_minus_binds_tighter_than_union_as_in_python():
         ("lexical(k=2, k=3)", "twice"),
         ("global(first)", "unknown pattern 'first'"),
         ("", "the end"),
+        ("neighbour(" + "9" * 5000 + ")", "is too large"),
+        ("neighbour(٣)", "unexpected '٣'"),
+        ("neighbour(²)", "unexpected '²'"),
+        ("nachbär(2)", "unexpected 'ä'"),
+        ("neighbour(0x10)", "expected ',' or ')'"),
+        ("neighbour(1_000)", "expected ',' or ')'"),
+        ("neighbour(2.5)", "unexpected '.'"),
+        ("neighbour(cls)", "unknown pattern 'cls'"),
+        ("x" * 5000, "unknown pattern 'xxx"),
+        ("neighbour(2)\x00", "unexpected '�'"),
+        ("neighbour(2) |" * 5000, "at most 100 parts"),
+        (" | ".join(["neighbour(1)"] * 600), "at most 100 parts"),
+        (" - ".join(["neighbour(1)"] * 600), "at most 100 parts"),
+        (" | ".join(["neighbour(1) - syntax"] * 300), "at most 100 parts"),
+        ("random(like=" * 600 + "syntax" + ")" * 600, "write fewer"),
+        ("weighted(" * 150 + "syntax" + ")" * 150, "at most 100 parts"),
+        ("neighbour(1) - (" * 400 + "syntax" + ")" * 400, "write fewer"),
     ],
 )
 def test_a_wrong_pattern_says_what_is_wrong_and_where(text, said):
@@ -179,6 +219,34 @@ def test_a_wrong_pattern_says_what_is_wrong_and_where(text, said):
         parse_pattern(text)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [("neighbour(-0)", "neighbour(0)"), ("neighbour(010)", "neighbour(10)"), ("global(000)", "global(0)")],
+)
+def test_odd_numbers_are_read_as_whole_ones(text, canonical):
+    assert str(parse_pattern(text)) == canonical
+
+
+@pytest.mark.parametrize("join", [Pattern.__or__, Pattern.__sub__, lambda a, b: Random(like=b, besides=a)])
+def test_patterns_joined_in_python_end_in_a_sentence_too(join):
+    pattern = Neighbour(1)
+    with pytest.raises(InputError, match="at most 100 parts"):
+        for _ in range(600):
+            pattern = join(pattern, Neighbour(1))
+
+
+@pytest.mark.parametrize("sign", [" | ", " - "])
+def test_the_largest_patterns_are_printed_compared_hashed_and_walked(sign):
+    text = sign.join(["neighbour(1)"] * 100)
+    pattern = parse_pattern(text)
+    assert str(pattern) == text
+    assert pattern == parse_plan(text).steps[0][0]
+    assert hash(pattern) == hash(parse_pattern(text))
+    assert sum(not isinstance(part, Union | Difference) for part in pattern.walk()) == 100
+    pattern.allowed(Batch.of_lengths([3]))
 
 
 def test_more_hops_than_words_join_all_words_of_a_sentence_at_once():

@@ -53,9 +53,15 @@ def test_layers_without_a_pattern_stay_dense():
         ("neighbour(1) @ late; syntax @ 4", "layer 4 two patterns"),
         ("neighbour(1) @ late @ early", "two '@'"),
         ("neighbour(1) @ late;", "the end"),
+        ("dense @ " + "9" * 5000, "unknown placement '999"),
+        ("dense @ ٣", "unknown placement"),
+        ("dense @ 1-" + "9" * 5000, "unknown placement"),
+        ("dense; " * 5000 + "dense", "two patterns"),
+        ("dense" + " @ 1" * 5000, "two '@'"),
     ],
 )
 def test_a_wrong_plan_says_what_is_wrong(text, said):
     with pytest.raises(InputError) as error:
         parse_plan(text).layers(6)
     assert said in str(error.value)
+    assert len(str(error.value)) < 400

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import types
 from pathlib import Path
 
 import pytest
@@ -309,7 +308,7 @@ def test_a_new_field_with_its_old_meaning_as_default_changes_no_name(store):
 def test_a_change_to_a_method_changes_the_names_of_its_runs_alone(monkeypatch):
     spans, others = RunConfig(degrees={"method": "span"}), RunConfig(degrees={"method": "gates"})
     before = (spans.name, others.name)
-    monkeypatch.setitem(METHODS, "span", types.SimpleNamespace(revision=2))
+    monkeypatch.setattr(METHODS["span"], "revision", 2)
     assert spans.name != before[0] and others.name == before[1]
     assert spans.former_names == [] and others.former_names
     old = record_of(spans, name=before[0], revision=1)

@@ -1,6 +1,11 @@
-"""Degrees that are learned: `learning` (soft), `hardening` (edges), `training` (both within a run)."""
+"""Degrees that are learned.
+
+`methods` says how, `learning` has their parameters while they are soft, `hardening` turns them into edges,
+and `training` does both within a run.
+"""
 
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
+from sparsebert.degrees.methods import Method
 from sparsebert.degrees.training import DegreeTraining, attach_degrees
 
-__all__ = ["DegreeConfig", "DegreeTraining", "LearnedDegrees", "attach_degrees"]
+__all__ = ["DegreeConfig", "DegreeTraining", "LearnedDegrees", "Method", "attach_degrees"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.degrees.learning import Pairs, Table
+from sparsebert.degrees.pairs import Pairs, Table
 from sparsebert.errors import InputError
 
 _LEAST_WEIGHT = math.log(0.01)

@@ -1,34 +1,29 @@
-"""Degrees as parameters: a survival function per network, layer or head, and the density it leads to.
+"""Degrees as parameters: a survival function per network, layer or head, and what the attention gets of it.
 
 While they are learned, an edge at distance o counts with S(o), the probability that it exists: log S is added
-to its score. Four ways to parametrise S are here; `hardening` turns any of them into edges that exist or not.
+to its score. `methods` has the ways to parametrise S; `hardening` turns any of them into edges that exist or
+not.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import pad
 
+from sparsebert.degrees.methods import Method
+from sparsebert.degrees.pairs import Table, count_pairs
 from sparsebert.errors import InputError
 from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
-from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges, quantiles
+from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges
 from sparsebert.patterns.layouts import Layout, layout_of_shares
-
-Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
-
-_LEAST = 1e-6  # of a weight, so that its logarithm stays finite
-# Hard-concrete gates as in Louizos, Welling and Kingma (2018): temperature and the stretch beyond [0, 1].
-_BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
-_UNIT = 10.0  # of a gate's parameter, which has as few steps as the others to get where they get
-_RAMP = 4.0  # tokens over which an adaptive span fades (Sukhbaatar et al., 2019, use 32 on longer texts)
+from sparsebert.registry import METHODS
 
 
 class DegreeConfig(BaseModel):
@@ -36,11 +31,8 @@ class DegreeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["survival", "ensemble", "span", "gates", "mass"] = Field(
-        "survival",
-        description="survival: edges count with the probability that they exist; ensemble: each token has "
-        "its quantile of the distribution; span: adaptive attention span; gates: hard-concrete gates per "
-        "distance; mass: widths from the attention of the encoder before fine-tuning",
+    method: str = Field(
+        "survival", description="; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
     )
     sharing: Literal["network", "layer", "head"] = Field(
         "head", description="what has a degree distribution of its own"
@@ -65,16 +57,42 @@ class DegreeConfig(BaseModel):
     rate: float = Field(0.1, gt=0, le=10, description="learning rate of the distributions")
     weight_rate: float = Field(0.02, ge=0, le=10, description="learning rate of the weights on hard edges")
 
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        return name if info.mode == "json" else METHODS[name].name  # a record's method may be known elsewhere
+
     @model_validator(mode="after")
     def _possible(self) -> DegreeConfig:
-        if self.method in ("span", "gates", "mass") and self.harden != "support":
+        how = METHODS.get(self.method, Method)
+        if self.harden not in how.hardenings:
             raise InputError(
                 f"method={self.method} gives no degree distribution to draw from, so harden={self.harden} "
-                "can't be; write harden=support"
+                f"can't be; write harden={' or '.join(how.hardenings)}"
             )
-        if self.method == "mass" and self.target_density is None:
-            raise InputError("method=mass takes widths that fit a target_density, which is missing")
+        if how.needs_target and self.target_density is None:
+            raise InputError(f"method={self.method} takes widths that fit a target_density, which is missing")
         return self
+
+    @property
+    def soft(self) -> bool:
+        """Whether edges count in part before they harden."""
+        return METHODS.get(self.method, Method).soft
+
+    @property
+    def kind(self) -> str:
+        """What a run with it is to the rules of the claims: learned, read off or other."""
+        return METHODS.get(self.method, Method).kind
+
+    @property
+    def label(self) -> str:
+        """What figures and tables call degrees that were learned so."""
+        return METHODS[self.method](self).label
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash of the source of a method from outside of the package; None for the others."""
+        return METHODS.fingerprint([self.method])
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +143,8 @@ class LearnedDegrees(nn.Module):
         self.windows = windows or {}
         self.rows = {layer: row for row, layer in enumerate(layers)}
         groups = {"network": (1, 1), "layer": (len(layers), 1), "head": (len(layers), heads)}[config.sharing]
-        self.theta = nn.Parameter(_start(config, groups))
+        self.method = METHODS[config.method](config)
+        self.theta = nn.Parameter(self.method.start(groups))
         shape = (len(layers), heads, config.max_distance + 2)
         self.weights = nn.Parameter(torch.zeros(shape))
         self.register_buffer("kept", torch.ones(shape))
@@ -151,17 +170,14 @@ class LearnedDegrees(nn.Module):
 
         It never rises with the distance, except for gates.
         """
-        return self._spread(_log_survival(self.config, self.theta))
+        return self._spread(self.method.table(self.theta))
 
     def prepare(self, batch: Batch, others: dict[int, Pattern | None]) -> None:
         """Compute what the layers will ask for, and the density to expect of this batch."""
         if self.is_hard:
             return
         log_survival = self.log_survival()
-        self._soft = log_survival
-        if self.config.method == "gates":
-            self._soft = self._spread(_gates(self.theta, self.training)).clamp(min=_LEAST).log()
-            self._soft[..., 0] = 0
+        self._soft = self._spread(self.method.soft_table(self.theta, log_survival, self.training))
         with torch.no_grad():
             pairs = count_pairs(batch, others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
@@ -177,12 +193,7 @@ class LearnedDegrees(nn.Module):
         row = self.rows[layer]
         if self.is_hard:
             return by_distance(self.edge_weights(layer), batch) if self.config.weights else None
-        bias = by_distance(self._soft[row], batch)
-        if self.config.method == "ensemble":
-            own = quantiles(batch.positions, layer, self.heads)[..., None]
-            bias = logsigmoid((bias.exp() - own) / self.temperature).clamp(min=math.log(_LEAST))
-            bias = bias.masked_fill(batch.distances[:, None] == 0, 0)
-        return bias
+        return self.method.bias(self._soft[row], layer, batch, self.temperature)
 
     # hard degrees
 
@@ -192,9 +203,9 @@ class LearnedDegrees(nn.Module):
 
     @torch.no_grad()
     def keep_in_reach(self) -> None:
-        """After a step: a span that no distance told apart lies in the ramp of would have no gradient."""
-        if self.config.method == "span" and not self.is_hard:
-            self.theta.clamp_(*_span_bounds(self.config.max_distance))
+        """After a step of the optimizer, see `Method.keep_in_reach`."""
+        if not self.is_hard:
+            self.method.keep_in_reach(self.theta)
 
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:
@@ -229,59 +240,6 @@ class LearnedDegrees(nn.Module):
         return table.expand(len(self.layers), self.heads, -1)
 
 
-# ---- the density to expect ------------------------------------------------------------------------
-
-
-@dataclass
-class Pairs:
-    """Pairs of real tokens in some data, for each layer that learns."""
-
-    by_distance: Float[Tensor, "layer distance"]  # that no other part of the plan allows
-    fixed: Float[Tensor, " layer"]  # self-pairs, and what other parts of the plan allow
-    total: float
-
-    def density(self, share: Table) -> Float[Tensor, " layer"]:
-        """Allowed pairs / all pairs, if each edge exists with the share of its layer, head and distance."""
-        return (self.fixed + (self.by_distance * share.mean(1)).sum(-1)) / self.total
-
-    def __add__(self, other: Pairs) -> Pairs:
-        return Pairs(self.by_distance + other.by_distance, self.fixed + other.fixed, self.total + other.total)
-
-
-def count_pairs(
-    batch: Batch,
-    others: dict[int, Pattern | None],
-    max_distance: int,
-    windows: dict[int, int] | None = None,
-) -> Pairs:
-    """Count a batch's pairs for each layer in `others`, which gives the rest of its plan.
-
-    Layers in `windows` have no pairs of tokens farther apart than that, whatever the plan.
-    """
-    counted = {}
-    last = max_distance + 1
-    total = batch.real.sum(-1).double().square().sum()
-    kinds = [(other, (windows or {}).get(layer)) for layer, other in others.items()]
-    for kind in set(kinds):
-        other, window = kind
-        pairs = batch.pairs if window is None else batch.pairs & (batch.distances <= window)[:, None]
-        if other is None:
-            itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-            allowed = pairs & itself
-        else:
-            allowed = other.allowed(batch) & pairs
-        heads = allowed.shape[1]
-        left = pairs & ~allowed
-        distance = batch.distances.clamp(max=last)[:, None].expand_as(left)
-        found = torch.bincount(distance[left], minlength=last + 1) / heads
-        counted[kind] = found, allowed.sum() / heads
-    return Pairs(
-        torch.stack([counted[kind][0] for kind in kinds]),
-        torch.stack([counted[kind][1] for kind in kinds]),
-        total.item(),
-    )
-
-
 def other_parts(pattern: Pattern) -> Pattern | None:
     """What a layer's pattern has beside its live part; `InputError` if that part is no member of a union."""
     parts = parts_of(pattern)
@@ -292,51 +250,3 @@ def other_parts(pattern: Pattern) -> Pattern | None:
             "a plan to learn degrees joins 'learned' with '|' and once, as in learned | global(cls)"
         )
     return None if not others else others[0] if len(others) == 1 else Union(others)
-
-
-# ---- parametrisations -----------------------------------------------------------------------------
-
-
-def _start(config: DegreeConfig, groups: tuple[int, int]) -> Tensor:
-    """Parameters at which nearly all edges exist, so that training starts from the dense encoder."""
-    D = config.max_distance
-    if config.method == "span":
-        return torch.full((*groups, 1), _span_bounds(D)[1])
-    if config.method == "gates":
-        return torch.full((*groups, D), 2.0 / _UNIT)
-    theta = torch.zeros(*groups, D + 1)
-    theta[..., D] = math.log(9 * D)  # P(d = D) = 0.9
-    return theta
-
-
-def _span_bounds(max_distance: int) -> tuple[float, float]:
-    """Spans, as shares of D, that leave the nearest token a tenth and the furthest one nine tenths."""
-    return (1 - 0.9 * _RAMP) / max_distance, 1 - 0.1 * _RAMP / max_distance
-
-
-def _log_survival(config: DegreeConfig, theta: Tensor) -> Tensor:
-    D = config.max_distance
-    if config.method == "span":
-        distance = torch.arange(D + 1, device=theta.device)
-        survival = ((theta * D - distance) / _RAMP + 1).clamp(0, 1)
-        log = torch.cat([torch.zeros_like(theta), survival[..., 1:].clamp(min=_LEAST).log()], -1)
-    elif config.method == "gates":
-        log = logsigmoid(_UNIT * theta - _BETA * math.log(-_GAMMA / _ZETA))
-        log = torch.cat([torch.zeros_like(log[..., :1]), log], -1)
-    else:
-        log = torch.logcumsumexp(theta.log_softmax(-1).flip(-1), -1).flip(-1)
-        log = torch.cat([torch.zeros_like(log[..., :1]), log[..., 1:]], -1)
-    beyond = log[..., -1:] if config.open_ended else torch.full_like(log[..., -1:], math.log(_LEAST))
-    return torch.cat([log, beyond], -1).clamp(min=math.log(_LEAST))
-
-
-def _gates(theta: Tensor, sample: bool) -> Tensor:
-    """Hard-concrete gates in [0, 1] for distances 0, ..., D and beyond; sampled in training."""
-    noise = torch.zeros_like(theta)
-    if sample:
-        uniform = torch.rand_like(theta).clamp(1e-6, 1 - 1e-6)
-        noise = uniform.log() - (-uniform).log1p()
-    gate = (((_UNIT * theta + noise) / (_BETA if sample else 1)).sigmoid() * (_ZETA - _GAMMA) + _GAMMA).clamp(
-        0, 1
-    )
-    return torch.cat([torch.ones_like(gate[..., :1]), gate, gate[..., -1:]], -1)

@@ -13,18 +13,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
-from sparsebert.degrees.hardening import check_target, harden, mass_widths
-from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, Pairs, count_pairs, other_parts
+from sparsebert.degrees.hardening import check_target
+from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, other_parts
+from sparsebert.degrees.pairs import Pairs, count_pairs
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
-from sparsebert.patterns import Neighbour
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
 _GAIN = 2.0  # of the multiplier over the rest of the soft part, per unit of density above the target
 _MEMORY = 0.9  # of the running mean of the density, over steps
-_HOTTEST, _COLDEST = 0.3, 0.02  # temperatures of the ensemble, from its start to its hardening
 
 
 def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | None) -> LearnedDegrees | None:
@@ -85,8 +84,8 @@ class DegreeTraining(TrainerCallback):
         if self.learner.is_hard:
             return
         if self.config.target_density is not None:
-            check_target(self.config.target_density, self._pairs(), self.config.open_ended)
-        if self.config.method == "mass":
+            check_target(self.config.target_density, self.pairs(), self.config.open_ended)
+        if not self.config.soft:
             self._harden(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -95,7 +94,7 @@ class DegreeTraining(TrainerCallback):
         self.learner.keep_in_reach()
         soft_steps = max(1, round(self.config.soft_share * state.max_steps))
         done = state.global_step / soft_steps
-        self.learner.temperature.fill_(_HOTTEST * (_COLDEST / _HOTTEST) ** done)
+        self.learner.temperature.fill_(self.learner.method.temperature(done))
         density, running = self.learner.density.mean().detach(), self.learner.running
         running.copy_(density if running.isnan() else _MEMORY * running + (1 - _MEMORY) * density)
         if self.config.target_density is not None and done >= _APART:
@@ -109,27 +108,25 @@ class DegreeTraining(TrainerCallback):
         self.learner.prepare(batch, self.others)
 
     def _harden(self, state: Any) -> None:
-        config, learner, pairs = self.config, self.learner, self._pairs()
-        if config.method == "mass":
-            mass = attention_mass(self.sparse, self.rows(), self.others, config.max_distance)
-            learner.harden(mass_widths(mass, pairs, config.target_density, config.open_ended))
-            return
+        pairs = self.pairs()
         with torch.no_grad():
-            log_survival = learner.log_survival()
-        state.log_history.append(
-            {
-                "step": state.global_step,
-                "soft_metrics": self.evaluate(),
-                "soft_density": pairs.density(log_survival.exp()).mean().item(),
-                "survival": [
-                    [[round(value, 4) for value in head] for head in layer]
-                    for layer in log_survival[..., 1:].exp().tolist()
-                ],
-            }
-        )
-        learner.harden(*harden(log_survival, pairs, config.harden, config.target_density, config.open_ended))
+            log_survival = self.learner.log_survival()
+        if self.config.soft:
+            state.log_history.append(
+                {
+                    "step": state.global_step,
+                    "soft_metrics": self.evaluate(),
+                    "soft_density": pairs.density(log_survival.exp()).mean().item(),
+                    "survival": [
+                        [[round(value, 4) for value in head] for head in layer]
+                        for layer in log_survival[..., 1:].exp().tolist()
+                    ],
+                }
+            )
+        self.learner.harden(*self.learner.method.harden(log_survival, pairs, self))
 
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
+        """The pairs of tokens in the data on which the target is meant."""
         counted = [
             count_pairs(
                 self.sparse.batch_of(inputs), self.others, self.config.max_distance, self.learner.windows
@@ -137,31 +134,3 @@ class DegreeTraining(TrainerCallback):
             for inputs in self.rows()
         ]
         return reduce(add, counted)
-
-
-@torch.no_grad()
-def attention_mass(
-    sparse: Sparsified, rows: DataLoader, others: dict[int, Any], max_distance: int
-) -> Float[Tensor, "layer head distance"]:
-    """How much attention the dense encoder pays at each distance, over pairs that nothing else allows.
-
-    Shape [layer, head, max_distance + 2], for the layers of `others`; the last column is for all beyond.
-    """
-    model, implementation = sparse.model, sparse.model.config._attn_implementation
-    was_training = model.training
-    model.eval().set_attn_implementation("eager")
-    mass = torch.zeros(len(others), model.config.num_attention_heads, max_distance + 2, dtype=torch.float64)
-    for inputs in rows:
-        batch = sparse.batch_of(inputs)
-        distance = batch.distances.clamp(max=max_distance + 1)[:, None]
-        attentions = model(**inputs, output_attentions=True).attentions
-        for row, (layer, other) in enumerate(others.items()):
-            left = batch.pairs & ~(other or Neighbour(0)).allowed(batch)  # self-pairs are always allowed
-            weight = attentions[layer].double() * left
-            for head in range(weight.shape[1]):
-                index = distance.expand(weight.shape[0], 1, *distance.shape[2:])[:, 0]
-                mass[row, head] += torch.bincount(
-                    index.flatten(), weight[:, head].flatten(), minlength=max_distance + 2
-                ).cpu()
-    model.train(was_training).set_attn_implementation(implementation)
-    return mass

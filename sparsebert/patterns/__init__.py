@@ -11,6 +11,7 @@ Each pattern is a class that says all that is known of it and is registered wher
 # Patterns are listed in this order.
 # isort: off
 from sparsebert.patterns.position import Dense, Global, Neighbour
+from sparsebert.patterns.dilated import Dilated as Dilated
 from sparsebert.patterns.random import Random, drawn_keys
 from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted

@@ -146,7 +146,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _computable(self) -> RunConfig:
-        soft = self.degrees is not None and self.degrees.method != "mass"
+        soft = self.degrees is not None and self.degrees.soft
         if soft and self.kernel in ("banded", "flex"):
             raise InputError(
                 f"kernel={self.kernel} can't compute degrees while they are learned; write kernel=auto, "
