@@ -57,7 +57,7 @@ def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = shown(".".join(map(str, first["loc"]))) or "the file"
-    return f"{where}: {shown(first['msg'].lower(), 500)}"
+    return f"{where}: {shown(first['msg'].lower().removeprefix('value error, '), 500)}"
 
 
 def how_to_install(error: ModuleNotFoundError) -> str:

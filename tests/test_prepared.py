@@ -156,13 +156,13 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
         (manifest[:-30], "the file: invalid json"),
         (
             manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'),
-            r"read: format: ",
+            "format: ",
         ),
-        ("{}", r"read: task: field required"),
+        ("{}", "task: field required"),
     ]:
         (place / MANIFEST).write_text(text)
         os.utime(place / MANIFEST, ns=(0, len(text)))
-        with pytest.raises(InputError, match=rf"the prepared data .*{answer}.*; prepare it again"):
+        with pytest.raises(InputError, match=rf"does not hold prepared data: (the file: |splits: )*{answer}.*; prepare it again"):
             prepared_task(small["task"], folder)
     (place / MANIFEST).unlink()
     with pytest.raises(InputError, match="holds no prepared data; give a folder that `sparsebert prepare`"):
@@ -243,7 +243,7 @@ def test_prepared_data_that_holds_something_else_is_refused(task, small, change,
 def test_a_manifest_that_contradicts_itself_is_refused(task, small, changes, answer):
     (place, manifest), folder = task.entries[0], task.folder
     _write(place, (place / ARRAYS).read_bytes(), json.loads(manifest.model_dump_json()) | changes)
-    with pytest.raises(InputError, match=rf"the prepared data .*{answer}.*; prepare it again"):
+    with pytest.raises(InputError, match=rf"does not hold prepared data: (the file: |splits: )*{answer}.*; prepare it again"):
         prepared_task(small["task"], folder)
 
 

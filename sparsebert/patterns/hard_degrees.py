@@ -15,12 +15,13 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from sparsebert.errors import InputError, first_mistake
+from sparsebert.errors import InputError
 from sparsebert.paths import write_whole
 from sparsebert.patterns.batches import Batch
+from sparsebert.reading import read_model
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)
@@ -147,15 +148,8 @@ class HardDegrees(BaseModel):
 
 def load_degrees(path: str) -> HardDegrees:
     """The degrees in a file; `InputError` if there is none or it holds something else."""
-    try:
-        return HardDegrees.model_validate_json(Path(path).expanduser().read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"learned degrees '{path}' can't be read ({error.strerror}); give the JSON file that "
-            "`sparsebert finetune --learn-degrees --save FOLDER` writes"
-        ) from None
-    except ValidationError as error:
-        raise InputError(f"'{path}' does not hold learned degrees: {first_mistake(error)}") from None
+    instead = "give the JSON file that `sparsebert finetune --learn-degrees --save FOLDER` writes"
+    return read_model(path, HardDegrees, "learned degrees", instead)
 
 
 def file_hash(path: str) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.paths import project_root, write_whole
 from sparsebert.patterns.plans import parse_plan
+from sparsebert.reading import path_of
 from sparsebert.training.runs import RunRecord, RunStore
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
@@ -302,7 +303,7 @@ def merge(
     known, replaced, left_out = 0, set(), []
     for source in sources:
         found = 0
-        for place, record in _source(Path(source).expanduser(), left_out.append):
+        for place, record in _source(path_of(source), left_out.append):
             found += 1
             there, old = kept.get(record.name, (place, None))
             if old is None:

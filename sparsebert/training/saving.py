@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from sparsebert.degrees import LearnedDegrees
-from sparsebert.errors import InputError, first_mistake
+from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer, quiet
 from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.hard_degrees import load_degrees
 from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.reading import path_of, read_model
 from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
@@ -46,7 +47,7 @@ def save(
     Asked to truncate, the tokenizer that is saved cuts texts to `max_length` tokens. `learner` holds the hard
     degrees or weights that the plan left open. Returns the folder.
     """
-    folder = Path(folder).expanduser()
+    folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str | None, str] = {}
     degrees = [(None, learner.hardened())] if learner else []
@@ -97,7 +98,7 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     ...     "text-classification", model=sparse.model, tokenizer="my-model", truncation=True
     ... )
     """
-    folder = Path(folder).expanduser()
+    folder = path_of(folder)
     settings = read_settings(folder)
     try:
         with quiet():
@@ -113,12 +114,5 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
 
 def read_settings(folder: str | Path) -> Settings:
     """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
-    path = Path(folder).expanduser() / SETTINGS
-    try:
-        return Settings.model_validate_json(path.read_bytes())
-    except OSError:
-        raise InputError(
-            f"'{folder}' holds no {SETTINGS}; give a folder that `sparsebert finetune --save FOLDER` wrote"
-        ) from None
-    except ValidationError as error:
-        raise InputError(f"'{path}' is not what this version writes: {first_mistake(error)}") from None
+    instead = "give a folder that this version's `sparsebert finetune --save FOLDER` wrote"
+    return read_model(path_of(folder) / SETTINGS, Settings, "a saved model's settings", instead)
