@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -90,12 +93,40 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all: the name appears, or changes hands, when all of it is there."""
+    """Write a file whole or not at all: the name appears, or changes hands, when all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{uuid4().hex}")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is between reading and writing files of a folder in this way.
+
+    The lock is on the folder itself and leaves no file behind. Where folders can't be locked there is none.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if folder.is_dir() else None
+    try:
+        if descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

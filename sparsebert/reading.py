@@ -75,8 +75,7 @@ def read_model(given: str | Path, model: type[Model], what: str, instead: str = 
     try:
         return model.model_validate_json(read_bytes(given, what, instead))
     except ValidationError as error:
-        mistake = first_mistake(error) + (f"; {instead}" if instead else "")
-        raise InputError(f"'{shown(Path(given))}' does not hold {what}: {mistake}") from None
+        raise _unreadable(given, what, first_mistake(error), instead) from None
 
 
 def plain_yaml(text: str, place: str) -> Any:
@@ -192,5 +191,5 @@ class _PlainData:
 
 def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> InputError:
     return InputError(
-        f"{what} '{shown(Path(given))}' can't be read: {reason}" + (f"; {instead}" if instead else "")
+        f"{what} '{shown(Path(given))}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
     )

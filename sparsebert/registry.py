@@ -7,11 +7,11 @@ notebook, calls `register`; worker processes get it through `external_components
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import pickle
 import re
 from collections.abc import Iterable
+from types import CodeType
 from typing import Any, TypeVar
 
 from sparsebert.errors import InputError, unknown_name
@@ -96,48 +96,31 @@ def register(component: Component) -> Component:
     return registry.add(component)
 
 
-def external_components() -> list[tuple[str | bytes, str]]:
+def external_components() -> list[tuple[bytes, str]]:
     """What was registered outside of the package, to be sent to a worker for `load_components`.
 
-    Each stands beside its fingerprint, as its import path or, if it was defined in a notebook or script, as
-    its bytes by cloudpickle.
+    Each is bytes of cloudpickle, beside its fingerprint: the import path of what was defined in a module, and
+    all of what was defined in a notebook or script.
     """
-    return [
-        (_sent(registry[name]), fingerprint)
-        for registry in _ALL
-        for name, fingerprint in registry.fingerprints.items()
-    ]
+    outside = [(registry[name], found) for registry in _ALL for name, found in registry.fingerprints.items()]
+    if not outside:
+        return []
+    import cloudpickle  # needed only by those who register components
+
+    return [(cloudpickle.dumps(component), fingerprint) for component, fingerprint in outside]
 
 
-def load_components(parts: list[tuple[str | bytes, str]]) -> None:
+def load_components(parts: Iterable[tuple[bytes, str]]) -> None:
     """Register what `external_components` listed in another process; `InputError` if it can't be imported."""
     for part, fingerprint in parts:
-        component = pickle.loads(part) if isinstance(part, bytes) else _imported(part)
+        try:
+            component = pickle.loads(part)
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"a registered component can't be imported in a worker ({error}); install its module there, "
+                "or put its folder into PYTHONPATH"
+            ) from None
         component.registry.add(component, fingerprint)
-
-
-def _sent(component: Any) -> str | bytes:
-    module, qualname = _home(component)
-    path = f"{module}:{qualname}"
-    if isinstance(component, type) and module not in _MAIN and "<" not in qualname:
-        return path
-    import cloudpickle  # only needed by those who register components in a notebook
-
-    return cloudpickle.dumps(component)
-
-
-def _imported(path: str) -> Any:
-    module, _, qualname = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for name in qualname.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"the component '{path}' can't be imported in a worker ({error}); install its module there, or "
-            "put its folder into PYTHONPATH"
-        ) from None
-    return found
 
 
 def _home(component: Any) -> tuple[str, str]:
@@ -147,24 +130,24 @@ def _home(component: Any) -> tuple[str, str]:
 
 
 def _fingerprint(component: Any) -> str:
-    """A hash of the source of a component's class and of the classes outside of the package below it."""
+    """A hash of the source of a component's class and of the classes from outside that it derives from.
+
+    Functions beside the class are not part of it.
+    """
     kind = component if isinstance(component, type) else type(component)
     own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in (_PACKAGE, "abc", "builtins")]
-    return hashlib.sha256("\n".join(map(_source, own)).encode()).hexdigest()
+    said = [part for each in own for name, value in vars(each).items() for part in (name, _source(value))]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-def _source(kind: type) -> str:
+def _source(value: Any) -> str:
+    """The text of a method, as far as it is known, or of a plain value."""
+    code = getattr(inspect.unwrap(getattr(value, "fget", value)), "__code__", None)
+    if code is None:
+        plain = isinstance(value, int | float | str | tuple | None)
+        return repr(value) if plain and " at 0x" not in repr(value) else ""
     try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):  # a class of a notebook has no file, but its methods' cells are known
-        parts = []
-        for name, value in vars(kind).items():
-            code = getattr(inspect.unwrap(getattr(value, "fget", value)), "__code__", None)
-            if code is None:
-                parts.append(f"{name} = {value!r}" if isinstance(value, int | float | str) else name)
-            elif code.co_filename != "<string>":  # which dataclasses write
-                try:
-                    parts.append(inspect.getsource(code))
-                except OSError:
-                    parts.append(f"{name} = {code.co_code.hex()} {code.co_consts!r} {code.co_names}")
-        return "\n".join(parts)
+        return inspect.getsource(code)
+    except OSError:  # what dataclasses write, or a class of `python -c`
+        plain = [one for one in code.co_consts if not isinstance(one, CodeType)]
+        return f"{code.co_code.hex()} {code.co_names} {plain!r}"

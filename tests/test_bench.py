@@ -14,7 +14,7 @@ from models import CONFIGS, tiny_batch, tiny_model
 from sparsebert import figures
 from sparsebert.bench import attention as bench_attention
 from sparsebert.bench import models as bench_models
-from sparsebert.bench.attention import CONTENDERS, Case, bars, measure_attention
+from sparsebert.bench.attention import Case, all_contenders, bars, measure_attention
 from sparsebert.bench.measuring import (
     costs_json,
     crossover,
@@ -27,6 +27,7 @@ from sparsebert.bench.measuring import (
 from sparsebert.bench.models import PARTS, measure_models, parts_of, shares
 from sparsebert.cli import main
 from sparsebert.errors import InputError
+from sparsebert.kernels import KERNELS
 from sparsebert.patterns import parse_pattern
 
 SMALL = {"heads": 2, "width": 8, "rounds": 2}
@@ -73,11 +74,9 @@ def test_contenders_of_a_pattern_compute_the_same(name, pattern):
     """Above all Longformer's layer, whose projections are taken out."""
     case = Case(parse_pattern(pattern), 128, 2, 8, torch.float32, "cpu", math.inf, 0)
     *inputs, _ = case.inputs()
-    (attend, _, density), (masked, _, wanted) = (
-        bench_attention._MAKERS[which](case, False) for which in (name, "masked")
-    )
-    torch.testing.assert_close(attend(*inputs), masked(*inputs))
-    assert density() == pytest.approx(wanted())
+    made, masked = (all_contenders()[which].make(case, False) for which in (name, "masked"))
+    torch.testing.assert_close(made.attend(*inputs), masked.attend(*inputs))
+    assert made.density() == pytest.approx(masked.density())
     torch.testing.assert_close(inputs, list(case.inputs()[:3]), rtol=0, atol=0)  # nobody writes into them
 
 
@@ -383,8 +382,8 @@ def test_wrong_input_ends_with_one_sentence_and_exit_code_2(arguments, answer):
     assert answer in line and result.stdout == ""
 
 
-def test_every_contender_is_offered():
-    assert set(CONTENDERS) == set(bench_attention._MAKERS)
+def test_every_kernel_is_a_contender():
+    assert {*KERNELS} < {*all_contenders()}
 
 
 # ---- figures
@@ -434,9 +433,8 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
 
 
 def test_throughput_has_a_panel_per_mode(model):
-    for column in ("tokens_per_second", "memory"):
-        panels = figures.costs.throughput(model, column=column).axes
-        assert [axes.get_title() for axes in panels] == ["training", "inference"]
+    panels = figures.costs.throughput(model).axes
+    assert [axes.get_title() for axes in panels] == ["training", "inference"]
 
 
 def test_accuracy_against_time_has_intervals_both_ways():

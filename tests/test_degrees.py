@@ -577,7 +577,7 @@ def test_a_run_ends_with_hard_degrees_of_the_density_asked_for(small, degrees):
 def test_a_method_says_of_itself_what_figures_and_tables_ask(method):
     config = DegreeConfig(method=method, target_density=0.5)
     assert config.label and config.kind in ("learned", "read off", "other")
-    assert config.soft == (method in SOFT) and config.fingerprint is None
+    assert config.soft == (method in SOFT) and METHODS.fingerprint([method]) is None
     assert f"{method}: " in DegreeConfig.model_fields["method"].description
 
 
@@ -601,7 +601,7 @@ def test_a_method_of_ones_own_is_learned_and_hardened_like_the_others(small, mon
             return torch.zeros(*groups, self.longest + 1)
 
     config = learning_run(small, method="own")
-    assert config.degrees.label == "even start" and config.degrees.fingerprint
+    assert config.degrees.label == "even start" and METHODS.fingerprint(["own"])
     record = finetune(config)
     assert record.learning.hard_density == pytest.approx(0.4, abs=0.015)
     text = record.model_dump_json()

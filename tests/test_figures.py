@@ -321,6 +321,12 @@ def test_a_kind_of_pattern_has_its_colour_in_every_figure():
     assert colours(one)["neighbour(2)"] == colours(other)["neighbour(4)"]
 
 
+def test_levels_look_apart_while_there_are_looks_left():
+    levels = ["neighbour(1)", "syntax", "lexical(2)", "copies | syntax", "copies", "learned", "a", "b", "c"]
+    looks = figures.look.looks_of(levels)
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(levels)
+
+
 def test_single_runs_are_drawn_without_intervals():
     [axes] = figures.accuracy_against_sparsity(runs(seeds=1), dense=[0.8]).axes
     assert len(means_of(axes)) == 6 and intervals_of(axes) == [] and len(axes.patches) == 0

@@ -11,7 +11,7 @@ from models import tiny_model
 from reference import Sentence, allowed, quantile, weights
 from test_patterns import batches, patterns
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import (
     Biased,
@@ -255,24 +255,29 @@ def refusal(call) -> str:
         ('{"max_distance": 1, "kept": [[[1], [1]]], "weights": [[[1]]]}', "weights"),
         ('{"max_distance": 1, "kept": [[[1], [1]]], "weights": [null]}', "weights"),
         ('{"max_distance": 1, "kept": [[[1], [1]]], "weights": []}', "weights"),
+        ('{"max_distance": 1, "kept": [[[NaN]]]}', "kept.0.0.0"),
+        ('{"max_distance": 1, "kept": [[[1]]], "weights": [[[NaN]]]}', "weights.0.0.0"),
+        ('{"max_distance": 1, "kept": [[[1]]], "weights": [[[-Infinity]]]}', "weights.0.0.0"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path, text, said):
     path = tmp_path / "d.json"
     path.write_text(text)
     answer = refusal(lambda: load_degrees(str(path)))
-    assert answer.startswith(f"'{path}' does not hold learned degrees: ") and said in answer
+    assert (
+        answer.startswith(f"the file of learned degrees '{shown(path)}' cannot be read: ") and said in answer
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
 def test_a_torn_file_is_refused(tmp_path, share):
     path = HardDegrees(max_distance=3, kept=[[[1, 1, 0.5]] * 2] * 2).save(tmp_path / "d.json")
     path.write_text(path.read_text()[: int(len(path.read_text()) * share)])
-    assert "does not hold learned degrees" in refusal(lambda: load_degrees(str(path)))
+    assert "cannot be read" in refusal(lambda: load_degrees(str(path)))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    assert f"'{tmp_path}/no.json' can't be read" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
+    assert "no.json' cannot be read: No such file" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
     assert "--save FOLDER" in refusal(lambda: load_degrees(str(tmp_path)))
 
 
@@ -316,7 +321,7 @@ def test_a_pattern_is_another_one_at_each_layer(saved):
         ("weighted(dense, d) @ 0", "unknown pattern 'd'"),
         ('weighted(dense, "d.json") @ 0', "and not for 0"),
         ("random(2, besides=learned(d.json)) @ 2", "and not for 2"),
-        ("learned(no.json) @ 1", "'no.json' can't be read"),
+        ("learned(no.json) @ 1", "'no.json' cannot be read"),
         ("learned @ 1", 'write learned("FILE")'),
         ("global(cls) | learned() @ 1", "--learn-degrees"),
         ("learned(d.json)", "place them there"),
@@ -457,8 +462,8 @@ def test_a_run_is_found_again_until_its_degrees_change(small, fitting, capsys):
 
 def test_a_run_whose_file_is_gone_says_so_before_anything_is_prepared(small, workspace):
     config = RunConfig(**small | {"plan": "learned(gone.json)"})
-    assert "'gone.json' can't be read" in refusal(lambda: find_or_train(config))
-    assert re.search("'gone.json' can't be read", refusal(lambda: finetune(config)))
+    assert "'gone.json' cannot be read" in refusal(lambda: find_or_train(config))
+    assert re.search("'gone.json' cannot be read", refusal(lambda: finetune(config)))
     assert not (workspace / "cache").exists()
 
 

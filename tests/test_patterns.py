@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +27,7 @@ from sparsebert.patterns import (
 )
 from sparsebert.patterns.batches import Batch, Collator
 
+BOOK = Path(__file__).parent.parent / "book"
 _atoms = st.one_of(list(DRAWN.values()))
 _each = pytest.mark.parametrize("kind", PATTERNS.values(), ids=PATTERNS)
 
@@ -135,6 +138,7 @@ def test_a_pattern_says_of_itself_what_lists_figures_and_errors_ask(kind):
         assert made.keepable == (not made.needs)
     with pytest.raises(UnknownName, match=f"did you mean '{kind.name}'"):
         parse_pattern(f"{kind.name}x")
+    assert f"`{kind.name}" in (BOOK / "patterns_and_plans.md").read_text(encoding="utf-8")
     assert kind in DRAWN or kind.learns  # a definition in tests, or a file that says what it is
 
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_patterns import patterns
 
 from sparsebert.errors import InputError
-from sparsebert.patterns import Dense, parse_pattern
+from sparsebert.patterns import PATTERNS, Dense, parse_pattern
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 placements = st.one_of(
@@ -17,6 +17,36 @@ placements = st.one_of(
 @given(st.lists(st.tuples(patterns, placements), min_size=1, max_size=3).map(tuple).map(Plan))
 def test_a_plan_prints_the_text_that_parses_back(plan):
     assert parse_plan(str(plan)) == plan
+
+
+_pieces = st.sampled_from(
+    [
+        *PATTERNS,
+        *'()|-,=;@ "',
+        "cls",
+        "0",
+        "010",
+        "-1",
+        "9" * 30,
+        "late",
+        "2-",
+        "like=",
+        "path=",
+        "٣",
+        "\n",
+        "é",
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text() | st.lists(_pieces, max_size=30).map("".join))
+def test_any_text_is_a_plan_or_is_refused_in_one_short_sentence(text):
+    try:
+        plan = parse_plan(text)
+        assert parse_plan(str(plan)) == plan
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 400
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,10 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
     ]:
         (place / MANIFEST).write_text(text)
         os.utime(place / MANIFEST, ns=(0, len(text)))
-        with pytest.raises(InputError, match=rf"does not hold prepared data: (the file: |splits: )*{answer}.*; prepare it again"):
+        with pytest.raises(
+            InputError,
+            match=rf"cannot be read: (the file: |splits: )*{answer}.*; prepare it",
+        ):
             prepared_task(small["task"], folder)
     (place / MANIFEST).unlink()
     with pytest.raises(InputError, match="holds no prepared data; give a folder that `sparsebert prepare`"):
@@ -243,7 +246,7 @@ def test_prepared_data_that_holds_something_else_is_refused(task, small, change,
 def test_a_manifest_that_contradicts_itself_is_refused(task, small, changes, answer):
     (place, manifest), folder = task.entries[0], task.folder
     _write(place, (place / ARRAYS).read_bytes(), json.loads(manifest.model_dump_json()) | changes)
-    with pytest.raises(InputError, match=rf"does not hold prepared data: (the file: |splits: )*{answer}.*; prepare it again"):
+    with pytest.raises(InputError, match=rf"cannot be read: (the file: |splits: )*{answer}.*; prepare it"):
         prepared_task(small["task"], folder)
 
 

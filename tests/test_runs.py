@@ -28,8 +28,8 @@ def record_of(config: RunConfig, **changes: object) -> RunRecord:
         "eval_rows": 4,
         "steps": 2,
         "train_loss": 0.1 + 0.2,
-        "seconds": {"train": 1.5},
-        "examples_per_second": {"train": 5.0},
+        "seconds": {"prepare": 0.5, "train": 1.5, "evaluate": 0.25},
+        "examples_per_second": {"train": 5.0, "evaluate": 16.0},
         "peak_memory_mib": 100.0,
         "device": "a processor",
         "precision": "fp32",
@@ -202,7 +202,7 @@ def test_a_record_under_the_name_of_another_run_is_passed_over(store, capsys):
     ("change", "why"),
     [
         ({"schema_version": 99}, "newer version of sparsebert (schema 99, and this one reads up to 2)"),
-        ({"carbon": 1.0}, "the field 'carbon', which this version of sparsebert doesn't know"),
+        ({"carbon": 1.0}, "the field 'carbon', which only a newer version knows"),
     ],
 )
 def test_a_record_of_a_newer_version_says_so(store, capsys, change, why):
@@ -388,9 +388,10 @@ def test_runs_with_what_is_registered_elsewhere_stay_readable(store):
         *({part: value} for part in ("density", "padded_density") for value in (math.nan, -0.5, 0, 1.5)),
         {"density_per_layer": []},
         {"padded_density_per_layer": [0.5, math.nan]},
-        {"seconds": {"train": math.nan}},
+        {"seconds": {"prepare": 1, "train": math.nan, "evaluate": 1}},
+        {"seconds": {"train": 1, "evaluate": 1}},
         {"metrics": {"accuracy": 7.0}},
-        {"metrics": {"f1": -0.1}},
+        {"metrics": {"macro_f1": -0.1}},
         {"metrics": {"pearson": math.inf}},
         {"metrics": {"accuracy<b>": 0.5}},
         {"steps": -1},

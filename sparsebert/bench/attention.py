@@ -12,6 +12,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -19,19 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsebert.bench.measuring import (
-    find_device,
-    find_dtype,
-    growth,
-    in_short,
-    median,
-    over_floor,
-    paired_ratio,
-    peak_memory,
-    progress,
-    seconds,
-    spread,
-)
+from sparsebert.bench import measuring
+from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, kernel_for
 from sparsebert.kernels.flex import compiled_flex
@@ -42,8 +33,6 @@ from sparsebert.patterns.layouts import Layout
 PATTERN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096)
 LONGEST_DENSE = 8192  # on a processor, a step of a dense layer takes seconds beyond
-CONTENDERS = ("dense", "masked", *KERNELS, "flex alone", "longformer", "bigbird")
-PASSES = ("forward", "both")
 COLUMNS = (
     "pattern",
     "contender",
@@ -64,11 +53,53 @@ _LONGEST_UNFUSED = 4096  # tokens; twelve heads then take 3 GB
 _BIGBIRD_BLOCK, _BIGBIRD_RANDOM = 64, 3  # as HF's BigBird comes
 
 Heads = Float[Tensor, "batch head length width"]
+Hidden = Float[Tensor, "batch length hidden"]
 Attend = Callable[[Heads, Heads, Heads], Heads]
 
 
 class Missing(Exception):
     """Why a contender is left out."""
+
+
+class Made(NamedTuple):
+    """A contender's attention for a case, what counts its density, and the kernel's name if it has one."""
+
+    attend: Attend
+    density: Callable[[], float]
+    kernel: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute the core of an attention layer.
+
+    `make` takes a case and whether there will be gradients; it raises `Missing` or `InputError`, with the
+    reason, where the contender can't run. `has_masks` says whether it builds something for each batch.
+    """
+
+    name: str
+    make: Callable[[Case, bool], Made]
+    has_masks: bool = False
+    ours: bool = False  # then any other error is a bug, and no reason to leave it out
+
+
+_OTHERS: dict[str, Contender] = {}
+
+
+def _contender(name: str, has_masks: bool = False) -> Callable:
+    """Registers the function below it as what makes the contender of this name."""
+
+    def register(make: Callable[[Case, bool], Made]) -> Callable[[Case, bool], Made]:
+        _OTHERS[name] = Contender(name, make, has_masks)
+        return make
+
+    return register
+
+
+def all_contenders() -> dict[str, Contender]:
+    """All contenders by name: dense attention, the same with a mask, our kernels, and other libraries'."""
+    ours = {name: Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in KERNELS}
+    return {name: _OTHERS[name] for name in ("dense", "masked")} | ours | _OTHERS
 
 
 # ---- what is measured ---------------------------------------------------------------------------
@@ -95,7 +126,7 @@ def attention_rows(
     pattern: str | Sequence[str] = PATTERN,
     lengths: Sequence[int] = LENGTHS,
     *,
-    contenders: Sequence[str] = CONTENDERS,
+    contenders: Sequence[str] = (),
     heads: int = 12,
     width: int = 64,
     rounds: int = 7,
@@ -106,21 +137,24 @@ def attention_rows(
 ) -> Iterator[dict]:
     """The rows of `measure_attention`, as soon as a length is done; progress goes to standard error.
 
-    `width` is that of a head. Contenders whose cost grows with the square of the length are left out beyond
-    `longest_dense` tokens (by default `LONGEST_DENSE` on a processor, nowhere on a GPU).
+    `contenders` names those compared (by default all), and `width` is that of a head. Contenders whose cost
+    grows with the square of the length are left out beyond `longest_dense` tokens (by default `LONGEST_DENSE`
+    on a processor, nowhere on a GPU).
     """
+    known = all_contenders()
     for name in contenders:
-        if name not in CONTENDERS:
-            raise unknown_name("contender", name, CONTENDERS)
-    device, kind = find_device(device), find_dtype(dtype)
+        if name not in known:
+            raise unknown_name("contender", name, known)
+    device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     texts = [pattern] if isinstance(pattern, str) else list(pattern)
     patterns = {str(parse_pattern(text)): _at_first_layer(text, heads) for text in texts}
     limit = longest_dense or (LONGEST_DENSE if device == "cpu" else math.inf)
     for text, at_first_layer in patterns.items():
         for length in lengths:
             case = Case(at_first_layer, length, heads, width, kind, device, limit, seed)
-            trials = {name: _Trial(name, case) for name in contenders}
-            _take_turns(trials, rounds, f"{text}, {length:,} tokens")
+            trials = {name: _Trial(known[name], case) for name in contenders or known}
+            turns = [partial(trial.take_turn, what) for what in PASSES for trial in trials.values()]
+            measuring.take_turns(turns, rounds, f"{text}, {length:,} tokens")
             for trial in trials.values():
                 yield {"pattern": text, "length": length} | trial.row(trials)
 
@@ -159,45 +193,40 @@ class Case:
 class _Trial:
     """One contender at one length: its calls, warmed up, and what they took in each round."""
 
-    def __init__(self, name: str, case: Case):
-        self.name, self.case = name, case
+    def __init__(self, contender: Contender, case: Case):
+        self.contender, self.case = contender, case
+        self.name = contender.name
         self.kernel, self.density = "", math.nan
-        self.calls: dict[str, Callable[[], object]] = {}
+        self.attend: dict[str, Attend] = {}  # of each pass that can be run
         self.repeats: dict[str, int] = {}
-        self.memory: dict[str, float] = {}
+        self.memory = dict.fromkeys(PASSES, math.nan)
         self.seconds: dict[str, list[float]] = {what: [] for what in PASSES}
         self.first: list[float] = []
         self.reasons: dict[str, str] = {}
         self.inputs = case.inputs()
-        self.has_masks = name in ("masked", "flex alone", *KERNELS)
         for what in PASSES:
             try:
                 with warnings.catch_warnings(action="ignore"):  # flex says once that it runs unfused
                     self._warm_up(what)
-            except (Missing, InputError, torch.OutOfMemoryError) as error:
-                self.reasons[what] = in_short(error)
             except Exception as error:  # other people's code may fail in any way; ours may not
-                if name in KERNELS:
+                if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
                     raise
-                self.reasons[what] = in_short(error)
+                self.reasons[what] = measuring.in_short(error)
 
     def _warm_up(self, what: str) -> None:
-        attend, self.kernel, density = self._made(what)
+        attend, density, self.kernel = self.contender.make(self.case, what == "both")
         if math.isnan(self.density):
             self.density = density()
         self._run(what, attend)
-        once = seconds(lambda: self._run(what, attend), 1, self.case.device)
-        first = (lambda: self._run(what)) if self.has_masks else (lambda: self._run(what, attend))
-        self.memory[what] = peak_memory(first, self.case.device)
+        once = measuring.seconds(lambda: self._run(what, attend), 1, self.case.device)
+        again = None if self.contender.has_masks else attend
+        self.memory[what] = measuring.peak_memory(lambda: self._run(what, again), self.case.device)
         self.repeats[what] = max(1, min(_MOST_CALLS, int(_SAMPLE / max(once, 1e-9))))
-        self.calls[what] = lambda: self._run(what, attend)
-
-    def _made(self, what: str) -> Made:
-        return _MAKERS[self.name](self.case, what == "both")
+        self.attend[what] = attend
 
     def _run(self, what: str, attend: Attend | None = None) -> None:
         """One pass; without `attend`, as the first for its batch, for which masks have to be built."""
-        attend = attend or self._made(what)[0]
+        attend = attend or self.contender.make(self.case, what == "both").attend
         *inputs, grad = self.inputs
         if what == "both":
             leaves = [x.detach().requires_grad_() for x in inputs]
@@ -207,41 +236,29 @@ class _Trial:
                 attend(*inputs)
 
     def take_turn(self, what: str) -> None:
-        if what not in self.calls:
+        if what not in self.attend:
             return
-        taken = seconds(self.calls[what], self.repeats[what], self.case.device)
+        attend = self.attend[what]
+        taken = measuring.seconds(lambda: self._run(what, attend), self.repeats[what], self.case.device)
         self.seconds[what].append(taken)
-        if what == "forward" and self.has_masks:
-            self.first.append(seconds(lambda: self._run(what), 1, self.case.device))
+        if what == "forward" and self.contender.has_masks:
+            self.first.append(measuring.seconds(lambda: self._run(what), 1, self.case.device))
 
     def row(self, trials: dict[str, _Trial]) -> dict:
         row: dict[str, object] = {"contender": self.name, "kernel": self.kernel, "density": self.density}
-        row["masks"] = math.nan
         for what in PASSES:
-            row[what] = median(self.seconds[what])
-            row[f"memory_{what}"] = self.memory.get(what, math.nan)
+            row |= {what: measuring.median(self.seconds[what]), f"memory_{what}": self.memory[what]}
             for other in ("dense", "auto"):
                 theirs = trials[other].seconds[what] if other in trials else []
-                row[f"{what}_over_{other}"] = paired_ratio(self.seconds[what], theirs)
-            row[f"{what}_over_floor"] = over_floor(row[f"{what}_over_dense"], self.density)
-        row["spread"] = max((spread(self.seconds[what]) for what in self.calls), default=math.nan)
+                row[f"{what}_over_{other}"] = measuring.paired_ratio(self.seconds[what], theirs)
+            row[f"{what}_over_floor"] = row[f"{what}_over_dense"] / self.density
+        row["spread"] = max((measuring.spread(self.seconds[what]) for what in self.attend), default=math.nan)
+        row["masks"] = math.nan
         if self.first:  # the least of each, since a difference doubles the noise
             row["masks"] = max(0.0, min(self.first) - min(self.seconds["forward"]))
-        texts = dict.fromkeys(self.reasons.values())
-        if len(self.reasons) == 1 and "both" in self.reasons:
-            row["left_out"] = f"backward: {self.reasons['both']}"
-        else:
-            row["left_out"] = "; ".join(texts)
+        backward = "backward: " if list(self.reasons) == ["both"] else ""
+        row["left_out"] = backward + "; ".join(dict.fromkeys(self.reasons.values()))
         return row
-
-
-def _take_turns(trials: dict[str, _Trial], rounds: int, title: str) -> None:
-    order = list(trials.values())
-    for number in range(rounds):
-        progress(f"{title}: round {number + 1} of {rounds}")
-        for what in PASSES:
-            for trial in order if number % 2 == 0 else order[::-1]:
-                trial.take_turn(what)
 
 
 def _at_first_layer(text: str, heads: int) -> Pattern:
@@ -259,41 +276,33 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
 
 # ---- the contenders -----------------------------------------------------------------------------
 
-# Each takes a case and whether there will be gradients, and gives its attention for that case, the kernel's
-# name and what counts the density. Raises `Missing` or `InputError` where it can't run.
-Made = tuple[Attend, str, Callable[[], float]]
-Maker = Callable[[Case, bool], Made]
 
-
+@_contender("dense")
 def _dense(case: Case, gradient: bool) -> Made:
     case.check_dense()
-    return scaled_dot_product_attention, "", lambda: 1.0
+    return Made(scaled_dot_product_attention, lambda: 1.0)
 
 
+@_contender("masked", has_masks=True)
 def _masked(case: Case, gradient: bool) -> Made:
     case.check_dense()
     allowed = case.pattern.allowed(case.batch())
-
-    def attend(query: Heads, key: Heads, value: Heads) -> Heads:
-        return scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-
-    return attend, "", lambda: allowed.float().mean().item()
+    attend = partial(scaled_dot_product_attention, attn_mask=allowed)
+    return Made(attend, lambda: allowed.float().mean().item())
 
 
-def _ours(kernel: str) -> Maker:
-    def make(case: Case, gradient: bool) -> Made:
-        if kernel == "reference":
-            case.check_dense()
-        if kernel == "flex" and case.device == "cpu":
-            if case.length > _LONGEST_UNFUSED:
-                raise Missing(f"on a processor it holds all scores: not run beyond {_LONGEST_UNFUSED:,}")
-            case.check_dense()
-        core = kernel_for(case.pattern, case.batch(), case.heads, kernel, gradient=gradient)
-        return core, core.name, lambda: core.count() / case.length**2
-
-    return make
+def _kernel(name: str, case: Case, gradient: bool) -> Made:
+    """One of our kernels."""
+    unfused = name == "flex" and case.device == "cpu"
+    if unfused and case.length > _LONGEST_UNFUSED:
+        raise Missing(f"on a processor it holds all scores: not run beyond {_LONGEST_UNFUSED:,}")
+    if unfused or name == "reference":
+        case.check_dense()
+    kernel = kernel_for(case.pattern, case.batch(), case.heads, name, gradient=gradient)
+    return Made(kernel, lambda: kernel.count() / case.length**2, kernel.name)
 
 
+@_contender("flex alone", has_masks=True)
 def _flex_alone(case: Case, gradient: bool) -> Made:
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -308,22 +317,10 @@ def _flex_alone(case: Case, gradient: bool) -> Made:
         return ((q - k).abs() <= width) | (q < tokens) | (k < tokens)
 
     blocks = create_block_mask(mask, None, None, case.length, case.length, device=case.device)
-
-    def attend(query: Heads, key: Heads, value: Heads) -> Heads:
-        return compiled_flex()(query, key, value, block_mask=blocks)
-
-    return attend, "", lambda: _density(case)
+    return Made(partial(compiled_flex(), block_mask=blocks), lambda: _density(case))
 
 
-class _Given(nn.Module):
-    """In place of a projection: what comes out of it was computed before."""
-
-    value: Tensor | None = None
-
-    def forward(self, _: Tensor) -> Tensor:
-        return self.value
-
-
+@_contender("longformer")
 def _longformer(case: Case, gradient: bool) -> Made:
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -339,8 +336,6 @@ def _longformer(case: Case, gradient: bool) -> Made:
         attention_probs_dropout_prob=0.0,
     )
     layer = LongformerSelfAttention(config, 0).train(gradient)
-    layer.query, layer.key, layer.value = _Given(), _Given(), _Given()
-    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
     mask = torch.zeros(1, case.length, device=case.device)
     mask[:, : layout.tokens] = 10_000
     masks = {
@@ -349,59 +344,69 @@ def _longformer(case: Case, gradient: bool) -> Made:
         "is_global_attn": layout.tokens > 0,
     }
 
-    def attend(query: Heads, key: Heads, value: Heads) -> Heads:
-        query, key, value = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
-        # Queries are scaled in place, which must not reach the inputs.
-        layer.query.value = query.transpose(0, 1).clone()
-        layer.key.value, layer.value.value = key.transpose(0, 1), value.transpose(0, 1)
-        output = layer(query, mask, **masks)[0]
-        layer.query.value = layer.key.value = layer.value.value = None
-        return output.unflatten(2, (case.heads, case.width)).transpose(1, 2)
+    def run(query: Hidden) -> Hidden:
+        layer.query.value = layer.query.value.clone()  # it scales queries in place
+        return layer(query, mask, **masks)[0]
 
-    return attend, "", lambda: _density(case)
+    attend = _without_projections(layer, run, case, length_first=True)
+    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
+    return Made(attend, lambda: _density(case))
 
 
+@_contender("bigbird")
 def _bigbird(case: Case, gradient: bool) -> Made:
     from transformers import BigBirdConfig
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
     case.check_dense()  # its masks and copies of blocks grow almost so: some 20 GB at 16k tokens
-    size, drawn, length = _BIGBIRD_BLOCK, _BIGBIRD_RANDOM, case.length
-    if length % size or length <= (5 + 2 * drawn) * size:
-        raise Missing(f"BigBird takes multiples of {size} above {(5 + 2 * drawn) * size} tokens")
+    size, keys, length = _BIGBIRD_BLOCK, _BIGBIRD_RANDOM, case.length
+    if length % size or length <= (5 + 2 * keys) * size:
+        raise Missing(f"BigBird takes multiples of {size} above {(5 + 2 * keys) * size} tokens")
     config = BigBirdConfig(
         hidden_size=case.heads * case.width,
         num_attention_heads=case.heads,
         block_size=size,
-        num_random_blocks=drawn,
+        num_random_blocks=keys,
         max_position_embeddings=max(4096, length),
     )
     layer = BigBirdBlockSparseAttention(config, seed=case.seed).train(gradient)
-    layer.query, layer.key, layer.value = _Given(), _Given(), _Given()
     real = torch.ones(1, length, device=case.device, dtype=case.dtype)
     blocked, band, rows, columns = BigBirdModel.create_masks_for_block_sparse_attn(real, size)
 
-    def attend(query: Heads, key: Heads, value: Heads) -> Heads:
-        query, key, value = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
-        layer.query.value, layer.key.value, layer.value.value = query, key, value
-        output = layer(query, band, rows, columns, blocked, blocked)[0]
-        layer.query.value = layer.key.value = layer.value.value = None
-        return output.unflatten(2, (case.heads, case.width)).transpose(1, 2)
+    def run(query: Hidden) -> Hidden:
+        return layer(query, band, rows, columns, blocked, blocked)[0]
 
     # First and last blocks are global; those beside them see one block of the window less.
     blocks = length // size
-    seen = 2 * blocks + 2 * (4 + drawn) + (blocks - 4) * (5 + drawn)
-    return attend, "", lambda: seen / blocks**2
+    seen = 2 * blocks + 2 * (4 + keys) + (blocks - 4) * (5 + keys)
+    return Made(_without_projections(layer, run, case), lambda: seen / blocks**2)
 
 
-_MAKERS: dict[str, Maker] = {
-    "dense": _dense,
-    "masked": _masked,
-    **{kernel: _ours(kernel) for kernel in KERNELS},
-    "flex alone": _flex_alone,
-    "longformer": _longformer,
-    "bigbird": _bigbird,
-}
+class _Given(nn.Module):
+    """In place of a projection: what comes out of it was computed before."""
+
+    value: Hidden | None = None
+
+    def forward(self, _: Tensor) -> Hidden | None:
+        return self.value
+
+
+def _without_projections(
+    layer: nn.Module, run: Callable[[Hidden], Hidden], case: Case, length_first: bool = False
+) -> Attend:
+    """The core of a layer: `run` calls it, on queries, and its projections give what was computed before."""
+    given = layer.query, layer.key, layer.value = _Given(), _Given(), _Given()
+
+    def attend(*heads: Heads) -> Heads:
+        hidden = [x.transpose(1, 2).flatten(2) for x in heads]
+        for module, value in zip(given, hidden, strict=True):
+            module.value = value.transpose(0, 1) if length_first else value
+        output = run(hidden[0])
+        for module in given:
+            module.value = None
+        return output.unflatten(2, (case.heads, case.width)).transpose(1, 2)
+
+    return attend
 
 
 def _plain_layout(case: Case, who: str) -> Layout:
@@ -425,63 +430,53 @@ def bars(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for pattern, own in frame.groupby("pattern", sort=False):
-        ours = own[own["contender"] == "auto"].set_index("length")
-
-        def at_4096(column: str, contender: str = "auto", own=own) -> float:
-            found = own[(own["contender"] == contender) & (own["length"] == 4096)][column]
-            return found.iloc[0] if len(found) else math.nan
-
-        span = ours.loc[(ours.index >= 1024) & (ours.index <= 16384)].sort_index()
-        spans = len(span) and span.index[0] == 1024 and span.index[-1] == 16384
-        found = [
-            ("forward over the floor, 4,096 tokens", "<=", 2.0, at_4096("forward_over_floor")),
-            ("forward + backward over the floor, 4,096 tokens", "<=", 2.5, at_4096("both_over_floor")),
-        ]
-        for peer, times in (("longformer", 4.0), ("bigbird", 10.0)):
-            for what, title in (("forward", "forward"), ("both", "forward + backward")):
-                over = at_4096(f"{what}_over_auto", peer)
-                found.append((f"times as fast as {peer}, {title}, 4,096 tokens", ">=", times, over))
-        for column, title in (
-            ("forward", "time, forward"),
-            ("both", "time, forward + backward"),
-            ("memory_forward", "memory, forward"),
-            ("memory_both", "memory, forward + backward"),
-        ):
-            exponent = growth(span.index, span[column]) if spans else math.nan
-            found.append((f"growth from 1k to 16k, {title}", "<=", 1.1, exponent))
-        for what, title in (("forward", "forward"), ("both", "forward + backward")):
-            worst = ours.loc[ours.index >= 16, f"{what}_over_dense"].max()
-            found.append((f"over dense, {title}, worst length", "<=", 1.05, worst))
-        for bar, sign, wanted, value in found:
-            met = None if math.isnan(value) else bool(value <= wanted if sign == "<=" else value >= wanted)
-            rows.append(
-                {"pattern": pattern, "bar": bar, "wanted": f"{sign} {wanted:g}", "found": value, "met": met}
-            )
+        for bar, sign, wanted, found in _bars(own):
+            met = None if math.isnan(found) else bool(found <= wanted if sign == "<=" else found >= wanted)
+            row = {"pattern": pattern, "bar": bar, "wanted": f"{sign} {wanted:g}", "found": found, "met": met}
+            rows.append(row)
     return pd.DataFrame(rows, columns=["pattern", "bar", "wanted", "found", "met"])
 
 
-# ---- on paper and on disk -----------------------------------------------------------------------
+def _bars(own: pd.DataFrame) -> Iterator[tuple[str, str, float, float]]:
+    """Of one pattern: the bar in words, its sign, what is wanted and what was found."""
+    at_4096 = own[own["length"] == 4096].set_index("contender")
+    ours = own[own["contender"] == "auto"].set_index("length").sort_index()
+    span = ours.loc[1024:16384]
+    for what, most in (("forward", 2.0), ("both", 2.5)):
+        over = at_4096[f"{what}_over_floor"].get("auto", math.nan)
+        yield f"{PASSES[what]} over the floor, 4,096 tokens", "<=", most, over
+    for peer, times in (("longformer", 4.0), ("bigbird", 10.0)):
+        for what, words in PASSES.items():
+            over = at_4096[f"{what}_over_auto"].get(peer, math.nan)
+            yield f"times as fast as {peer}, {words}, 4,096 tokens", ">=", times, over
+    for kind, column in (("time", "{}"), ("memory", "memory_{}")):
+        for what, words in PASSES.items():
+            whole = {1024, 16384} <= set(span.index)
+            exponent = measuring.growth(span.index, span[column.format(what)]) if whole else math.nan
+            yield f"growth from 1k to 16k, {kind}, {words}", "<=", 1.1, exponent
+    for what, words in PASSES.items():
+        yield f"over dense, {words}, worst length", "<=", 1.05, ours.loc[16:, f"{what}_over_dense"].max()
+
+
+# ---- on paper -----------------------------------------------------------------------------------
 
 
 def as_text(frame: pd.DataFrame) -> str:
     """Tables for a terminal: milliseconds and megabytes, a table per pattern and length, then the bars."""
-    parts = []
+    short = {"forward": "fwd", "both": "f+b"}
+    blocks = []
     for (pattern, length), own in frame.groupby(["pattern", "length"], sort=False):
         ran = own[own[list(PASSES)].notna().any(axis=1)]
-        table = pd.DataFrame({"": ran["contender"], "kernel": ran["kernel"], "density": ran["density"]})
-        for what, title in (("forward", "fwd"), ("both", "f+b")):
-            table[f"{title} ms"] = 1e3 * ran[what]
-        for what, title in (("forward", "fwd"), ("both", "f+b")):
-            table[f"{title} MB"] = ran[f"memory_{what}"] / 1e6
+        density = ran["density"].map("{:.4f}".format, na_action="ignore")
+        table = {"": ran["contender"], "kernel": ran["kernel"], "density": density}
+        table |= {f"{title} ms": 1e3 * ran[what] for what, title in short.items()}
+        table |= {f"{title} MB": ran[f"memory_{what}"] / 1e6 for what, title in short.items()}
         table["masks ms"] = 1e3 * ran["masks"]
         for other in ("dense", "floor"):
-            for what, title in (("forward", "fwd"), ("both", "f+b")):
-                table[f"{title}/{other}"] = ran[f"{what}_over_{other}"]
+            table |= {f"{title}/{other}": ran[f"{what}_over_{other}"] for what, title in short.items()}
         table["spread"] = ran["spread"]
-        number = {column: "{:.3g}".format for column in table.columns[3:]} | {"density": "{:.4f}".format}
-        text = table.to_string(index=False, na_rep="-", formatters=_but_missing(number)) if len(ran) else ""
-        left = [f"  without {row.contender}: {row.left_out}" for row in own.itertuples() if row.left_out]
-        parts.append("\n".join([f"{pattern}, {length:,} tokens", text, *left]))
+        left = [f"{row.contender}: {row.left_out}" for row in own.itertuples() if row.left_out]
+        blocks.append(measuring.as_block(f"{pattern}, {length:,} tokens", pd.DataFrame(table), left))
     for pattern, judged in bars(frame).groupby("pattern", sort=False):
         lines = [f"{pattern}, bars"]
         for row in judged[judged["met"].notna()].itertuples():
@@ -491,12 +486,5 @@ def as_text(frame: pd.DataFrame) -> str:
             lines.append(
                 f"  {missing} not measured (those at 4k, those of growth with lengths from 1k to 16k)"
             )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-def _but_missing(formatters: dict[str, Callable]) -> dict[str, Callable]:
-    return {
-        column: lambda value, own=own: "-" if pd.isna(value) else own(value)
-        for column, own in formatters.items()
-    }
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)

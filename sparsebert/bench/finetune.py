@@ -115,12 +115,8 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
             which = f"round {number}" if number else "warm-up"
             progress(f"{max_length} tokens, {which}: {name} {taken:.1f} s")
     rows = round(config.epochs * len(data["train"]))
-
-    def ratio(above: str, below: str) -> float:
-        return paired_ratio(times[above], times[below])
-
-    cost = ratio("masked", "dense")
-    faster = {name: ratio("default trainer", name) for name in ("masked", "dense")}
+    cost = paired_ratio(times["masked"], times["dense"])
+    faster = {name: paired_ratio(times["default trainer"], times[name]) for name in ("masked", "dense")}
     return {
         "max_length": max_length,
         "rows": rows,

@@ -18,6 +18,7 @@ import torch
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.machine import commit, device_name, versions
 
+PASSES = {"forward": "forward", "both": "forward + backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -97,11 +98,6 @@ def paired_ratio(values: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
-def over_floor(over_dense: float, density: float) -> float:
-    """Time over the floor, which is dense attention's time times the density."""
-    return over_dense / density
-
-
 def growth(lengths: Iterable[float], costs: Iterable[float]) -> float:
     """The exponent p of cost ~ length^p: the slope of a line through logarithms. NaN with fewer than two."""
     pairs = [(a, b) for a, b in zip(lengths, costs, strict=True) if b > 0]
@@ -113,7 +109,7 @@ def growth(lengths: Iterable[float], costs: Iterable[float]) -> float:
 def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forward_over_dense") -> int | None:
     """The shortest measured length from which on a contender is faster than dense; None if it never is.
 
-    Faster means by 5 % at least: `auto` falls back to dense attention, and is then as fast but for noise.
+    Faster means by at least 5 %: where `auto` falls back to dense attention, the two differ by noise alone.
     """
     own = frame[(frame["contender"] == contender) & frame[ratio].notna()].sort_values("length")
     faster = (own[ratio] <= 0.95).to_numpy()
@@ -123,12 +119,26 @@ def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forwar
     return int(own["length"].iloc[slower[-1] + 1 if len(slower) else 0])
 
 
+def take_turns(turns: Sequence[Callable[[], None]], rounds: int, title: str) -> None:
+    """Each turn once a round, in every second round from the last to the first; says how far it is."""
+    for number in range(rounds):
+        progress(f"{title}: round {number + 1} of {rounds}")
+        for turn in turns[:: -1 if number % 2 else 1]:
+            turn()
+
+
 def progress(text: str) -> None:
     """Standard output is for the result."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-# ---- on disk ------------------------------------------------------------------------------------
+# ---- on paper and on disk -----------------------------------------------------------------------
+
+
+def as_block(title: str, table: pd.DataFrame, left_out: Sequence[str]) -> str:
+    """A table for a terminal below its title, with a dash for what is missing, and what was left out."""
+    text = table.to_string(index=False, na_rep="-", float_format="{:.3g}".format) if len(table) else ""
+    return "\n".join([title, text, *(f"  without {reason}" for reason in left_out)])
 
 
 def provenance(seed: int = 0, dtype: str = "fp32", device: str | None = None, **settings: object) -> dict:

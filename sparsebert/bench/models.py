@@ -10,26 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from time import perf_counter
 
 import pandas as pd
 import psutil
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from sparsebert.bench.measuring import (
-    find_device,
-    find_dtype,
-    median,
-    paired_ratio,
-    peak_memory,
-    progress,
-    seconds,
-    spread,
-    wait_for,
-)
+from sparsebert.bench import measuring
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.dropout import quicken_dropout
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
@@ -95,7 +88,7 @@ def model_rows(
     sequences as make them up, at least one. Dense attention is left out beyond `longest_dense` tokens and
     where its scores would not fit into memory. `dtype` is that of autocast.
     """
-    parsed, device, kind = parse_plan(plan), find_device(device), find_dtype(dtype)
+    parsed, device, kind = parse_plan(plan), measuring.find_device(device), measuring.find_dtype(dtype)
     if parsed.needs & {"word_ids", "head_ids"}:
         raise InputError(
             f"plan '{plan}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
@@ -114,13 +107,11 @@ def model_rows(
             generator = torch.Generator().manual_seed(seed)
             ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
             trials = {
-                name: _Trial(model, mode, ids, text, cast, longest_dense)
+                name: _Trial(model, mode == "training", ids, text, cast, longest_dense)
                 for name, text in (("dense", None), ("plan", str(parsed)))
             }
-            for number in range(rounds):
-                progress(f"{mode}, {batch} x {length:,} tokens: round {number + 1} of {rounds}")
-                for trial in list(trials.values())[:: -1 if number % 2 else 1]:
-                    trial.take_turn()
+            turns = [trial.take_turn for trial in trials.values()]
+            measuring.take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
             for name, trial in trials.items():
                 row = {"encoder": encoder, "mode": mode, "length": length, "batch": batch, "contender": name}
                 yield row | trial.row(trials["dense"])
@@ -133,38 +124,37 @@ def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:
     return load_classifier(check_encoder(encoder), ("no", "yes"), length)
 
 
+@dataclass
 class _Trial:
     """A model under a plan, or dense (None), on one batch: what each of its rounds took."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        mode: str,
-        ids: Tensor,
-        plan: str | None,
-        cast: AbstractContextManager,
-        longest_dense: int | None,
-    ):
-        self.model, self.training, self.ids, self.plan, self.cast = model, mode == "training", ids, plan, cast
-        self.device = ids.device.type
+    model: PreTrainedModel
+    training: bool
+    ids: Int[Tensor, "batch length"]
+    plan: str | None
+    cast: AbstractContextManager
+    longest_dense: int | None
+
+    def __post_init__(self) -> None:
+        self.device = self.ids.device.type
         self.seconds: list[float] = []
         self.shares: dict[str, list[float]] = {part: [] for part in PARTS}
         self.memory = self.density = math.nan
         self.kernels: list[str] = []
-        self.left_out = self._too_long(longest_dense) if plan is None else ""
+        self.left_out = self._too_long() if self.plan is None else ""
         # Fused AdamW, and a rate of 0, so that all contenders keep the same weights.
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
         if not self.left_out:
             try:
                 self._warm_up()
             except torch.OutOfMemoryError:
                 self.left_out = "it doesn't fit into the GPU's memory"
 
-    def _too_long(self, longest: int | None) -> str:
+    def _too_long(self) -> str:
         """Why dense attention should not even be tried: on a processor, running out of memory ends it all."""
         batch, length = self.ids.shape
-        if longest and length > longest:
-            return f"dense attention is not run beyond {longest:,} tokens"
+        if self.longest_dense and length > self.longest_dense:
+            return f"dense attention is not run beyond {self.longest_dense:,} tokens"
         dropout = getattr(self.model.config, "attention_probs_dropout_prob", 0.0)
         if self.device == "cpu" and self.training and dropout:
             # Dropout takes the unfused kernel, and each layer keeps its attention weights, before and after.
@@ -199,7 +189,7 @@ class _Trial:
             self.density = fmean(meter.over_real)
             self.kernels = sparse.kernels
         with self._under_plan():  # anew, so that masks are built and counted
-            self.memory = peak_memory(self._step, self.device)
+            self.memory = measuring.peak_memory(self._step, self.device)
 
     def take_turn(self) -> None:
         """One step as it is, for its time, and one that is watched, for its parts' shares."""
@@ -208,22 +198,22 @@ class _Trial:
         with self._under_plan():
             if self.plan:
                 self._step()  # masks of a length are built once
-            self.seconds.append(seconds(self._step, 1, self.device))
+            self.seconds.append(measuring.seconds(self._step, 1, self.device))
             for part, taken in shares(self.model, self._step, self.device).items():
                 self.shares[part].append(taken)
 
     def row(self, dense: _Trial) -> dict:
-        taken = median(self.seconds)
+        taken = measuring.median(self.seconds)
         return {
             "plan": self.plan or "dense",
             "kernel": ", ".join(dict.fromkeys(self.kernels)),
             "density": self.density,
             "seconds": taken,
             "tokens_per_second": self.ids.numel() / taken,
-            "over_dense": paired_ratio(self.seconds, dense.seconds),
-            "spread": spread(self.seconds),
+            "over_dense": measuring.paired_ratio(self.seconds, dense.seconds),
+            "spread": measuring.spread(self.seconds),
             "memory": self.memory,
-            **{part: median(taken) for part, taken in self.shares.items()},
+            **{part: measuring.median(taken) for part, taken in self.shares.items()},
             "left_out": self.left_out,
         }
 
@@ -240,24 +230,27 @@ def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cp
     watch = _Stopwatch(device)
     handles = []
     for module, part in parts_of(model):
-        enter, leave = watch.enter(part), watch.leave(part)
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-        handles.append(module.register_full_backward_pre_hook(enter))
-        handles.append(module.register_full_backward_hook(leave))
+        for register in (module.register_forward_pre_hook, module.register_full_backward_pre_hook):
+            handles.append(register(partial(watch.enter, part)))
+        for register in (module.register_forward_hook, module.register_full_backward_hook):
+            handles.append(register(partial(watch.leave, part)))
     try:
-        watch.start()
+        watch.lap()
+        watch.taken = dict.fromkeys(PARTS, 0.0)
         step()
-        return watch.stop()
+        watch.lap()
     finally:
         for handle in handles:
             handle.remove()
+    assert watch.running == ["rest"], f"parts were entered and not left: {watch.running}"
+    total = sum(watch.taken.values())
+    return {part: taken / total for part, taken in watch.taken.items()}
 
 
 def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
-    """The modules of an encoder's layers whose time is told apart, and the part each belongs to.
+    """The modules of an encoder's layers that are timed, and the part of the time that each belongs to.
 
-    An attention module is the core but for the projections inside it.
+    An attention module is the core, without the projections inside it.
     """
     cores = ARCHITECTURES[model.config.model_type]
     for name, module in model.base_model.named_modules():
@@ -275,36 +268,20 @@ class _Stopwatch:
     """Seconds by part; a part that is entered within another stops the outer one's time."""
 
     def __init__(self, device: str):
-        self.device = device
+        self.device, self.last = device, 0.0
         self.taken = dict.fromkeys(PARTS, 0.0)
         self.running = ["rest"]
 
-    def start(self) -> None:
-        wait_for(self.device)
-        self.last = perf_counter()
+    def enter(self, part: str, *_: object) -> None:
+        self.lap()
+        self.running.append(part)
 
-    def stop(self) -> dict[str, float]:
-        self._lap()
-        assert self.running == ["rest"], f"parts were entered and not left: {self.running}"
-        total = sum(self.taken.values())
-        return {part: taken / total for part, taken in self.taken.items()}
+    def leave(self, part: str, *_: object) -> None:
+        self.lap()
+        assert self.running.pop() == part
 
-    def enter(self, part: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            self._lap()
-            self.running.append(part)
-
-        return hook
-
-    def leave(self, part: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            self._lap()
-            assert self.running.pop() == part
-
-        return hook
-
-    def _lap(self) -> None:
-        wait_for(self.device)
+    def lap(self) -> None:
+        measuring.wait_for(self.device)
         now = perf_counter()
         self.taken[self.running[-1]] += now - self.last
         self.last = now
@@ -315,26 +292,20 @@ class _Stopwatch:
 
 def as_text(frame: pd.DataFrame) -> str:
     """Tables for a terminal: tokens per second, gigabytes and percent, a table per mode."""
-    parts = []
+    blocks = []
     for (encoder, mode), own in frame.groupby(["encoder", "mode"], sort=False):
-        table = pd.DataFrame(
-            {
-                "length": own["length"],
-                "batch": own["batch"],
-                "": own["contender"],
-                "kernel": own["kernel"],
-                "density": own["density"].map("{:.3f}".format),
-                "tokens/s": own["tokens_per_second"].map("{:,.0f}".format),
-                "of dense's time": own["over_dense"].map("{:.2f}".format),
-                "GB": (own["memory"] / 1e9).map("{:.3f}".format),
-            }
-            | {part.replace("_", "-") + " %": own[part].mul(100).map("{:.0f}".format) for part in PARTS}
-        ).replace("nan", "-")
+        numbers = {
+            "density": own["density"].map("{:.3f}".format),
+            "tokens/s": own["tokens_per_second"].map("{:,.0f}".format),
+            "of dense's time": own["over_dense"].map("{:.2f}".format),
+            "GB": (own["memory"] / 1e9).map("{:.3f}".format),
+        }
+        numbers |= {part.replace("_", "-") + " %": own[part].mul(100).map("{:.0f}".format) for part in PARTS}
+        names = own[["length", "batch", "contender", "kernel"]].rename(columns={"contender": ""})
+        table = names.join(pd.DataFrame(numbers)).replace("nan", "-")
         left = [
-            f"  {row.length:,} without {row.contender}: {row.left_out}"
-            for row in own.itertuples()
-            if row.left_out
+            f"{row.contender} at {row.length:,}: {row.left_out}" for row in own.itertuples() if row.left_out
         ]
-        parts.append("\n".join([f"{encoder}, {mode}", table.to_string(index=False), *left]))
+        blocks.append(measuring.as_block(f"{encoder}, {mode}", table, left))
     plans = frame.loc[frame["contender"] == "plan", "plan"].unique()
-    return "\n\n".join([*parts, f"plan: {', '.join(plans)}"])
+    return "\n\n".join([*blocks, f"plan: {', '.join(plans)}"])

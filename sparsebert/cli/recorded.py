@@ -27,7 +27,7 @@ def results_list(as_json: bool) -> None:
 
 @results.command(name="check")
 def results_check() -> None:
-    """Check the recorded runs: torn lines, wrong names, runs that stand twice, data that differ.
+    """Check the recorded runs: truncated lines, wrong names, runs that stand twice, data that differ.
 
     A line for each finding, and exit code 1 if there is one.
     """
@@ -50,7 +50,7 @@ def results_check() -> None:
 def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     """Add runs to the recorded ones: FILES are folders of runs, .jsonl files, or records of single runs.
 
-    A run that is there already is kept once. What is torn or no record is named and left out.
+    A run that is there already is kept once. What is truncated or no record is named and left out.
     """
     from sparsebert.study.results import merge
 

@@ -89,11 +89,6 @@ class DegreeConfig(BaseModel):
         """What figures and tables call degrees that were learned so."""
         return METHODS[self.method](self).label
 
-    @property
-    def fingerprint(self) -> str | None:
-        """A hash of the source of a method from outside of the package; None for the others."""
-        return METHODS.fingerprint([self.method])
-
 
 @dataclass(frozen=True, eq=False)
 class LiveLayer(Pattern):

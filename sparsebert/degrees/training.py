@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from sparsebert.degrees.hardening import check_target
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, other_parts
 from sparsebert.degrees.pairs import Pairs, count_pairs
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Plan
@@ -35,13 +35,17 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     learned, weighted = (plan.open_layers(count, learns) for learns in ("degrees", "weights"))
     if learned and config is None:
         raise InputError(
-            f"plan '{plan}' has degrees to learn; say how with --learn-degrees (in a grid: `degrees: {{}}`), "
-            'or name a file: learned("FILE")'
+            f"plan '{shown(plan)}' has degrees to learn; say how with --learn-degrees (in a grid: "
+            '`degrees: {}`), or name a file: learned("FILE")'
         )
     if config is not None and not learned and not weighted:
-        raise InputError(f"plan '{plan}' has no degrees to learn; write for instance learned | global(cls)")
+        raise InputError(
+            f"plan '{shown(plan)}' has no degrees to learn; write for instance learned | global(cls)"
+        )
     if learned and weighted:
-        raise InputError(f"plan '{plan}' can learn degrees or weights of fixed patterns, not both at once")
+        raise InputError(
+            f"plan '{shown(plan)}' can learn degrees or weights of fixed patterns, not both at once"
+        )
     if not learned and not weighted:
         return None
     heads, windows = model.config.num_attention_heads, local_windows(model)

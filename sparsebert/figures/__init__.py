@@ -1,10 +1,9 @@
 """The book's figures: each function takes data and returns a matplotlib Figure; `show` puts it on the page.
 
-Figures are drawn for a column of 720 pixels, on a background of their own so that they read on light and dark
-pages, in colours that colour-blind readers can tell apart; where colours matter, so do markers or places.
+A figure is 720 pixels wide. It has its own background, so that it reads on light and dark pages, and colours
+that colour-blind readers can tell apart; whatever a colour says, a marker or a place says, too.
 
-Those of patterns and of scores are at hand here; `learned`, `verdicts` and `costs` hold those of one chapter
-each.
+Figures of patterns and scores are imported here; `learned`, `verdicts` and `costs` each serve one chapter.
 """
 
 from sparsebert.figures import costs, learned, look, verdicts

@@ -12,32 +12,16 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.figures.look import (
-    BACKGROUND,
-    BLUE,
-    FAINT,
-    INK,
-    ORANGE,
-    WIDTH,
-    check_columns,
-    check_shape,
-    check_some,
-    legend_above,
-    looks_of,
-    panels_of,
-    style,
-    wrapped,
-)
+from sparsebert.figures import look
 
 
-@style()
+@look.style()
 def grid(
     relation_by_title: Mapping[str, Bool[Tensor, "query key"]],
     tokens: Sequence[str],
@@ -51,31 +35,32 @@ def grid(
     if there is no relation or its shape isn't [tokens, tokens].
     """
     size = len(tokens)
-    for title, relation in check_some(relation_by_title, "relations").items():
-        check_shape(relation, (size, size), title)
+    for title, relation in look.check_some(relation_by_title, "relations").items():
+        look.check_shape(relation, (size, size), title)
     figure, panels = _panels(relation_by_title, columns, tokens, tokens, extra=0.35)
-    cells = ListedColormap([BACKGROUND, BLUE, INK])
+    cells = ListedColormap([look.BACKGROUND, look.BLUE, look.INK])
     for axes, relation in zip(panels, relation_by_title.values(), strict=True):
         allowed = relation.numpy(force=True).astype(int)
         shade = allowed + allowed * np.eye(size, dtype=int)
-        axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=2, edgecolors=FAINT, linewidth=0.5)
+        axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=2, edgecolors=look.FAINT, linewidth=0.5)
         _token_axes(axes, tokens, tokens)
         if degrees:
             for query, degree in enumerate(allowed.sum(1) - allowed.diagonal()):
                 axes.text(size + 0.3, query + 0.5, str(degree), va="center", fontsize=8)
-    legend = [Patch(color=BLUE, label="the query may attend to the key"), Patch(color=INK, label="to itself")]
-    legend_above(figure, legend)
+    legend = [
+        Patch(color=look.BLUE, label="the query may attend to the key"),
+        Patch(color=look.INK, label="to itself"),
+    ]
+    look.legend_above(figure, legend)
     return figure
 
 
-@style()
+@look.style()
 def influence(
     strength_by_title: Mapping[str, Float[Tensor, "output input"]],
     tokens: Sequence[str],
     *,
     outputs: Sequence[str] | None = None,
-    columns: int = 3,
-    label: str = "gradient norm",
 ) -> Figure:
     """How strongly each output (row) depends on each input token (column); exact zeros are blank.
 
@@ -84,28 +69,28 @@ def influence(
     negative.
     """
     outputs = tokens if outputs is None else outputs
-    check_some(strength_by_title, "strengths")
+    look.check_some(strength_by_title, "strengths")
     values = {title: strength.numpy(force=True) for title, strength in strength_by_title.items()}
     for title, strength in values.items():
-        check_shape(strength, (len(outputs), len(tokens)), title)
+        look.check_shape(strength, (len(outputs), len(tokens)), title)
         if (strength < 0).any():
             raise InputError(f"a strength in '{title}' is negative; give norms")
     positive = np.concatenate([strength[strength > 0] for strength in values.values()])
     # One outlier at the faint end would wash out all the rest, so the scale starts where the mass does.
     low, high = (np.quantile(positive, 0.02), positive.max()) if positive.size else (0.1, 1)
     scale = LogNorm(min(low, high / 10), high)
-    figure, panels = _panels(values, columns, outputs, tokens, extra=0.7)
+    figure, panels = _panels(values, 3, outputs, tokens, extra=0.7)
     for axes, strength in zip(panels, values.values(), strict=True):
         shades = np.ma.masked_equal(strength, 0)
-        mesh = axes.pcolormesh(shades, cmap="viridis_r", norm=scale, edgecolors=FAINT, linewidth=0.5)
+        mesh = axes.pcolormesh(shades, cmap="viridis_r", norm=scale, edgecolors=look.FAINT, linewidth=0.5)
         _token_axes(axes, outputs, tokens, "output" if outputs is tokens else "", "input token")
     bar = figure.colorbar(mesh, ax=panels, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="min")
-    bar.set_label(f"{label} (blank: exactly zero)", fontsize=9)
+    bar.set_label("gradient norm (blank: exactly zero)", fontsize=9)
     bar.outline.set_visible(False)
     return figure
 
 
-@style()
+@look.style()
 def arcs(
     tokens: Sequence[str],
     relation: Bool[Tensor, "query key"] | None = None,
@@ -123,7 +108,7 @@ def arcs(
     `highlight` brings out the edges of one token. Raises `InputError` if there is neither a parse nor a
     relation, or sizes don't fit.
     """
-    tokens = list(check_some(tokens, "tokens"))
+    tokens = list(look.check_some(tokens, "tokens"))
     if heads is None and relation is None:
         raise InputError("arcs draws a parse, a relation, or both: give heads or relation")
     if (words is None) != (word_ids is None):
@@ -135,7 +120,7 @@ def arcs(
         if word >= 0:
             pieces.setdefault(int(word), []).append(token)
     if relation is not None:
-        check_shape(relation, (len(tokens), len(tokens)), "relation")
+        look.check_shape(relation, (len(tokens), len(tokens)), "relation")
     if heads is not None and len(heads) != len(words):
         raise InputError(f"{len(heads)} heads and {len(words)} words don't match; give one head per word")
 
@@ -163,21 +148,23 @@ def arcs(
     for word, head in parsed.items():
         if head != word and head in word_at:
             start = word_at[head] + 0.35 * np.sign(word - head)  # beside the arrow that leads to the head
-            tops.append(_arc(axes, start, word_at[word], word_line + 0.55, 1, INK, "-|>"))
+            tops.append(_arc(axes, start, word_at[word], word_line + 0.55, 1, look.INK, "-|>"))
     for word, head in parsed.items():
         if head == word:
             tip, tail = (word_at[word], word_line + 0.55), (word_at[word], max(tops) + 0.6)
-            arrow = {"arrowstyle": "-|>", "color": INK}
+            arrow = {"arrowstyle": "-|>", "color": look.INK}
             axes.annotate("root", tip, tail, ha="center", fontsize=9, arrowprops=arrow)
     if relation is not None:
         linked = relation.numpy(force=True)
         edges = [tuple(map(int, edge)) for edge in np.argwhere(np.triu(linked | linked.T, 1))]
         for edge in sorted(edges, key=lambda edge: highlight in edge):  # what is brought out lies on top
-            colour = BLUE if highlight is None or highlight in edge else "#bdbdb9"
+            colour = look.BLUE if highlight is None or highlight in edge else "#bdbdb9"
             bottoms.append(_arc(axes, token_at[edge[0]], token_at[edge[1]], -0.5, -1, colour))
     low, high = min(bottoms) - 0.4, max(tops) + (1.4 if parsed else 0.6)
     axes.set(xlim=(-0.5, ends[-1] + 0.5), ylim=(low, high))
-    per_letter = max(WIDTH / (ends[-1] + 1), 0.083)  # a long sentence makes a wide figure, not small letters
+    per_letter = max(
+        look.WIDTH / (ends[-1] + 1), 0.083
+    )  # a long sentence makes a wide figure, not small letters
     figure.set_size_inches(per_letter * (ends[-1] + 1), 0.22 * (high - low))
     return figure
 
@@ -197,20 +184,14 @@ def _panels(
     """A panel of square cells per title, as wide as the page together, and `extra` inches for a legend."""
     titles = list(titles)
     columns = min(columns, len(titles))
-    lines = math.ceil(len(titles) / columns)
     left, below = (0.08 * max(map(len, labels)) + 0.35 for labels in (rows, tokens))
-    cell = min((WIDTH - left - 0.2 * columns) / columns / len(tokens), 0.4)  # inches
-    titled = [wrapped(title, 88 // columns) for title in titles]
+    cell = min((look.WIDTH - left - 0.2 * columns) / columns / len(tokens), 0.4)  # inches
+    titled = [look.wrapped(title, 88 // columns) for title in titles]
     above = 0.15 + 0.17 * max(title.count("\n") + 1 for title in titled)
-    height = lines * (len(rows) * cell + above) + below + extra
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for unused in axes.flat[len(titles) :]:
-        unused.remove()
-    for number, (panel, title) in enumerate(zip(axes.flat, titled, strict=False)):
-        panel.set_title(title, fontsize=9)
-        panel.tick_params(labelbottom=number + columns >= len(titles))  # where no panel is below
-    return figure, list(axes.flat[: len(titles)])
+    figure, panels = look.panels_for(titled, len(rows) * cell + above, columns=columns, margin=below + extra)
+    for panel in panels:
+        panel.title.set_fontsize(9)
+    return figure, panels
 
 
 def _token_axes(
@@ -237,70 +218,61 @@ def _token_axes(
 # ---- how far, how dense -------------------------------------------------------------------------
 
 
-@style()
-def reach(frame: pd.DataFrame, *, hue: str = "pattern", col: str | None = None) -> Figure:
+@look.style()
+def reach(frame: pd.DataFrame, *, col: str | None = None) -> Figure:
     """How much of a sequence information can come from after n layers: a line per pattern, a panel per `col`.
 
-    Columns of `frame`: `layers` (0, 1, ...), `share` (of the tokens, in [0, 1]), `hue` and `col`; rows that
-    agree in all of these are averaged.
+    Columns of `frame`: `layers` (0, 1, ...), `share` (of the tokens, in [0, 1]), `pattern` and `col`; rows
+    that agree in all of these are averaged.
     """
-    check_columns(frame, "layers", "share", hue, col)
-    figure, panels = panels_of(frame, col)
-    looks = looks_of(frame[hue])
-    for axes, part in panels:
-        for level, look in looks.items():
-            mean = 100 * part[part[hue].astype(str) == level].groupby("layers")["share"].mean()
-            axes.plot(mean.index, mean, **look)
-        axes.set(xlabel="layers", ylim=(0, 104))
+    look.check_columns(frame, "layers", "share", "pattern", col)
+    figure, panels = look.panels_of(frame, col, 3.8, xlabel="layers", ylabel="tokens within reach, %")
+    looks = look.looks_of(frame["pattern"])
+    for axes, _, part in panels:
+        for level, style in looks.items():
+            mean = 100 * part[part["pattern"].astype(str) == level].groupby("layers")["share"].mean()
+            axes.plot(mean.index, mean, **style)
+        axes.set_ylim(0, 104)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0][0].set_ylabel("tokens within reach, %")
-    legend_above(figure, [Line2D([], [], **look) for look in looks.values()])
+    look.legend_above(figure, look.marks_of(looks))
     return figure
 
 
-@style()
+@look.style()
 def densities(frame: pd.DataFrame) -> Figure:
     """Density of each pattern, counted over real tokens and over the padded square.
 
     Columns of `frame`: `pattern`, `over_real` and `over_padded`, both in [0, 1]; one row per pattern.
     """
-    check_columns(frame, "pattern", "over_real", "over_padded")
+    look.check_columns(frame, "pattern", "over_real", "over_padded")
     names = {"over_real": "of the pairs of real tokens", "over_padded": "of the padded square"}
-    long = frame.rename(columns=names).melt("pattern", list(names.values()), "counted", "density")
-    long["density"] *= 100
-    figure = Figure(figsize=(WIDTH, 0.48 * len(frame) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    sns.barplot(long, y="pattern", x="density", hue="counted", palette=[BLUE, ORANGE], saturation=1, ax=axes)
+    shares = 100 * frame.set_index(frame["pattern"].map(look.wrapped))[list(names)].rename(columns=names)
+    figure, [axes] = look.panels_for([""], 0.48 * len(frame), margin=1.2)
+    shares.plot.barh(ax=axes, color=[look.BLUE, look.ORANGE], width=0.8, legend=False)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
     axes.set(xlabel="allowed pairs, %", ylabel="", xlim=(0, 109))
-    axes.set_yticks(axes.get_yticks(), [wrapped(label.get_text()) for label in axes.get_yticklabels()])
+    axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    handles, _ = axes.get_legend_handles_labels()
-    axes.get_legend().remove()
-    legend_above(figure, handles)
+    look.legend_above(figure, axes.containers)
     return figure
 
 
-@style()
+@look.style()
 def degrees(frame: pd.DataFrame, *, columns: int = 3) -> Figure:
     """How the degrees of tokens are distributed: a histogram per pattern, with the mean as a dashed line.
 
     Columns of `frame`: `pattern` and `degree`; one row per token.
     """
-    check_columns(frame, "pattern", "degree")
-    patterns = list(dict.fromkeys(frame["pattern"]))
-    columns = min(columns, len(patterns))
-    lines = math.ceil(len(patterns) / columns)
-    figure = Figure(figsize=(WIDTH, 1.9 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for unused in panels.flat[len(patterns) :]:
-        unused.remove()
-    for axes, pattern in zip(panels.flat, patterns, strict=False):
-        own = frame.loc[frame["pattern"] == pattern, "degree"]
-        sns.histplot(x=own, discrete=True, stat="percent", color=BLUE, alpha=1, linewidth=0, ax=axes)
-        axes.axvline(own.mean(), color=INK, linestyle="--", linewidth=1.2)
-        axes.set_title(f"{wrapped(pattern)}\nmean {own.mean():.1f}", fontsize=9)
+    look.check_columns(frame, "pattern", "degree")
+    figure, panels = look.panels_of(frame, "pattern", 1.9, columns=columns)
+    for axes, pattern, own in panels:
+        mean = own["degree"].mean()
+        sns.histplot(
+            own, x="degree", discrete=True, stat="percent", color=look.BLUE, alpha=1, linewidth=0, ax=axes
+        )
+        axes.axvline(mean, color=look.INK, linestyle="--", linewidth=1.2)
+        axes.set_title(f"{look.wrapped(pattern)}\nmean {mean:.1f}", fontsize=9)
         axes.set(xlabel="degree", ylabel="tokens, %")
         axes.tick_params(labelbottom=True)
     return figure

@@ -1,4 +1,4 @@
-"""What all figures share: their look, their colours and markers, and how one gets onto the page."""
+"""What all figures share: panels, colours, intervals, legends, and how a figure gets onto the page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +23,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.patterns import Global, Pattern, Random, parse_pattern, parts_of
+from sparsebert.patterns import PATTERNS, parse_pattern
+from sparsebert.study.claims.runs import apart
 from sparsebert.study.intervals import mean_interval
 
 WIDTH = 7.2  # inches across the page's column
@@ -30,42 +32,53 @@ PIXELS_PER_INCH = 100  # as shown; saved at twice that for sharp screens
 
 BACKGROUND = "#fcfcfa"
 INK = "#262626"
+GREY = "#595959"
+PALE = "#a6a6a2"
 FAINT = "#d9d9d6"
 COLOURS = sns.color_palette("colorblind").as_hex()
-BLUE, ORANGE = COLOURS[0], COLOURS[1]
+BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], COLOURS[3]
 MARKERS = "osD^vPX<>*"
-_FAMILIES = ("neighbour", "random", "syntax", "lexical", "global", "dense")  # they look alike in every figure
+
+# Colours and markers of patterns whose family has none; yellow is hard to see on a light page.
+_FREE = list(zip([*COLOURS[5:8], COLOURS[9]], "X<>*", strict=True))
+
+# Names that look alike in every figure: each has the colour and the marker of its place.
+METHODS = (
+    "single width",
+    "BigBird mixture",
+    "learned, per head",
+    "learned, per layer",
+    "learned, per network",
+    "adaptive span",
+    "gates per distance",
+    "attention mass",
+)
+METHOD_COLOURS = [COLOURS[place] for place in (1, 2, 0, 9, 4, 3, 5, 7, 6)]
+CONTENDERS = ("auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird")
+CONTENDER_COLOURS = [COLOURS[place] for place in (0, 1, 2, 4, 3, 9, 5, 7)]
+
+CONTROL = "its degree-matched random control"
+DENSE_LINE = {"color": INK, "linestyle": "--", "linewidth": 1.3}
+ZERO_LINE = {"color": INK, "linewidth": 1.2, "zorder": 1}
 
 
 @contextmanager
 def style() -> Iterator[None]:
     """The look of every figure; use it as a context manager or, as here, as a decorator."""
     look = {
-        "figure.facecolor": BACKGROUND,
-        "axes.facecolor": BACKGROUND,
-        "savefig.facecolor": BACKGROUND,
+        **sns.axes_style("ticks"),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), BACKGROUND),
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+        **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 10),
+        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+        **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
         "axes.edgecolor": "#8c8c8c",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": "#e6e6e3",
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.labelsize": 10,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 9,
-        "legend.title_fontsize": 9,
-        "legend.frameon": False,
         "lines.linewidth": 1.8,
         "lines.markersize": 6,
     }
-    with mpl.rc_context({**sns.axes_style("ticks"), **look}):
+    with mpl.rc_context(look):
         yield
 
 
@@ -92,44 +105,110 @@ def show(figure: Figure, name: str, caption: str, alt: str) -> None:
     )
 
 
-# ---- patterns, colours and legends --------------------------------------------------------------
+# ---- panels -------------------------------------------------------------------------------------
 
-CONTROL = "its degree-matched random control"
+
+def panels_for(
+    titles: Sequence[str],
+    height: float,
+    *,
+    columns: int = 4,
+    margin: float = 0.0,
+    share: str = "xy",
+    xlabel: str = "",
+    ylabel: str = "",
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel per title, at most `columns` in a line; each line is `height` inches high.
+
+    The figure is `margin` inches higher than its lines; `share` names the axes whose scale all panels share.
+    All have the label `xlabel`, and those on the left `ylabel`.
+    """
+    columns = min(columns, len(titles))
+    lines = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(WIDTH, lines * height + margin), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex="x" in share, sharey="y" in share)
+    for unused in grid.flat[len(titles) :]:
+        unused.remove()
+    panels = list(grid.flat[: len(titles)])
+    for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        axes.set(title=title, xlabel=xlabel, ylabel="" if number % columns else ylabel)
+        axes.tick_params(labelbottom="x" not in share or number + columns >= len(titles))
+    return figure, panels
+
+
+def panels_of(
+    frame: pd.DataFrame, col: str | None, height: float, **options: object
+) -> tuple[Figure, list[tuple[Axes, object, pd.DataFrame]]]:
+    """A panel per level of `col`, in the order they come, each with its level and its part of the frame.
+
+    Without `col` there is one panel, of all rows. `options` are those of `panels_for`.
+    """
+    parts = [(None, frame)] if col is None else list(frame.groupby(col, sort=False))
+    figure, panels = panels_for(["" if col is None else str(level) for level, _ in parts], height, **options)
+    return figure, [(axes, *part) for axes, part in zip(panels, parts, strict=True)]
+
+
+def name_rows(axes: Axes, names: Sequence[str], lines: Iterable[int]) -> None:
+    """Rows with a name each, the first at the top, and a line above each row in `lines`."""
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    for row in lines:
+        axes.axhline(row - 0.5, color=FAINT, linewidth=0.8, zorder=0)
+
+
+def heat_map(axes: Axes, table: pd.DataFrame | np.ndarray, texts: object, **options: object) -> None:
+    """A table as coloured cells with a text in each; `options` are those of `seaborn.heatmap`."""
+    cells = {"annot": texts, "fmt": "", "annot_kws": {"fontsize": 9}, "cmap": "cividis", "cbar": False}
+    sns.heatmap(table, **cells, linewidths=1.5, linecolor=BACKGROUND, ax=axes, **options)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", rotation=0)
+
+
+def keep_within(axes: Axes) -> None:
+    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100.5))
+
+
+def wrapped(text: str, width: int = 30) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+# ---- colours and markers ------------------------------------------------------------------------
 
 
 def looks_of(levels: Iterable[object]) -> dict[str, dict]:
     """How to draw each level, as arguments of matplotlib's plot.
 
-    Levels that are patterns of one kind look alike in every figure where they can. A degree-matched control
-    has the label and colour of its pattern, but is hollow and dashed. Global tokens are left out of the
-    labels if all the patterns have the same ones.
+    Patterns of one family look alike in every figure where they can. A degree-matched control has the label
+    and colour of its pattern, but is hollow and dashed. Global tokens are left out of the labels if all the
+    patterns have the same ones.
     """
-    read = {str(level): _read(str(level)) for level in dict.fromkeys(levels)}
+    read = {str(level): _read(str(level)) for level in levels}
     shared = {globals_ for bare, globals_, _ in read.values() if bare not in ("", "dense")}
     labels = {
         text: bare if bare and len(shared) == 1 else " | ".join(filter(None, (bare, globals_)))
         for text, (bare, globals_, _) in read.items()
     }
-    places: dict[str, int] = {}  # of each label among the colours and markers
+    families = [(name, kind.family.colour, kind.family.marker) for name, kind in PATTERNS.items()]
+    families = [family for family in families if family[1]]
+    chosen: dict[str, tuple[str, str]] = {}  # colour and marker of each label
     for label in sorted(dict.fromkeys(labels.values()), key=lambda label: "|" in label):  # unions come last
-        kind = next((number for number, name in enumerate(_FAMILIES) if label.startswith(name)), None)
-        if kind is not None and kind not in places.values():
-            places[label] = kind
-    for label in dict.fromkeys(labels.values()):
-        if label not in places:
-            free = (number for number in (6, 7, 8, 9, *range(6)) if number not in places.values())
-            places[label] = next(free, len(places) % len(MARKERS))
-    colours = [*COLOURS[:5], INK, *COLOURS[5:8], COLOURS[9]]  # yellow is hard to see on a light page
+        for name, *look in families:
+            if label.startswith(name) and tuple(look) not in chosen.values():
+                chosen[label] = tuple(look)
+    everything = list(dict.fromkeys([*_FREE, *(tuple(look) for _, *look in families)]))
+    free = cycle([look for look in everything if look not in chosen.values()] or everything)
     looks = {}
     for text, (_, _, control) in read.items():
-        place = places[labels[text]]
-        looks[text] = {
-            "label": labels[text],
-            "color": colours[place],
-            "marker": MARKERS[place],
-            "fillstyle": "none" if control else "full",
-            "linestyle": "--" if control else "-",
-        }
+        label = labels[text]
+        colour, marker = chosen[label] if label in chosen else chosen.setdefault(label, next(free))
+        style = (
+            {"fillstyle": "none", "linestyle": "--"} if control else {"fillstyle": "full", "linestyle": "-"}
+        )
+        looks[text] = {"label": label, "color": colour, "marker": marker, **style}
     return looks
 
 
@@ -139,42 +218,40 @@ def _read(text: str) -> tuple[str, str, bool]:
     A control is read as the pattern that it controls. What isn't a pattern is taken as it is.
     """
     try:
-        pattern = parse_pattern(text)
+        bare, globals_ = apart(parse_pattern(text))
     except InputError:
         return text, "", False
-    bare, globals_ = _apart(pattern)
-    if len(bare) == 1 and isinstance(bare[0], Random) and bare[0].like is not None:
-        return " | ".join(map(str, _apart(bare[0].like)[0])), globals_, True
-    return " | ".join(map(str, bare)), globals_, False
+    controlled = bare[0].controls if len(bare) == 1 else None
+    shown = bare if controlled is None else apart(controlled)[0]
+    return " | ".join(map(str, shown)), " | ".join(map(str, globals_)), controlled is not None
 
 
-def _apart(pattern: Pattern) -> tuple[list[Pattern], str]:
-    parts = parts_of(pattern)
-    globals_ = [str(part) for part in parts if isinstance(part, Global)]
-    return [part for part in parts if not isinstance(part, Global)], " | ".join(globals_)
+def looks_in_order(names: Iterable[str], known: Sequence[str], colours: Sequence[str]) -> dict[str, dict]:
+    """How to draw each name, by its place: first those `known`, which look alike in every figure."""
+    there = list(dict.fromkeys(names))
+    others = [name for name in there if name not in known]
+    return {
+        name: {"label": name, "color": colours[i % len(colours)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, name in enumerate([*known, *others])
+        if name in there
+    }
 
 
-def panels_of(
-    frame: pd.DataFrame, col: str | None, height: float = 3.8
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """A panel per level of `col`, in the order they come, each with its part of the frame."""
-    parts = [("", frame)] if col is None else list(frame.groupby(col, sort=False))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    panels = figure.subplots(1, len(parts), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, (level, _) in zip(panels, parts, strict=True):
-        axes.set_title(str(level))
-    return figure, [(axes, part) for axes, (_, part) in zip(panels, parts, strict=True)]
+# ---- legends ------------------------------------------------------------------------------------
 
 
 def legend_mark(label: str, **look: object) -> Line2D:
-    return Line2D([], [], **{"color": "#595959", "marker": "o", "linestyle": "none", **look}, label=label)
+    return Line2D([], [], **{"color": GREY, "marker": "o", "linestyle": "none", **look}, label=label)
+
+
+def marks_of(looks: Mapping[str, dict], **changes: object) -> list[Line2D]:
+    return [Line2D([], [], **look | changes) for look in looks.values()]
 
 
 def pattern_marks(looks: Mapping[str, dict], one_marker: bool = False) -> list[Line2D]:
     """A mark per colour and, if there are controls, one that says what hollow means."""
     plain = {"linestyle": "none", "fillstyle": "full"} | ({"marker": "o"} if one_marker else {})
-    of_label = {look["label"]: look | plain for look in looks.values()}
-    marks = [Line2D([], [], **look) for look in of_label.values()]
+    marks = marks_of({look["label"]: look for look in looks.values()}, **plain)
     return marks + [legend_mark(CONTROL, fillstyle="none")] * any_control(looks)
 
 
@@ -183,11 +260,11 @@ def any_control(looks: Mapping[str, dict]) -> bool:
 
 
 def dense_mark(dense: Sequence | Mapping) -> list[Line2D]:
-    return [Line2D([], [], color=INK, linestyle="--", linewidth=1.3, label="dense")] if len(dense) else []
+    return [Line2D([], [], **DENSE_LINE, label="dense")] if len(dense) else []
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend outside the axes, where it covers no data, in as few lines as the page has room for."""
+    """A legend outside the axes, where it covers no data, in as few lines as fit the page."""
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
         lines = math.ceil(len(handles) / max(1, 100 // (longest + 7)))
@@ -195,8 +272,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
-def wrapped(text: str, width: int = 30) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+# ---- checks -------------------------------------------------------------------------------------
 
 
 def check_some(things: Sequence | Mapping, what: str) -> Sequence | Mapping:
@@ -229,18 +305,47 @@ def check_alike(frame: pd.DataFrame, *drawn: str | None) -> None:
 
 # ---- runs of several seeds ----------------------------------------------------------------------
 
+Interval = tuple[float, float, float]  # a mean and the ends of its interval, NaN if it has none
 
-def draw_point(axes: Axes, place: float, values: pd.Series, look: dict, sideways: bool = False) -> None:
-    """The mean of runs as a marker with its interval, if it has one, and each run as a tick across it."""
-    mean, low, high = mean_interval(values)
-    across = np.full(len(values), place)
-    tick = {"color": look["color"], "linestyle": "none", "marker": "|" if sideways else "_", "markersize": 5}
-    axes.plot(*((values, across) if sideways else (across, values)), **tick, markeredgewidth=1, zorder=2)
-    spread = None if math.isnan(low) else [[mean - low], [high - mean]]
-    bounds = {"xerr" if sideways else "yerr": spread, "elinewidth": 1.4}
-    filled = {"markerfacecolor": BACKGROUND, "fillstyle": "full"} if look["fillstyle"] == "none" else {}
-    drawn = look | {"linestyle": "none", "markeredgewidth": 1.5} | filled | bounds
-    axes.errorbar(*((mean, place) if sideways else (place, mean)), **drawn, zorder=3)
+
+def draw_mean(axes: Axes, x: float | Interval, y: float | Interval, look: dict) -> None:
+    """A marker at a mean, with an interval in each direction that has one."""
+    centre, bounds = [], {}
+    for name, place in (("xerr", x), ("yerr", y)):
+        mean, low, high = place if isinstance(place, tuple) else (place, math.nan, math.nan)
+        centre.append(mean)
+        if not math.isnan(low):
+            bounds[name] = [[mean - low], [high - mean]]
+    hollow = look.get("fillstyle") == "none"
+    drawn = {"linestyle": "none", "markeredgewidth": 1.5, "elinewidth": 1.4, "zorder": 3}
+    filled = {"markerfacecolor": BACKGROUND, "fillstyle": "full"} if hollow else {}
+    axes.errorbar(*centre, **look | drawn | filled | bounds)
+
+
+def draw_runs(axes: Axes, place: float, values: pd.Series, look: dict, sideways: bool = False) -> None:
+    """The mean of runs at a place, with its interval, and each run as a tick; `sideways` in a row."""
+    across, mean = np.full(len(values), place), mean_interval(values)
+    tick = {"color": look["color"], "linestyle": "none", "markersize": 5, "markeredgewidth": 1, "zorder": 2}
+    if sideways:
+        axes.plot(values, across, marker="|", **tick)
+        draw_mean(axes, mean, place, look)
+    else:
+        axes.plot(across, values, marker="_", **tick)
+        draw_mean(axes, place, mean, look)
+
+
+def draw_dense(axes: Axes, dense: Sequence[float] | Mapping, level: object = None) -> None:
+    """The mean of the dense runs (of this level, if they are a mapping) as a line, its interval as a band."""
+    if isinstance(dense, Mapping):
+        if level not in dense:
+            known = ", ".join(map(str, dense)) or "nothing"
+            raise InputError(f"dense has no runs for {level}, only for {known}")
+        dense = dense[level]
+    if len(dense):
+        mean, low, high = mean_interval(100 * value for value in dense)
+        axes.axhline(mean, **DENSE_LINE, zorder=1)
+        if not math.isnan(low):
+            axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=0)
 
 
 def beside(places: pd.Series) -> pd.Series:
@@ -251,27 +356,3 @@ def beside(places: pd.Series) -> pd.Series:
     rank = ordered.groupby(cluster).cumcount()
     size = cluster.groupby(cluster).transform("size")
     return ordered.groupby(cluster).transform("mean") + step * (rank - (size - 1) / 2)
-
-
-def keep_within(axes: Axes) -> None:
-    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), min(high, 100.5))
-
-
-def dense_of(part: pd.DataFrame, col: str | None, dense: Sequence | Mapping) -> Sequence[float]:
-    if not isinstance(dense, Mapping):
-        return dense
-    level = part[col].iloc[0] if col else None
-    if level not in dense:
-        raise InputError(f"dense has no runs for {level}, only for {', '.join(map(str, dense)) or 'nothing'}")
-    return dense[level]
-
-
-def draw_dense(axes: Axes, dense: Sequence[float]) -> None:
-    values = [100 * value for value in dense]
-    if values:
-        mean, low, high = mean_interval(values)
-        axes.axhline(mean, color=INK, linestyle="--", linewidth=1.3, zorder=1)
-        if not math.isnan(low):
-            axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=0)

@@ -24,6 +24,7 @@ from sparsebert.patterns.batches import Batch
 from sparsebert.reading import read_model
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 _GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, modulo 1, fill [0, 1) evenly (Weyl, 1916)
 
 
@@ -46,7 +47,7 @@ class HardDegrees(BaseModel):
     max_distance: int = Field(ge=0, le=100_000)
     open_ended: bool = False
     kept: list[list[list[Share]] | None]
-    weights: list[list[list[float]] | None] | None = None
+    weights: list[list[list[Weight]] | None] | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> HardDegrees:
@@ -149,7 +150,7 @@ class HardDegrees(BaseModel):
 def load_degrees(path: str) -> HardDegrees:
     """The degrees in a file; `InputError` if there is none or it holds something else."""
     instead = "give the JSON file that `sparsebert finetune --learn-degrees --save FOLDER` writes"
-    return read_model(path, HardDegrees, "learned degrees", instead)
+    return read_model(path, HardDegrees, "the file of learned degrees", instead)
 
 
 def file_hash(path: str) -> str:

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -72,14 +73,18 @@ class Pattern(ABC):
             cls.family = Family(cls.name)
 
     def __post_init__(self) -> None:
-        """Check each field by its annotation."""
+        """Check each field by its annotation, and the number of parts."""
+        composed = False
         for field in fields(self):
-            value, takes = getattr(self, field.name), set(re.findall(r"\w+", str(field.type)))
+            value, takes = getattr(self, field.name), _words_of(str(field.type))
             if not (value is None and "None" in takes):
                 self._check(field.name, value, takes)
-        self._check_size()
+                composed = composed or "Pattern" in takes
+        parts = composed and sum(not isinstance(part, Union | Difference) for part in self.walk())
+        if parts > MOST_PARTS:
+            raise InputError(f"a pattern has at most {MOST_PARTS} parts, and this one has {parts}")
 
-    def _check(self, field: str, value: object, takes: set[str]) -> None:
+    def _check(self, field: str, value: object, takes: frozenset[str]) -> None:
         said = None
         if "Pattern" in takes:
             if not isinstance(value, Pattern | tuple):
@@ -97,11 +102,6 @@ class Pattern(ABC):
                 said = f"{field} as a whole number up to {_LARGEST}"
         if said:
             raise InputError(f"{self.name} takes {said}, not '{shown(value)}'")
-
-    def _check_size(self) -> None:
-        parts = sum(not isinstance(part, Union | Difference) for part in self.walk())
-        if parts > MOST_PARTS:
-            raise InputError(f"a pattern has at most {MOST_PARTS} parts, and this one has {parts}")
 
     # what it is
 
@@ -201,7 +201,7 @@ class Pattern(ABC):
         missing = sorted(column for column in self.needs if getattr(batch, column) is None)
         if missing:
             raise InputError(
-                f"the pattern '{self}' reads {' and '.join(missing)}, which this batch lacks; "
+                f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
                 "prepare the data with parses (sparsebert.data.tokenizing) or choose a pattern by position"
             )
         itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
@@ -278,6 +278,11 @@ class Difference(Pattern):
         left = f"({self.left})" if isinstance(self.left, Union) else str(self.left)
         right = f"({self.right})" if isinstance(self.right, Union | Difference) else str(self.right)
         return f"{left} - {right}"
+
+
+@lru_cache
+def _words_of(annotation: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", annotation))
 
 
 def parts_of(pattern: Pattern) -> tuple[Pattern, ...]:

@@ -7,9 +7,10 @@ it diffs well. Chapters read the files through `recorded`, and show runs of any 
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import Any
 
 import pandas as pd
 
-from sparsebert.errors import InputError, unknown_name
-from sparsebert.paths import project_root, write_whole
-from sparsebert.patterns.plans import parse_plan
-from sparsebert.reading import path_of
+from sparsebert.errors import InputError, UnknownName, unknown_name
+from sparsebert.paths import alone_in, project_root, write_whole
+from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.reading import path_of, read_bytes
 from sparsebert.training.runs import RunRecord, RunStore
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
+_NOT_IN_LINES = ('": ', ', "', '"kernels":null', '"learning":null', '"revision":0')
+_AS_LINE = re.compile(r'{"name":"\w+","schema_version":2,')
 _SEED = re.compile(r", seed=\d+")
 
 
@@ -35,6 +38,29 @@ def without_seeds(plan: str) -> str:
     'random(2) | global(cls) @ late'
     """
     return _SEED.sub("", plan)
+
+
+def plain(text: object) -> str:
+    """A text from data or records for Markdown and HTML, where it shows as it is, on one line.
+
+    >>> plain("a <b> and `c`")
+    'a &lt;b&gt; and &#96;c&#96;'
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return re.sub(r"[][`*_$|\\~#!{}()]", lambda mark: f"&#{ord(mark[0])};", html.escape(line))
+
+
+def known_plan(text: str) -> Plan | None:
+    """A recorded plan, or None if it has a pattern that is not registered here."""
+    if text not in _PLANS:
+        try:
+            _PLANS[text] = parse_plan(text)
+        except UnknownName:  # it may be registered later
+            return None
+    return _PLANS[text]
+
+
+_PLANS: dict[str, Plan] = {}
 
 
 def results_dir() -> Path:
@@ -59,7 +85,7 @@ def recorded(name: str | None = None) -> list[RunRecord]:
     if project_root() is None:
         return []
     paths = [results_dir() / f"{found}.jsonl" for found in recorded_names() if name in (None, found)]
-    records = [record for path in paths for _, record in _records(path, _refuse)]
+    records = [record for path in paths for _, record, _ in _records(path, _refuse)]
     return records if name else list({record.name: record for record in records}.values())
 
 
@@ -114,7 +140,6 @@ def _learned_columns(record: RunRecord) -> dict[str, Any]:
 
 def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
-    names = dict.fromkeys(name for record in records for name in record.versions)
     hours = sorted(record.finished for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
@@ -128,9 +153,7 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
         "seeds": _distinct(record.config.seed for record in records),
         "device": _distinct(record.device for record in records),
         "precision": _distinct(record.precision for record in records),
-        "versions": ", ".join(
-            f"{name} {_distinct(r.versions.get(name, 'none') for r in records)}" for name in names
-        ),
+        "versions": _versions([record.versions for record in records]),
         "commit (+: with changes)": _distinct(record.commit for record in records),
         "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
         "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
@@ -150,28 +173,26 @@ def overview(folder: Path | None = None) -> pd.DataFrame:
     folder = folder or results_dir()
     rows = []
     for name in recorded_names(folder):
-        groups = defaultdict(list)
-        for _, record in _records(folder / f"{name}.jsonl", lambda _: None):
+        groups: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+        runs: Counter = Counter()
+        for _, record, _ in _records(folder / f"{name}.jsonl", lambda _: None):
             config = record.config
-            size = f"{record.train_rows} / {record.eval_rows}"
-            groups[config.task, config.encoder, _kind_of(record), size].append(record)
-        for (task, encoder, kind, size), records in sorted(groups.items()):
-            packages = dict.fromkeys(package for record in records for package in record.versions)
+            kind = config.task, config.encoder, _kind_of(record), f"{record.train_rows} / {record.eval_rows}"
+            runs[kind] += 1
+            said = groups[kind]
+            said["seeds"][config.seed] = said["device"][record.device] = said["commit"][record.commit] = None
+            said["versions"][tuple(record.versions.items())] = None
+        for kind, said in sorted(groups.items()):
+            versions = [dict(found) for found in said["versions"]]
             rows.append(
                 {
                     "file": name,
-                    "task": task,
-                    "encoder": encoder,
-                    "plan": kind,
-                    "rows": size,
-                    "runs": len(records),
-                    "seeds": _ranges(record.config.seed for record in records),
-                    "device": _distinct(record.device for record in records),
-                    "versions": ", ".join(
-                        f"{package} {_distinct(r.versions.get(package, 'none') for r in records)}"
-                        for package in packages
-                    ),
-                    "commit": _distinct(record.commit for record in records),
+                    **dict(zip(("task", "encoder", "plan", "rows"), kind, strict=True)),
+                    "runs": runs[kind],
+                    "seeds": _ranges(said["seeds"]),
+                    "device": _distinct(said["device"]),
+                    "versions": _versions(versions),
+                    "commit": _distinct(said["commit"]),
                 }
             )
     columns = ("file", "task", "encoder", "plan", "rows", "runs", "seeds", "device", "versions", "commit")
@@ -195,11 +216,7 @@ def _kind_of(record: RunRecord) -> str:
     how = record.config.degrees
     if how is None:
         return without_seeds(record.config.plan)
-    changed = {
-        name: value
-        for name, value in how.model_dump().items()
-        if value != type(how).model_fields[name].default and name != "target_density"
-    }
+    changed = how.model_dump(exclude={"target_density"}, exclude_defaults=True)
     said = ", ".join(f"{name}={value}" for name, value in changed.items())
     asked = "" if how.target_density is None else f" to {how.target_density:g}"
     return f"{without_seeds(record.config.plan)}{asked}" + (f" ({said})" if said else "")
@@ -216,6 +233,12 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
 
 
+def _versions(found: Sequence[dict[str, str]]) -> str:
+    """Each package with its versions."""
+    names = dict.fromkeys(name for versions in found for name in versions)
+    return ", ".join(f"{name} {_distinct(v.get(name, 'none') for v in found)}" for name in names)
+
+
 def _distinct(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
@@ -226,24 +249,33 @@ def _distinct(values: Iterable[object]) -> str:
 def check(folder: Path | None = None) -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
-    Lines that are truncated or no record, names that are not the hash of their config, runs that stand twice,
-    and tasks whose runs were made from different data.
+    Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
+    runs that stand twice, and tasks whose runs were made from different data.
     """
     folder = folder or results_dir()
     findings: list[str] = []
-    places: dict[str, list[tuple[str, str]]] = defaultdict(list)  # of each run, with its line
+    seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
     data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in recorded_names(folder):
-        for number, record in _records(folder / f"{name}.jsonl", findings.append):
-            place = f"{name}.jsonl, line {number}"
-            places[record.name].append((place, as_line(record)))
-            if not parse_plan(record.config.plan).files:  # else the hash covers these, too
-                data[record.config.task, record.config.encoder][record.data_hash].append(place)
-    for run, found in places.items():
-        (first, line), *others = found
-        for place, other in others:
-            same = "the same record" if other == line else "another record of the same run"
-            findings.append(f"{place}: run {run} stands in {first} already, {same}; keep one of them")
+        for place, record, line in _records(folder / f"{name}.jsonl", findings.append):
+            config = record.config
+            first, same = seen.setdefault(record.name, (place, hash(line)))
+            if first != place:
+                which = "the same record" if same == hash(line) else "another record of the same run"
+                findings.append(
+                    f"{place}: run {record.name} stands in {first} already, {which}; keep one of them"
+                )
+            if record.name != config.name:
+                findings.append(f"{place}: its method of learning degrees has changed since; make it again")
+            try:
+                plan = known_plan(config.plan)
+                for _, where in plan.steps if plan else ():
+                    where.layers(len(record.density_per_layer))
+            except InputError as error:
+                findings.append(f"{place}: no run can have this plan: {error}")
+                continue
+            if not (plan and plan.files):  # else the hash covers these, too
+                data[config.task, config.encoder][record.data_hash].append(place)
     for (task, _), hashes in data.items():
         (usual, most), *rare = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))
         for other, found in rare:
@@ -284,46 +316,81 @@ def merge(
 ) -> Merged:
     """Add runs to the recorded ones in `<into>.jsonl`: from `.jsonl` files, run files, or folders of runs.
 
-    A run that is found twice is kept once. If its two records differ (it was made twice), the one that was
-    finished last is taken with `newest`. Of learned survivals, shares and weights 4 digits are kept. What
-    is torn or no record is left out, and `left_out` says why. The file is written whole or not at all.
+    A run that is found twice is kept once, with the labels of both. If its two records differ (it was made
+    twice), the one that was finished last is taken with `newest`. Of learned survivals, shares and weights 4
+    digits are kept. What is truncated or no record is left out, and `left_out` says why. The file is written
+    whole or not at all, and merges into one folder wait for each other.
 
     Raises `InputError` for a name that is no file name, a source that does not exist or holds no runs, two
-    records of one run without `newest`, and a file in place that could not be kept as it is.
+    records of one run without `newest` or with labels that contradict each other, and a file in place that
+    can't be kept as it is or be written.
     """
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
     path = (folder or results_dir()) / f"{into}.jsonl"
-    kept: dict[str, tuple[str, RunRecord]] = {}  # of each run: its place and record
-    for number, record in _records(path, _refuse) if path.is_file() else ():
-        if record.name in kept:
-            raise InputError(f"{path.name}, line {number}: run {record.name} stands there twice; keep one")
-        kept[record.name] = (f"{path.name}, line {number}", record)
-    before = set(kept)
-    known, replaced, left_out = 0, set(), []
-    for source in sources:
-        found = 0
-        for place, record in _source(path_of(source), left_out.append):
-            found += 1
-            there, old = kept.get(record.name, (place, None))
-            if old is None:
-                kept[record.name] = (place, record)
-            elif as_line(old) == as_line(record):
+    with alone_in(path.parent):
+        kept: dict[str, _Kept] = {}
+        for place, record, line in _records(path, _refuse) if path.exists() else ():
+            if record.name in kept:
+                raise InputError(f"{place}: run {record.name} stands there twice; keep one")
+            kept[record.name] = _Kept(place, _order(record), _canonical(record, line))
+        before = set(kept)
+        known, replaced, left_out = 0, set(), []
+        for source in sources:
+            found = 0
+            for place, record, line in _source(path_of(source), left_out.append):
+                found += 1
+                new = _Kept(place, _order(record), _canonical(record, line))
+                old = kept.get(record.name)
+                if old is None:
+                    kept[record.name] = new
+                    continue
+                if old.line != new.line:
+                    new, changed = _one_of(old, new, newest)
+                    kept[record.name] = new
+                    if changed:
+                        replaced.add(record.name)
+                        continue
                 known += 1
-            elif not newest:
-                raise InputError(
-                    f"{place}: run {record.name} is in {there}, too, with another outcome (finished "
-                    f"{record.finished} and {old.finished}); --newest takes the later one"
-                )
-            elif record.finished > old.finished:
-                kept[record.name] = (place, record)
-                replaced.add(record.name)
-        if not found:
-            why = f": {left_out[-1]}" if left_out else ""
-            raise InputError(f"there are no runs in '{source}'{why}")
-    records = sorted((record for _, record in kept.values()), key=_order)
-    write_whole(path, "".join(as_line(record) + "\n" for record in records))
+            if not found:
+                why = f": {left_out[-1]}" if left_out else ""
+                raise InputError(f"there are no runs in '{source}'{why}")
+        try:
+            lines = (one.line + "\n" for one in sorted(kept.values(), key=lambda one: one.order))
+            write_whole(path, "".join(lines))
+        except OSError as error:
+            raise InputError(
+                f"'{path}' can't be written: {error.strerror or error}; it is as it was"
+            ) from None
     return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A record on its way into a file."""
+
+    place: str
+    order: tuple
+    line: str
+
+
+def _one_of(old: _Kept, new: _Kept, newest: bool) -> tuple[_Kept, bool]:
+    """Which of two different records of one run is kept, and whether its outcome is another one."""
+    first, second = (RunRecord.read(one.line) for one in (old, new))
+    try:
+        config = first.config.labelled(second.config.labels)
+    except InputError as error:
+        raise InputError(f"{new.place}: {error} (the other is in {old.place})") from None
+    lines = [as_line(record.model_copy(update={"config": config})) for record in (first, second)]
+    if lines[0] == lines[1]:
+        return _Kept(old.place, old.order, lines[0]), False
+    if not newest:
+        raise InputError(
+            f"{new.place}: run {first.name} is in {old.place}, too, with another outcome (finished "
+            f"{second.finished} and {first.finished}); --newest takes the later one"
+        )
+    later = second.finished > first.finished
+    return _Kept(new.place if later else old.place, old.order, lines[later]), later
 
 
 def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int, int]:
@@ -336,7 +403,7 @@ def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int,
     if name not in known:
         raise unknown_name("file of recorded runs", name, known)
     path = (folder or results_dir()) / f"{name}.jsonl"
-    records = [record for _, record in _records(path, _refuse)]
+    records = [record for _, record, _ in _records(path, _refuse)]
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]
     if missing:
@@ -371,6 +438,13 @@ def _short(value: Any) -> Any:
     return value
 
 
+def _canonical(record: RunRecord, line: str) -> str:
+    """The line that `as_line` makes of a record, which was read from a line; most are such lines already."""
+    arrays = line.partition('"survival":')[2]
+    short = not re.search(r"\d\.\d{5}", arrays) and not any(part in line for part in _NOT_IN_LINES)
+    return line if short and _AS_LINE.match(line) else as_line(record)
+
+
 def _order(record: RunRecord) -> tuple:
     """Runs of one kind stand together, by seed; a new seed or task goes to one place."""
     config = record.config
@@ -381,39 +455,42 @@ def _order(record: RunRecord) -> tuple:
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def _source(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord]]:
-    """The records of a file or of a folder of runs, each with its place."""
+def _source(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord, str]]:
+    """The records of a file or of a folder of runs, each with its place and text."""
     if path.is_dir():
         for file in sorted(path.iterdir()):
             if _RUN_FILE.fullmatch(file.name):
                 yield from _source(file, complain)
     elif path.suffix == ".jsonl" and path.is_file():
-        for number, record in _records(path, complain):
-            yield f"{path.name}, line {number}", record
+        yield from _records(path, complain)
     elif path.suffix == ".json" and path.is_file():
-        if record := _record(_text(path), path.name, complain):
-            yield path.name, record
+        yield from _parsed([(path.name, read_bytes(path, "the record"))], complain)
     else:
         raise InputError(f"'{path}' is neither a folder of runs nor a .jsonl or .json file that exists")
 
 
-def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[int, RunRecord]]:
-    """The records of a file with their line numbers; each line that is none is complained about."""
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if record := _record(line, f"{path.name}, line {number}", complain):
-            yield number, record
-
-
-def _record(text: str, place: str, complain: Callable[[str], None]) -> RunRecord | None:
+def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord, str]]:
+    """The records of a file, one at a time, each with its place and line."""
+    if not path.is_file():
+        raise InputError(f"'{path}' can't be read: it is no file")
     try:
-        return RunRecord.read(text)
-    except InputError as error:
-        complain(f"{place}: {error}")
-        return None
+        with path.open("rb") as file:
+            yield from _parsed(((f"{path.name}, line {n}", line) for n, line in enumerate(file, 1)), complain)
+    except OSError as error:
+        raise InputError(f"'{path}' can't be read: {error.strerror}") from None
 
 
-def _text(path: Path) -> str:
-    return path.read_bytes().decode(errors="replace")  # what is not text is then no record either
+def _parsed(
+    texts: Iterable[tuple[str, bytes]], complain: Callable[[str], None]
+) -> Iterator[tuple[str, RunRecord, str]]:
+    """Each record with its place and text; each text that is none is complained about."""
+    for place, text in texts:
+        try:
+            record = RunRecord.read(text.rstrip(b"\n"))
+        except InputError as error:
+            complain(f"{place}: {error}")
+        else:
+            yield place, record, text.decode().rstrip("\n")
 
 
 def _refuse(complaint: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +33,8 @@ class Estimates:
         device: str | None = None,
         data_dir: str | Path | None = None,
     ):
-        self.device, self.data_dir = device, data_dir
+        self.device = device
+        self._task = cache(lambda name: get_task(name, data_dir))
         self._records: dict[Hashable, list[RunRecord]] = defaultdict(list)
         for record in sorted(records, key=lambda record: record.finished):
             self.add(record)
@@ -79,7 +81,7 @@ class Estimates:
 
     def _by(self, record: RunRecord, config: RunConfig) -> float:
         """The seconds of a run at the speed of a record."""
-        rows = get_task(config.task, self.data_dir).sizes
+        rows = self._task(config.task).sizes
         train, validation = rows["train"], rows["validation"]
         longer = self._length(config) / self._length(record.config)
         return record.seconds["prepare"] + longer * (
@@ -88,7 +90,7 @@ class Estimates:
         )
 
     def _length(self, config: RunConfig) -> int:
-        return config.max_length or get_task(config.task, self.data_dir).max_length
+        return config.max_length or self._task(config.task).max_length
 
 
 @dataclass

@@ -21,16 +21,16 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_text
 from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
-_MOST_RUNS = 100_000  # of a product of lists
+_MOST_RUNS = 100_000  # of a grid
 
 Fields = dict[str, Any]
 
@@ -40,7 +40,8 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     the last field fastest.
 
     Raises `InputError` with the place of what is wrong: a file that cannot be read, a field that does not
-    exist, a value that no run can have, a condition that leaves nothing out.
+    exist, a value that no run can have, a condition that leaves nothing out, lists that multiply to more than
+    100,000 runs.
     """
     place = shown(Path(path))
     return expand_grid(plain_yaml(read_text(path, "the grid"), place), place)
@@ -53,21 +54,15 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
     if not isinstance(several, list) or not several:
         raise InputError(f"{place}, grids: write a list with an item for each grid")
     conditions = _conditions(shared.pop("exclude", []), f"{place}, exclude")
-    blocks = shared.pop("zip", [])
+    blocks = _as_list(shared.pop("zip", []))
     configs: dict[RunConfig, RunConfig] = {}
     for number, item in enumerate(several, 1):
         here = f"{place}, grids, item {number}" if "grids" in grid else place
         own = _fields(item, here, _PARTS[:-1])
         its_conditions = _conditions(own.pop("exclude", []), f"{here}, exclude")
-        its_blocks = [*_as_list(blocks), *_as_list(own.pop("zip", []))]
-        together = shared | own
-        if isinstance(shared.get("labels"), dict) and isinstance(own.get("labels"), dict):
-            together["labels"] = shared["labels"] | own["labels"]
-        for fields in _product(together, its_blocks, here):
-            excluded = [condition for condition in conditions + its_conditions if condition.met_by(fields)]
-            for condition in excluded:
-                condition.used = True
-            if not excluded:
+        its_blocks = [*blocks, *_as_list(own.pop("zip", []))]
+        for fields in _product([shared, own], its_blocks, here):
+            if not any([condition.met_by(fields) for condition in conditions + its_conditions]):
                 config = _config(fields, here)
                 if config in configs:
                     config = _labelled(config, configs[config].labels, here)
@@ -84,29 +79,37 @@ def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
 
     Raises `InputError` for a field or value that no run can have, and if no run is left.
     """
-    values: dict[str, list[Any]] = {}
+    if not wanted:
+        return configs
+    values: Fields = {}
     for text in wanted:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--only {shown(text)}: write a field and its value, such as task=reviews")
         _fields({name: value}, f"--only {shown(text)}")
-        values.setdefault(name, []).append(plain_yaml(value, f"--only {shown(text)}"))
-    if not wanted:
-        return configs
+        value = plain_yaml(value, f"--only {shown(text)}")
+        values.setdefault(name, []).extend(_values(name, value, f"--only, {name}"))
     condition = _Condition(values, "--only")
     left = [config for config in configs if condition.met_by(config.model_dump())]
     if not left:
-        raise InputError(f"no run of the grid has {' and '.join(wanted)}")
+        raise InputError(f"no run of the grid has {' and '.join(map(shown, wanted))}")
     return left
 
 
-def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Fields]:
-    """The fields of each run: of every zipped block and of every list, one item at a time."""
-    lists = [
-        [{name: value} for value in _values(name, given, f"{place}, {name}")]
-        for name, given in fields.items()
-    ]
-    rows, seen = [], set(fields)
+def _product(given: list[Fields], blocks: list[Fields], place: str) -> Iterator[Fields]:
+    """The fields of each run: of every zipped block and of every list, one item at a time.
+
+    Of fields that are `given` several times the last counts, but labels are joined.
+    """
+    columns: dict[str, list[Fields]] = {}
+    for part in given:
+        for name, value in part.items():
+            values = [{name: one} for one in _values(name, value, f"{place}, {name}")]
+            earlier = columns.get(name) if name == "labels" else None
+            columns[name] = (
+                [_joined(row) for row in itertools.product(earlier, values)] if earlier else values
+            )
+    rows, seen = [], set(columns)
     for number, block in enumerate(blocks, 1):
         here = f"{place}, zip, item {number}"
         if not (block := _fields(block, here)):
@@ -114,23 +117,22 @@ def _product(fields: Fields, blocks: list[Fields], place: str) -> Iterator[Field
         if twice := seen & set(block) - {"labels"}:
             raise InputError(f"{here}: '{min(twice)}' is given twice; leave it in one place")
         seen |= set(block)
-        columns = {name: _as_list(given) for name, given in block.items()}
-        if len({len(column) for column in columns.values()}) > 1:
-            lengths = ", ".join(f"{name} has {len(column)}" for name, column in columns.items())
-            raise InputError(
-                f"{here}: zipped lists need the same number of items, and {lengths or 'there are none'}"
-            )
-        for name, column in columns.items():
-            for item, value in enumerate(column, 1):
-                _check_value(name, value, f"{here}, {name}, item {item}")
-        rows.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-    for parts in _product_of([*rows, *lists], place):
-        fields = {name: value for part in parts for name, value in part.items()}
-        labels = [part["labels"] for part in parts if "labels" in part]
-        yield fields | ({"labels": {k: v for each in labels for k, v in each.items()}} if labels else {})
+        zipped = {name: _values(name, value, f"{here}, {name}") for name, value in block.items()}
+        if len({len(column) for column in zipped.values()}) > 1:
+            lengths = ", ".join(f"{name} has {len(column)}" for name, column in zipped.items())
+            raise InputError(f"{here}: zipped lists need the same number of items, and {lengths}")
+        rows.append([dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)])
+    return map(_joined, _multiplied([*rows, *columns.values()], place))
 
 
-def _product_of(columns: list[list[Any]], place: str) -> Iterator[tuple]:
+def _joined(parts: Sequence[Fields]) -> Fields:
+    fields = {name: value for part in parts for name, value in part.items()}
+    if "labels" in fields:
+        fields["labels"] = {k: v for part in parts for k, v in part.get("labels", {}).items()}
+    return fields
+
+
+def _multiplied(columns: Sequence[list[Any]], place: str) -> Iterator[tuple]:
     number = math.prod(map(len, columns))
     if number > _MOST_RUNS:
         raise InputError(
@@ -140,46 +142,39 @@ def _product_of(columns: list[list[Any]], place: str) -> Iterator[tuple]:
 
 
 def _values(name: str, given: Any, place: str) -> list[Any]:
-    """The values of a field, each checked by itself; lists inside `degrees` are multiplied out."""
-    items = _as_list(given)
-    if not items:
-        raise InputError(f"{place}: the list is empty; leave the field out for its default")
+    """The values of a field as a run has them; of degrees only what was given, its lists multiplied out."""
     values = []
-    for number, item in enumerate(items, 1):
+    for number, item in enumerate(_not_empty(given, place), 1):
         here = f"{place}, item {number}" if isinstance(given, list) else place
-        if name == "degrees" and isinstance(item, dict):
-            for inner in item:
-                if inner not in RunConfig.degree_fields():
-                    error = unknown_name("field of degrees", str(inner), RunConfig.degree_fields())
-                    raise InputError(f"{here}: {error}")
-            columns = [_as_list(value) for value in item.values()]
-            for inner, column in zip(item, columns, strict=True):
-                if not column:
-                    raise InputError(
-                        f"{here}, {inner}: the list is empty; leave the field out for its default"
-                    )
-            values += [dict(zip(item, row, strict=True)) for row in _product_of(columns, here)]
-        elif name == "degrees" and item is not None:
-            raise InputError(f"{here}: write fields of degrees, such as 'target_density: [0.1, 0.2]'")
+        if name != "degrees" or item is None:
+            values.append(getattr(_config({name: item}, here), name))
+        elif isinstance(item, dict):
+            columns = [
+                [_degree_value(inner, value, here) for value in _not_empty(column, f"{here}, {inner}")]
+                for inner, column in item.items()
+            ]
+            values += [dict(zip(item, row, strict=True)) for row in _multiplied(columns, here)]
         else:
-            _check_value(name, item, here)
-            values.append(item)
+            raise InputError(f"{here}: write fields of degrees, such as 'target_density: [0.1, 0.2]'")
     return values
 
 
-def _check_value(name: str, value: Any, place: str) -> Any:
-    """A value as a run has it: a plan in its usual form, 1e-4 as a number."""
+def _degree_value(name: str, value: Any, place: str) -> Any:
+    field = RunConfig.degree_fields().get(name)
+    if field is None:
+        raise InputError(f"{place}: {unknown_name('field of degrees', name, RunConfig.degree_fields())}")
     try:
-        return getattr(RunConfig.checked(**{name: value}), name)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
+        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{place}: {name}={shown(value)}: {error.errors()[0]['msg'].lower()}") from None
 
 
 def _config(fields: Fields, place: str) -> RunConfig:
     try:
         return RunConfig.checked(**fields)
-    except InputError as error:  # the values are fine by themselves, but not together
-        raise InputError(f"{place}, degrees: {error}") from None
+    except InputError as error:
+        # Values that are fine by themselves, but not together, are of degrees.
+        raise InputError(f"{place}{', degrees' if len(fields) > 1 else ''}: {error}") from None
 
 
 def _labelled(config: RunConfig, labels: dict[str, str], place: str) -> RunConfig:
@@ -192,58 +187,32 @@ def _labelled(config: RunConfig, labels: dict[str, str], place: str) -> RunConfi
 class _Condition:
     """Fields with the values that a run must have to be left out."""
 
-    def __init__(self, fields: Fields, place: str):
-        if not fields:
-            raise InputError(f"{place} is empty; name a field and its values, or take it away")
-        self.place, self.used = place, False
-        self.wanted = {
-            name: [_canonical(name, value, f"{place}, {name}") for value in _as_list(given)]
-            for name, given in fields.items()
-        }
+    def __init__(self, wanted: dict[str, list[Any]], place: str):
+        self.wanted, self.place, self.used = wanted, place, False
 
     def met_by(self, fields: Fields) -> bool:
         for name, wanted in self.wanted.items():
             value = fields.get(name, RunConfig.model_fields[name].default)
-            if not any(_agree(_canonical(name, value, self.place), each) for each in wanted):
+            if isinstance(value, dict) and name == "degrees":
+                value = {inner: field.default for inner, field in RunConfig.degree_fields().items()} | value
+                if not any(each and each.items() <= value.items() for each in wanted):
+                    return False
+            elif value not in wanted:
                 return False
+        self.used = True
         return True
 
 
-def _canonical(name: str, value: Any, place: str) -> Any:
-    """A value as a run has it, but degrees with what was given alone."""
-    if name == "degrees" and isinstance(value, dict):
-        known = RunConfig.degree_fields()
-        for inner in value:
-            if inner not in known:
-                raise InputError(f"{place}: {unknown_name('field of degrees', str(inner), known)}")
-        return {
-            inner: [_coerced(known[inner].annotation, each, f"{place}, {inner}") for each in _as_list(given)]
-            for inner, given in value.items()
-        }
-    return _check_value(name, value, place)
-
-
-def _coerced(annotation: Any, value: Any, place: str) -> Any:
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValueError:
-        raise InputError(f"{place}: {value} is not a value of this field") from None
-
-
-def _agree(value: Any, wanted: Any) -> bool:
-    if not isinstance(wanted, dict):
-        return value == wanted
-    if not isinstance(value, dict):
-        return False
-    defaults = {name: [field.default] for name, field in RunConfig.degree_fields().items()}
-    return all((defaults | value)[name][0] in allowed for name, allowed in wanted.items())
-
-
 def _conditions(given: Any, place: str) -> list[_Condition]:
-    return [
-        _Condition(_fields(item, f"{place}, item {number}"), f"{place}, item {number}")
-        for number, item in enumerate(_as_list(given), 1)
-    ]
+    conditions = []
+    for number, item in enumerate(_as_list(given), 1):
+        here = f"{place}, item {number}"
+        fields = _fields(item, here)
+        if not fields:
+            raise InputError(f"{here} is empty; name a field and its values, or take it away")
+        wanted = {name: _values(name, value, f"{here}, {name}") for name, value in fields.items()}
+        conditions.append(_Condition(wanted, here))
+    return conditions
 
 
 def _refuse_idle(conditions: list[_Condition]) -> None:
@@ -260,6 +229,15 @@ def _fields(given: Any, place: str, also: tuple[str, ...] = ()) -> Fields:
         if name not in RunConfig.model_fields and name not in also:
             raise InputError(f"{place}: {unknown_name('field', str(name), (*RunConfig.model_fields, *also))}")
     return dict(given)
+
+
+def _not_empty(given: Any, place: str) -> list[Any]:
+    items = _as_list(given)
+    if not items:
+        raise InputError(f"{place}: the list is empty; leave the field out for its default")
+    if len(items) > _MOST_RUNS:
+        raise InputError(f"{place}: the list has {len(items):,} items, and {_MOST_RUNS:,} may be; split it")
+    return items
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -42,18 +42,20 @@ def former_names(config: Fields, asked: Fields) -> list[str]:
     return [_first_name(config)]
 
 
-def migrated(record: Fields) -> Fields:
+def migrated(record: Any) -> Fields:
     """The plain data of a record in today's schema, without its name if that came from an earlier one.
 
     Raises `InputError` for a record of a later version, and for one whose name isn't that of its config.
     """
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise InputError("it is no record of a run: it has no config")
     version = record.get("schema_version", 1)
     if version == SCHEMA:
         return record
     if not isinstance(version, int) or version not in _STEPS:
         raise InputError(
-            f"it was written by a newer version of sparsebert (schema {version}, and this one reads up to "
-            f"{SCHEMA}); update sparsebert"
+            f"it was written by a newer version of sparsebert (schema {version!r:.20}, and this one reads up "
+            f"to {SCHEMA}); update sparsebert"
         )
     return migrated(_STEPS[version](record))
 

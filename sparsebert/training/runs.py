@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,22 +21,23 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
+from pydantic_core import from_json
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, first_mistake, unknown_name
-from sparsebert.kernels import KERNELS
-from sparsebert.models.encoders import check_encoder
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
-from sparsebert.patterns.plans import parse_plan
+from sparsebert.reading import read_bytes
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
 
 _NAME = re.compile(r"[0-9a-f]{16}")
+_TODAYS = re.compile(rb'\{\s*"name":\s*"\w+",\s*"schema_version":\s*%d,' % SCHEMA)
+_TRUNCATED = "it is truncated, or no JSON"
 _MARKUP = set("<>`[]")
+_LEAST = {"accuracy": 0, "f1": 0, "matthews": -1, "pearson": -1, "spearman": -1}  # of metrics up to 1
 _SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
 
@@ -45,6 +48,13 @@ def _unmarked(text: str) -> str:
             "book; write it without them"
         )
     return text
+
+
+@lru_cache(maxsize=2**14)
+def _canonical(plan: str) -> str:
+    from sparsebert.patterns.plans import parse_plan
+
+    return str(parse_plan(plan))
 
 
 Text = Annotated[str, AfterValidator(_unmarked)]
@@ -60,16 +70,17 @@ Count = Annotated[int, Field(ge=0)]
 def _possible(metrics: dict[str, float]) -> dict[str, float]:
     """Scores that can be; NaN is what a metric gives that is not defined."""
     for name, value in metrics.items():
-        least = 0 if name.endswith(("accuracy", "f1")) else -1
-        if not (math.isnan(value) or least - _SLACK <= value <= 1 + _SLACK):
+        least = _LEAST.get(name.rpartition("_")[2], -math.inf)
+        most = 1 + _SLACK if least > -math.inf else math.inf
+        if math.isinf(value) or value < least - _SLACK or value > most:
             raise ValueError(f"{name} can't be {value}")
     return metrics
 
 
-def _with(part: str) -> Callable[[dict], dict]:
+def _with(*parts: str) -> Callable[[dict], dict]:
     def check(values: dict) -> dict:
-        if part not in values:
-            raise ValueError(f"'{part}' is missing")
+        if missing := set(parts) - values.keys():
+            raise ValueError(f"'{min(missing)}' is missing")
         return values
 
     return check
@@ -124,8 +135,11 @@ class RunConfig(BaseModel):
     def _known(cls, text: str, info: ValidationInfo) -> str:
         if info.mode == "json":  # of a record or another process: what it names may be known there alone
             return text
+        from sparsebert.kernels import KERNELS  # these take long to import, and reading records needs none
+        from sparsebert.models.encoders import check_encoder
+
         if info.field_name == "plan":
-            return str(parse_plan(text))
+            return _canonical(text)
         if info.field_name == "encoder":
             return check_encoder(text)
         if text not in KERNELS:
@@ -239,15 +253,15 @@ class RunRecord(BaseModel):
     MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
     counts the changes to the method of learning degrees by then.
 
-    Plain data of earlier versions are brought to today's schema when they are validated.
+    `RunRecord.read` brings those of earlier versions to today's schema.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str = ""
-    schema_version: int = SCHEMA
-    revision: int = 0
+    schema_version: Literal[SCHEMA] = SCHEMA
     config: RunConfig
+    revision: int = Field(None, validate_default=True, ge=0)
     metrics: Metrics
     density: Density
     density_per_layer: Densities
@@ -257,8 +271,8 @@ class RunRecord(BaseModel):
     eval_rows: Count
     steps: Count
     train_loss: float
-    seconds: Annotated[dict[Text, Measured], AfterValidator(_with("train"))]
-    examples_per_second: Annotated[dict[Text, float], AfterValidator(_with("train"))]
+    seconds: Annotated[dict[Text, Measured], AfterValidator(_with("prepare", "train", "evaluate"))]
+    examples_per_second: Annotated[dict[Text, float], AfterValidator(_with("train", "evaluate"))]
     peak_memory_mib: Measured
     device: Text
     precision: Text
@@ -269,27 +283,27 @@ class RunRecord(BaseModel):
     finished: Text
     learning: Learning | None = None
 
-    @model_validator(mode="wrap")
+    @field_validator("revision", mode="before")
     @classmethod
-    def _of_any_version(cls, given: Any, validate: ValidatorFunctionWrapHandler) -> RunRecord:
-        if isinstance(given, dict):
-            config = given.get("config")
-            if isinstance(config, RunConfig):  # a new one
-                given = {"revision": revision_of(config.degrees and config.degrees.method)} | given
-            elif isinstance(config, dict):
-                given = migrated(given)
-        record = validate(given)
-        name = run_name(record.config.asked, record.revision)
-        if not record.name:
-            return record.model_copy(update={"name": name})
-        if record.name != name:
-            raise InputError(f"the name {record.name} is not the hash of its config, {name}")
-        return record
+    def _of_today(cls, revision: int | None, info: ValidationInfo) -> int:
+        if revision is None and info.mode == "python" and (config := info.data.get("config")):
+            return revision_of(config.degrees and config.degrees.method)
+        return revision or 0
+
+    @model_validator(mode="after")
+    def _rightly_named(self) -> RunRecord:
+        name = run_name(self.config.asked, self.revision)
+        if self.name not in ("", name):
+            raise InputError(f"the name {self.name} is not the hash of its config, {name}")
+        object.__setattr__(self, "name", name)
+        return self
 
     @classmethod
     def read(cls, text: str | bytes) -> RunRecord:
-        """The record in a JSON text; `InputError` says why it is none."""
+        """The record in a JSON text of this version or an earlier one; `InputError` says why it is none."""
         try:
+            if not _TODAYS.match(text if isinstance(text, bytes) else text[:99].encode(errors="replace")):
+                text = json.dumps(migrated(from_json(text)))
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
@@ -297,13 +311,15 @@ class RunRecord(BaseModel):
             if isinstance(cause, InputError):
                 raise cause from None
             if first["type"] == "json_invalid":
-                raise InputError("it is truncated, or no JSON") from None
+                raise InputError(_TRUNCATED) from None
+            where = ".".join(map(str, first["loc"]))
             if first["type"] == "extra_forbidden":
-                where = ".".join(map(str, first["loc"]))
-                raise InputError(
-                    f"it has the field '{where}', which this version of sparsebert doesn't know; update it"
-                ) from None
+                raise InputError(f"it has the field '{where}', which only a newer version knows") from None
             raise InputError(f"it is no record of a run: {first_mistake(error)}") from None
+        except InputError:
+            raise
+        except ValueError:
+            raise InputError(_TRUNCATED) from None
 
 
 class RunStore:
@@ -378,11 +394,11 @@ class RunStore:
 
     def _bytes(self, path: Path) -> bytes | None:
         try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            return read_bytes(path, "the record")
+        except InputError:
+            if path.parent.exists() and path.exists():
+                raise
             return None
-        except OSError as error:
-            raise InputError(f"the record '{path}' cannot be read: {error.strerror}") from None
 
     def _read(self, path: Path) -> RunRecord | None:
         found = self._bytes(path)

@@ -115,4 +115,4 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
 def read_settings(folder: str | Path) -> Settings:
     """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
     instead = "give a folder that this version's `sparsebert finetune --save FOLDER` wrote"
-    return read_model(path_of(folder) / SETTINGS, Settings, "a saved model's settings", instead)
+    return read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)

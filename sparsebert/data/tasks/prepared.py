@@ -232,7 +232,7 @@ def read_manifest(place: Path) -> Manifest:
 
 @cache
 def _read_manifest(path: Path, changed: int) -> Manifest:
-    return read_model(path, Manifest, "prepared data", "prepare it again")
+    return read_model(path, Manifest, "the prepared data", "prepare it again")
 
 
 def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
@@ -315,7 +315,7 @@ def _mistake(
 
 
 def _content(place: Path, sha256: str) -> bytes:
-    content = read_bytes(place / ARRAYS, "prepared data", "prepare it again", most=LARGEST)
+    content = read_bytes(place / ARRAYS, "the prepared data", "prepare it again", most=LARGEST)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"'{shown(place / ARRAYS)}' is truncated, or was changed later; prepare it again")
     return content

@@ -12,7 +12,6 @@ else is undecided, and the reason says what is missing or too uncertain.
 
 from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
 from sparsebert.study.claims.rules import CLAIMS, Estimate, Verdict, judge, verdicts
-from sparsebert.study.claims.runs import CLS_ALONE
 from sparsebert.study.claims.tables import (
     by_density,
     caveats,
@@ -28,7 +27,6 @@ from sparsebert.study.claims.tables import (
 
 __all__ = [
     "CLAIMS",
-    "CLS_ALONE",
     "Estimate",
     "Verdict",
     "by_connection",

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
-from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
     Setting,
@@ -21,7 +20,7 @@ from sparsebert.study.claims.runs import (
     setting_of,
     single_width_at,
 )
-from sparsebert.study.results import without_seeds
+from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 _CHANGED = ("without weights", "other heads", "other layers")  # treatments of degrees that were learned
@@ -163,7 +162,7 @@ def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:
         return CLS_ALONE
     if run["kind"] == "learned":
         return f"degrees learned for {run['asked']:g}, with weights"
-    plan = parse_plan(without_seeds(record.config.plan))
+    plan = known_plan(without_seeds(record.config.plan))
     (pattern, _), *more = plan.steps
     parts = list(parts_of(pattern))
     if more or Global("cls") not in parts:

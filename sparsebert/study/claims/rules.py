@@ -1,10 +1,14 @@
-"""The rule of each claim and the verdicts that it gives: constants, then C1 to C6, then all together."""
+"""The rule of each claim and the verdicts that it gives: constants, then C1 to C6, then all together.
+
+A function of a claim takes the runs of one setting and yields estimates, and sentences that say what is
+missing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +19,9 @@ from sparsebert.study.claims.runs import (
     MATCHED,
     Setting,
     at_density,
-    labels_of,
-    runs_by_setting,
+    dense_scores,
+    labelled,
+    runs_with,
     scores_by_seed,
     single_width_at,
 )
@@ -32,6 +37,7 @@ SLACK = 0.005  # by which a density may exceed another and still count as at mos
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
 
 Word = Literal["holds", "does not hold", "undecided"]
+State = Literal["met", "refuted", "open"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Estimate:
     low: float
     high: float
     seeds: int
-    state: Literal["met", "refuted", "open"]
+    state: State
 
     def __str__(self) -> str:
         between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
@@ -75,214 +81,174 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim in the paper's sense, the rule for its verdict, and the function that applies it.
-
-    `judge` takes the runs of one setting and gives the estimates and what is missing, in sentences.
-    """
+    """A claim in the paper's sense, the rule for its verdict, and the function that applies it."""
 
     says: str
     holds: str
     fails: str
-    judge: Callable[..., Judgement]
+    judge: Callable[..., Iterator[Estimate | str]]
 
 
-@dataclass
-class Judgement:
-    estimates: list[Estimate] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
+def _below_0(mean: float, low: float, high: float) -> bool:
+    return high < 0
 
-    def add(
-        self,
-        what: str,
-        wanted: str,
-        bound: float,
-        points: Iterable[float],
-        met: Callable[[float, float, float], bool],
-        refuted: Callable[[float, float, float], bool],
-    ) -> None:
-        """An estimate from points by seed; `met` and `refuted` take its mean, low and high."""
+
+@dataclass(frozen=True)
+class Rule:
+    """What is asked of an estimate: in words, as tests of its mean, low and high, and on the scale."""
+
+    wanted: str
+    met: Callable[[float, float, float], bool]
+    refuted: Callable[[float, float, float], bool] = _below_0
+    bound: float = 0
+
+    def estimate(self, what: str, points: Iterable[float], otherwise: str) -> Estimate | str:
+        """The estimate from points by seed; without any, what is said `otherwise`."""
         points = list(points)
+        if not points:
+            return otherwise
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
         numbers = tuple(round(number, 9) for number in mean_interval(points))
-        decided = len(points) >= SEEDS
-        state = "met" if decided and met(*numbers) else "refuted" if decided and refuted(*numbers) else "open"
-        self.estimates.append(Estimate(what, wanted, bound, *numbers, len(points), state))
-
-    @property
-    def verdict(self) -> Word:
-        states = {estimate.state for estimate in self.estimates}
-        if "refuted" in states:
-            return "does not hold"
-        return "undecided" if self.gaps or states != {"met"} else "holds"
-
-    @property
-    def reason(self) -> str:
-        said: dict[str, list[str]] = {"met": [], "refuted": [], "open": []}
-        for e in self.estimates:
-            few = f"; fewer than {SEEDS} seeds decide nothing" if 0 < e.seeds < SEEDS else ""
-            said[e.state].append(f"{e}, wanted: {e.wanted}{few}")
-        if self.verdict == "holds":
-            return "; ".join(said["met"])
-        unclear = list(dict.fromkeys(self.gaps + said["open"]))
-        if self.verdict == "undecided":
-            return "; ".join(unclear)
-        others = [f"{word}: {'; '.join(lines)}" for word, lines in (("Met", said["met"]), ("Open", unclear))]
-        return ". ".join(["; ".join(said["refuted"]), *(line for line in others if not line.endswith(": "))])
+        state: State = "open"
+        if len(points) >= SEEDS:
+            state = "met" if self.met(*numbers) else "refuted" if self.refuted(*numbers) else "open"
+        return Estimate(what, self.wanted, self.bound, *numbers, len(points), state)
 
 
-def _losses(runs: pd.DataFrame, placement: str, patterns: Iterable[str], judged: Judgement) -> pd.DataFrame:
-    """Dense minus sparse, in points: a row for each seed that has all patterns, a column per pattern."""
-    dense = scores_by_seed(runs[runs["kind"] == "dense"])
-    own = runs[(runs["kind"] == "pattern") & (runs["placement"] == placement)]
-    table = pd.DataFrame({name: dense - scores_by_seed(own[own["pattern"] == name]) for name in patterns})
-    return _complete(table, "a dense run and all patterns", judged)
-
-
-def _complete(table: pd.DataFrame, needs: str, judged: Judgement) -> pd.DataFrame:
-    """The rows without gaps; if none is left, that is said."""
-    whole = table.dropna()
-    if whole.empty:
-        judged.gaps.append(f"no seed has {needs}")
-    return whole
+_LITTLE_LOST = Rule(
+    f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
+    met=lambda mean, low, high: mean <= C1_LOSS and high < C1_EXCLUDED,
+    refuted=lambda mean, low, high: low > C1_LOSS,
+    bound=C1_LOSS,
+)
+_MUCH_LOST = Rule(
+    f"at least {C2_LOSS:g}, the interval above 0",
+    met=lambda mean, low, high: mean >= C2_LOSS and low > 0,
+    refuted=lambda mean, low, high: high < C2_LOSS,
+    bound=C2_LOSS,
+)
+_MEAN_FROM_0 = Rule("a mean of at least 0", met=lambda mean, low, high: mean >= 0)
+_MEAN_ABOVE_0 = Rule("a mean above 0", met=lambda mean, low, high: mean > 0)
+_ABOVE_0 = Rule("the interval above 0", met=lambda mean, low, high: low > 0)
+_NOT_BELOW_0 = Rule(
+    f"at least 0, the interval above −{C6_MARGIN:g}",
+    met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
+)
 
 
 # ---- C1 and C2: where connections are missing ---------------------------------------------------
 
+_NO_PAIR = "no seed has a dense run and all patterns"
 
-def sparse_patterns(runs: pd.DataFrame, judged: Judgement) -> list[str]:
+
+def sparse_patterns(runs: pd.DataFrame) -> list[str]:
     """Patterns that leave the later half sparse enough."""
-    late = runs[(runs["kind"] == "pattern") & (runs["placement"] == "late")]
-    if late.empty:
-        judged.gaps.append("no recorded runs with a pattern at the later half")
-        return []
-    sparsity = late.groupby("pattern")[["sparsity", "padded_sparsity"]].mean()
-    enough = sparsity.index[sparsity["sparsity"].round(9) >= SPARSE].tolist()
-    if not enough:
-        judged.gaps.append(_out_of_reach(runs, sparsity))
-    return enough
+    sparsity = _late(runs)["sparsity"]
+    return sparsity.index[sparsity.round(9) >= SPARSE].tolist()
 
 
-def _out_of_reach(runs: pd.DataFrame, sparsity: pd.DataFrame) -> str:
+def _late(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean sparsities of the patterns at the later half."""
+    late = runs_with(runs, kind="pattern", placement="late")
+    return late.groupby("pattern")[["sparsity", "padded_sparsity"]].mean()
+
+
+def _none_sparse(runs: pd.DataFrame) -> str:
+    """Why no pattern is sparse enough."""
+    sparsity = _late(runs)
+    if sparsity.empty:
+        return "no recorded runs with a pattern at the later half"
     best = sparsity["sparsity"].idxmax()
     said = (
         f"no pattern leaves the later half {100 * SPARSE:.0f} % sparse: {best}, the sparsest, leaves it "
         f"{100 * sparsity['sparsity'][best]:.1f} % sparse (over the padded square it would be "
         f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
     )
-    itself = 1 - runs.loc[runs["pattern"] == CLS_ALONE, "density"].mean()
+    itself = 1 - runs_with(runs, pattern=CLS_ALONE)["density"].mean()
     length = runs["length"].mean()
     if not math.isnan(itself):
-        possible = "within" if itself >= SPARSE else "out of"
-        return (
-            f"{said}; {100 * SPARSE:.0f} % is {possible} reach here, since with nothing but the token itself "
-            f"and [CLS] it is {100 * itself:.1f} %"
+        said += (
+            f"; {100 * SPARSE:.0f} % is {'within' if itself >= SPARSE else 'out of'} reach here, since with "
+            f"nothing but the token itself and [CLS] it is {100 * itself:.1f} %"
         )
-    if not math.isnan(length):
-        return (
-            f"{said}; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
+    elif not math.isnan(length):
+        said += (
+            f"; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
             f"{100 * min(1, 3 / length):.0f} % of the pairs"
         )
     return said
 
 
-def _median(table: pd.DataFrame) -> pd.Series:
-    return table.median(axis=1)
+def _losses(runs: pd.DataFrame, placement: str, patterns: Iterable[str]) -> pd.Series:
+    """Dense minus sparse, in points: the median over the patterns, for each seed that has all of them."""
+    dense, own = dense_scores(runs), runs_with(runs, kind="pattern", placement=placement)
+    return _medians({name: dense - scores_by_seed(runs_with(own, pattern=name)) for name in patterns})
 
 
-def _of(table: pd.DataFrame, runs: pd.DataFrame) -> str:
+def _medians(points: Mapping[Any, pd.Series]) -> pd.Series:
+    """The median of several numbers, for each seed that has all of them."""
+    return pd.DataFrame(points).dropna().median(axis=1)
+
+
+def _named(patterns: Sequence[str], runs: pd.DataFrame) -> str:
     """Which patterns a median is of, and how sparse they leave the later half."""
-    late = runs[(runs["placement"] == "late") & runs["pattern"].isin(table.columns)]
-    sparsity = 100 * late.groupby("pattern")["sparsity"].mean()
+    sparsity = 100 * _late(runs)["sparsity"][patterns]
     low, high = f"{sparsity.min():.0f}", f"{sparsity.max():.0f}"
     between = low if low == high else f"{low} to {high}"
-    names = f"median of {table.shape[1]} patterns" if table.shape[1] > 1 else table.columns[0]
+    names = f"median of {len(patterns)} patterns" if len(patterns) > 1 else patterns[0]
     return f"{names}, {between} % sparse"
 
 
-def _judge_c1(runs: pd.DataFrame) -> Judgement:
-    judged = Judgement()
-    if patterns := sparse_patterns(runs, judged):
-        late = _losses(runs, "late", patterns, judged)
-        if len(late):
-            judged.add(
-                f"loss at the later half ({_of(late, runs)})",
-                f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
-                C1_LOSS,
-                _median(late),
-                met=lambda mean, low, high: mean <= C1_LOSS and high < C1_EXCLUDED,
-                refuted=lambda mean, low, high: low > C1_LOSS,
-            )
-    return judged
+def _judge_c1(runs: pd.DataFrame) -> Iterator[Estimate | str]:
+    patterns = sparse_patterns(runs)
+    if not patterns:
+        yield _none_sparse(runs)
+        return
+    what = f"loss at the later half ({_named(patterns, runs)})"
+    yield _LITTLE_LOST.estimate(what, _losses(runs, "late", patterns), _NO_PAIR)
 
 
-def _judge_c2(runs: pd.DataFrame) -> Judgement:
-    judged = Judgement()
-    patterns = sparse_patterns(runs, judged)
-    everywhere = set(runs.loc[(runs["kind"] == "pattern") & (runs["placement"] == "all"), "pattern"])
+def _judge_c2(runs: pd.DataFrame) -> Iterator[Estimate | str]:
+    patterns = sparse_patterns(runs)
+    everywhere = set(runs_with(runs, kind="pattern", placement="all")["pattern"])
     both = [name for name in patterns if name in everywhere]
-    if patterns and not both:
-        judged.gaps.append("no recorded runs with the same patterns at all layers")
     if not both:
-        return judged
-    at_all, late = _losses(runs, "all", both, judged), _losses(runs, "late", both, judged)
-    if len(at_all):
-        judged.add(
-            f"loss at all layers ({_of(at_all, runs)})",
-            f"at least {C2_LOSS:g}, the interval above 0",
-            C2_LOSS,
-            _median(at_all),
-            met=lambda mean, low, high: mean >= C2_LOSS and low > 0,
-            refuted=lambda mean, low, high: high < C2_LOSS,
-        )
-    times = (_median(at_all) - C2_TIMES * _median(late)).dropna()
-    if len(times):
-        judged.add(
-            f"loss at all layers minus {C2_TIMES:g} times that at the later half",
-            "a mean of at least 0",
-            0,
-            times,
-            met=lambda mean, low, high: mean >= 0,
-            refuted=lambda mean, low, high: high < 0,
-        )
-    elif len(at_all) and len(late):
-        judged.gaps.append("no seed has the patterns both at all layers and at the later half")
-    return judged
+        yield "no recorded runs with the same patterns at all layers" if patterns else _none_sparse(runs)
+        return
+    at_all, late = _losses(runs, "all", both), _losses(runs, "late", both)
+    yield _MUCH_LOST.estimate(f"loss at all layers ({_named(both, runs)})", at_all, _NO_PAIR)
+    apart = "no seed has the patterns both at all layers and at the later half"
+    yield _MEAN_FROM_0.estimate(
+        f"loss at all layers minus {C2_TIMES:g} times that at the later half",
+        (at_all - C2_TIMES * late).dropna(),
+        apart if len(at_all) and len(late) else _NO_PAIR,
+    )
 
 
 # ---- C3: which connections ----------------------------------------------------------------------
 
 
-def _judge_c3(runs: pd.DataFrame) -> Judgement:
-    judged = Judgement()
-    runs = runs[runs["placement"] == "all"]
-    own, controls = runs[runs["kind"] == "pattern"], runs[runs["kind"] == "control"]
-    positions = {name: own[own["pattern"].str.startswith(name)] for name in ("neighbour", "random")}
-    for family in ("syntax", "lexical"):
-        members = own[own["pattern"].str.startswith(family)]
+def _judge_c3(runs: pd.DataFrame) -> Iterator[Estimate | str]:
+    own = runs_with(runs, kind="pattern", placement="all")
+    controls = runs_with(runs, kind="control", placement="all")
+    of = {name: runs_with(own, family=name) for name in ("neighbour", "random")}
+    for family in dict.fromkeys(("syntax", "lexical", *own.loc[own["by_content"], "family"].sort_values())):
+        members = runs_with(own, family=family)
         if members.empty:
-            judged.gaps.append(f"no recorded runs of {family} at all layers")
+            yield f"no recorded runs of {family} at all layers"
         for pattern, part in members.groupby("pattern"):
             score, density = scores_by_seed(part), part["density"].mean()
-            control = scores_by_seed(controls[controls["controls"] == pattern])
-            rivals = {"random": control if len(control) else at_density(positions["random"], density)}
-            rivals["neighbour"] = at_density(positions["neighbour"], density)
+            control = scores_by_seed(runs_with(controls, controls=pattern))
+            rivals = {"random": control if len(control) else at_density(of["random"], density)}
+            rivals["neighbour"] = at_density(of["neighbour"], density)
             if rivals["neighbour"] is None:
-                rivals["neighbour"] = _by_gain(positions["neighbour"], controls, control, density)
+                rivals["neighbour"] = _by_gain(of["neighbour"], controls, control, density)
             for name, rival in rivals.items():
-                points = pd.Series(dtype=float) if rival is None else (rival - score).dropna()
-                if points.empty:
-                    at = f"at the density of {pattern} ({density:.2f})"
-                    judged.gaps.append(f"no recorded runs of {name} {at}")
-                else:
-                    judged.add(
-                        f"loss of {pattern} minus that of {name}",
-                        "the interval above 0",
-                        0,
-                        points,
-                        met=lambda mean, low, high: low > 0,
-                        refuted=lambda mean, low, high: high < 0,
-                    )
-    return judged
+                yield _ABOVE_0.estimate(
+                    f"loss of {pattern} minus that of {name}",
+                    () if rival is None else (rival - score).dropna(),
+                    f"no recorded runs of {name} at the density of {pattern} ({density:.2f})",
+                )
 
 
 def _by_gain(
@@ -296,53 +262,44 @@ def _by_gain(
     if means.empty or control.empty:
         return None
     nearest = (means - density).abs().idxmin()
-    gain = scores_by_seed(near[near["pattern"] == nearest]) - scores_by_seed(
-        controls[controls["controls"] == nearest]
-    )
-    return (control + gain).dropna()
+    own = scores_by_seed(runs_with(near, pattern=nearest))
+    return (control + (own - scores_by_seed(runs_with(controls, controls=nearest)))).dropna()
 
 
 # ---- C4: how many of each kind ------------------------------------------------------------------
 
+PARTS = ("global", "random", "neighbour")  # of a mixture (g, r, w)
 
-def _judge_c4(runs: pd.DataFrame) -> Judgement:
-    judged = Judgement()
+
+def _judge_c4(runs: pd.DataFrame) -> Iterator[Estimate | str]:
     mixtures = mixtures_of(runs)
     replaced = stand_ins(mixtures)
     if not replaced:
-        judged.gaps.append(
+        yield (
             "no recorded runs, at all layers, of a mixture with neighbours, random keys and global tokens "
             "besides [CLS]"
         )
-        return judged
-    score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-    lost, more, lacking = {}, {"random": {}, "global": {}}, {}
-    for point, left_out in replaced.items():
-        lacking[point] = [part for part, other in left_out.items() if other is None]
-        if not lacking[point]:
-            without = score[left_out["neighbour"]]
-            lost[point] = score[point] - without
-            for part, points in more.items():
-                points[point] = score[left_out[part]] - without
-    if not lost:
-        point, parts = min(lacking.items(), key=lambda item: len(item[1]))
-        what = ", ".join("global but for [CLS]" if part == "global" else part for part in parts)
-        judged.gaps.append(
+        return
+    whole = [point for point, others in replaced.items() if len(others) == len(PARTS)]
+    if not whole:
+        point = max(replaced, key=lambda point: len(replaced[point]))
+        lacking = [part for part in PARTS if part not in replaced[point]]
+        what = ", ".join("global but for [CLS]" if part == "global" else part for part in lacking)
+        yield (
             f"no recorded runs of what matches {mixture_text(point)} in density (within {MATCHED:g}) "
             f"without one part: {what}"
         )
-        return judged
-    above = {"met": lambda mean, low, high: low > 0, "refuted": lambda mean, low, high: high < 0}
-    several = f"median of {len(lost)} mixtures" if len(lost) > 1 else mixture_text(next(iter(lost)))
-    tables = [("loss without neighbours", "a mean above 0", lost)]
-    for part, points in more.items():
-        tables.append((f"loss without neighbours minus that without {part}", "the interval above 0", points))
-    for what, wanted, points in tables:
-        table = _complete(pd.DataFrame(points), "all mixtures", judged)
-        if len(table):
-            rule = above | ({"met": lambda mean, low, high: mean > 0} if points is lost else {})
-            judged.add(f"{what} ({several})", wanted, 0, _median(table), **rule)
-    return judged
+        return
+    score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
+    without = {part: {point: score[replaced[point][part]] for point in whole} for part in PARTS}
+    several = f"median of {len(whole)} mixtures" if len(whole) > 1 else mixture_text(whole[0])
+    for what, rule, better in (
+        ("loss without neighbours", _MEAN_ABOVE_0, score),
+        ("loss without neighbours minus that without random", _ABOVE_0, without["random"]),
+        ("loss without neighbours minus that without global", _ABOVE_0, without["global"]),
+    ):
+        points = _medians({point: better[point] - without["neighbour"][point] for point in whole})
+        yield rule.estimate(f"{what} ({several})", points, "no seed has all mixtures")
 
 
 def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -350,30 +307,27 @@ def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs["placement"] == "all") & runs["g"].notna()]
 
 
-def stand_ins(mixtures: pd.DataFrame) -> dict[tuple, dict[str, tuple | None]]:
-    """For each full mixture (g, r, w) and part of it, what stands in without it; None if nothing does."""
+def stand_ins(mixtures: pd.DataFrame) -> dict[tuple, dict[str, tuple]]:
+    """For each full mixture (g, r, w), by part of it, what stands in without that part, if anything does.
+
+    The part went and the others took its edges over; of such mixtures it is the nearest in density.
+    """
     density = mixtures.groupby(["g", "r", "w"])["density"].mean()
-    return {
-        point: {
-            part: _left_out(point, axis, 1.0 if part == "global" else 0.0, density)
-            for axis, part in enumerate(("global", "random", "neighbour"))
-        }
-        for point in density.index
-        if min(point) and point[0] > 1
-    }
-
-
-def _left_out(point: tuple, axis: int, keep: float, density: pd.Series) -> tuple | None:
-    """The mixture in which a part went and the others took its edges over: the nearest in density."""
-    fits = [
-        other
-        for other in density.index
-        if other[axis] == keep and all(other[a] >= point[a] for a in range(3) if a != axis)
-    ]
-    nearest = min(fits, key=lambda other: abs(density[other] - density[point]), default=None)
-    if nearest is None or round(abs(density[nearest] - density[point]), 9) > MATCHED:
-        return None
-    return nearest
+    full = [point for point in density.index if min(point) and point[0] > 1]
+    found: dict[tuple, dict[str, tuple]] = {point: {} for point in full}
+    for point in full:
+        apart = (density - density[point]).abs()
+        for axis, part in enumerate(PARTS):
+            kept = 1 if part == "global" else 0  # [CLS] stays global
+            fits = [
+                other
+                for other in density.index
+                if other[axis] == kept and all(other[a] >= point[a] for a in range(3) if a != axis)
+            ]
+            nearest = min(fits, key=apart.__getitem__, default=None)
+            if nearest is not None and round(apart[nearest], 9) <= MATCHED:
+                found[point][part] = nearest
+    return found
 
 
 def mixture_text(point: tuple) -> str:
@@ -385,135 +339,94 @@ def mixture_text(point: tuple) -> str:
 # ---- C5 and C6: learned degrees -----------------------------------------------------------------
 
 
-def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Judgement:
+def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Iterator[Estimate | str]:
     """`gaps`: the largest gaps in points, of "learned" and "bigbird", where they have been computed."""
-    judged = Judgement()
-    learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+    learned = runs_with(runs, kind="learned", placement="all")
     if learned.empty:
-        judged.gaps.append(
-            "no recorded runs of degrees learned per head, with weights and a density asked for"
-        )
-        return judged
-    asked = sorted(learned["asked"].unique())
+        yield "no recorded runs of degrees learned per head, with weights and a density asked for"
+        return
+    asked = learned["asked"].nunique()
+    several = "one density" if asked == 1 else f"{asked} densities"
     miss = round(100 * (learned["density"] - learned["asked"]).abs().max(), 9)
-    judged.estimates.append(
-        _density_estimate(
-            "largest miss of "
-            + ("one density" if len(asked) == 1 else f"{len(asked)} densities")
-            + " asked for",
-            f"at most {C5_MISS:g}",
-            C5_MISS,
-            miss,
-            miss <= C5_MISS,
-        )
-    )
-    if len(asked) < 2 and gaps is None:
-        judged.gaps.append("only one density was asked for, so there is no range to look for gaps in")
-        return judged
+    what = f"largest miss of {several} asked for"
+    yield _of_density(what, f"at most {C5_MISS:g}", C5_MISS, miss, miss <= C5_MISS)
     if gaps is None:
+        if asked < 2:
+            yield "only one density was asked for, so there is no range to look for gaps in"
+            return
         step = _random_key(runs)
         if step is None:
-            judged.gaps.append("no recorded runs that tell how much density a random key adds")
-            return judged
+            yield "no recorded runs that tell how much density a random key adds"
+            return
         gaps = {"learned": 2 * miss, "bigbird": round(100 * step, 9)}
-    learned_gap, grid_gap = gaps["learned"], gaps["bigbird"]
-    judged.estimates.append(
-        _density_estimate(
-            "largest gap between reachable densities",
-            f"below that of BigBird's grid, {grid_gap:.2f}",
-            grid_gap,
-            learned_gap,
-            learned_gap < grid_gap,
-        )
-    )
-    return judged
+    gap, grid = gaps["learned"], gaps["bigbird"]
+    wanted = f"below that of BigBird's grid, {grid:.2f}"
+    yield _of_density("largest gap between reachable densities", wanted, grid, gap, gap < grid)
 
 
-def _density_estimate(what: str, wanted: str, bound: float, value: float, met: bool) -> Estimate:
+def _of_density(what: str, wanted: str, bound: float, value: float, met: bool) -> Estimate:
     return Estimate(what, wanted, bound, value, math.nan, math.nan, 0, "met" if met else "refuted")
 
 
 def _random_key(runs: pd.DataFrame) -> float | None:
     """The density that one random key more per token adds, of all that are recorded the least."""
-    alone = runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["w"] == 0)]
-    density = alone.groupby("r")["density"].mean()
+    density = runs_with(runs, placement="all", g=1, w=0).groupby("r")["density"].mean()
     if len(density) < 2:
         return None
     return float(np.min(np.diff(density) / np.diff(density.index)))
 
 
-def _bigbird(runs: pd.DataFrame) -> pd.DataFrame:
-    """Density and mean score of the fixed mixtures at all layers, by g, r and w; [CLS] alone is none."""
-    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1) & (runs["r"] + runs["w"] > 0)]
-    return fixed.groupby(["g", "r", "w"])[["density", "score"]].mean()
-
-
-def _judge_c6(runs: pd.DataFrame) -> Judgement:
-    judged = Judgement()
-    learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+def _judge_c6(runs: pd.DataFrame) -> Iterator[Estimate | str]:
+    learned = runs_with(runs, kind="learned", placement="all")
     density = learned.groupby("asked")["density"].mean()
     sparse = density[density <= C6_DENSITY + SLACK]
     if sparse.empty:
         lowest = f"; the lowest is {density.min():.2f}" if len(density) else ""
-        judged.gaps.append(f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}")
-        return judged
+        yield f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}"
     for asked, measured in sparse.items():
-        own = scores_by_seed(learned[learned["asked"] == asked])
-        rivals = {
-            "BigBird's best": _best_mixture(own, runs, measured, judged),
-            "a single width of equal density": _single_width(own, runs, measured, judged),
-        }
-        for name, (rival, points) in rivals.items():
-            if len(points):
-                judged.add(
-                    f"at density {measured:.2f}, learned degrees minus {name}{rival}",
-                    f"at least 0, the interval above −{C6_MARGIN:g}",
-                    0,
-                    points,
-                    met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
-                    refuted=lambda mean, low, high: high < 0,
-                )
-    return judged
+        own = scores_by_seed(runs_with(learned, asked=asked))
+        said = f"at density {measured:.2f}, learned degrees minus"
+        best = yield from _best_mixture(own, runs, measured)
+        if best:
+            name, points = best
+            yield _NOT_BELOW_0.estimate(f"{said} BigBird's best, {name}", points, "")
+        single = single_width_at(runs, measured)
+        if single is None:
+            yield f"no recorded widths tell how a single one does at density {measured:.2f}"
+        else:
+            yield _NOT_BELOW_0.estimate(
+                f"{said} a single width of equal density",
+                (own - single).dropna(),
+                f"no seed has learned degrees at density {measured:.2f} and the widths beside it",
+            )
 
 
 def _best_mixture(
-    own: pd.Series, runs: pd.DataFrame, density: float, judged: Judgement
-) -> tuple[str, pd.Series]:
+    own: pd.Series, runs: pd.DataFrame, density: float
+) -> Generator[str, None, tuple[str, pd.Series] | None]:
     """What of BigBird's grid does best on the seeds of `own` at this density at most; `own` minus its scores.
 
     Patterns that lack one of these seeds are said, and not taken: a mean over other seeds would not compare.
     """
-    fixed = _bigbird(runs)
-    near = fixed.index[fixed["density"] <= density + SLACK]
+    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1) & (runs["r"] + runs["w"] > 0)]
+    mixtures = dict(list(fixed.groupby(["g", "r", "w"])))
+    near = [point for point, part in mixtures.items() if part["density"].mean() <= density + SLACK]
     if not any(r > 0 and w > 0 for _, r, w in near):
-        least = runs.loc[runs["pattern"] == CLS_ALONE, "density"].mean()
+        least = runs_with(runs, pattern=CLS_ALONE)["density"].mean()
         taken = "" if math.isnan(least) else f"; [CLS] and the token itself alone take {least:.3f}"
-        judged.gaps.append(
+        yield (
             "no recorded mixture of neighbours and random keys is as sparse as learned degrees at density "
             f"{density:.2f}{taken}"
         )
-        return "", pd.Series(dtype=float)
-    everywhere = runs[runs["placement"] == "all"].set_index(["g", "r", "w"]).sort_index()
-    points = {mixture_text(point): own - scores_by_seed(everywhere.loc[[point]]) for point in near}
+        return None
+    points = {mixture_text(point): own - scores_by_seed(mixtures[point]) for point in near}
     whole = {name: values for name, values in points.items() if values[own.index].notna().all()}
     if lacking := sorted(points.keys() - whole.keys()):
-        judged.gaps.append(f"{', '.join(lacking)}: not run with all seeds of the learned degrees")
-    best = min(whole, key=lambda name: whole[name].mean(), default=None)
-    return (f", {best}", whole[best][own.index]) if best else ("", pd.Series(dtype=float))
-
-
-def _single_width(
-    own: pd.Series, runs: pd.DataFrame, density: float, judged: Judgement
-) -> tuple[str, pd.Series]:
-    """`own` minus the scores of a single width at this density, on the seeds that have both."""
-    scores = single_width_at(runs, density)
-    if scores is None:
-        judged.gaps.append(f"no recorded widths tell how a single one does at density {density:.2f}")
-        return "", pd.Series(dtype=float)
-    points = (own - scores).dropna()
-    if points.empty:
-        judged.gaps.append(f"no seed has learned degrees at density {density:.2f} and the widths beside it")
-    return "", points
+        yield f"{', '.join(lacking)}: not run with all seeds of the learned degrees"
+    if not whole:
+        return None
+    best = min(whole, key=lambda name: whole[name].mean())
+    return best, whole[best][own.index]
 
 
 # ---- the claims and their rules -----------------------------------------------------------------
@@ -578,26 +491,44 @@ def judge(claim: str, records: Sequence[RunRecord], **known: Any) -> list[Verdic
     Without it, the gap of learned degrees is taken as twice their largest miss (as if any density were met
     as closely), and BigBird's as what a random key more per token adds: its grid has no finer step.
     """
-    return _judged(claim, runs_by_setting(records), known)
+    return [_judged(claim, *own, **known) for own in labelled(records)]
 
 
 def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Verdict]:
     """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not."""
-    settings = runs_by_setting(records)
-    missing = [task for task in dict.fromkeys(tasks) if all(task != setting.task for setting in settings)]
+    settings = labelled(records)
+    recorded = {setting.task for setting, _, _ in settings}
+    missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []
     for claim in CLAIMS:
-        found += _judged(claim, settings, {})
-        for task in missing:
-            found.append(Verdict(claim, task, task, "undecided", (), f"no recorded runs of {task}"))
+        found += [_judged(claim, *own) for own in settings]
+        found += [
+            Verdict(claim, task, task, "undecided", (), f"no recorded runs of {task}") for task in missing
+        ]
     return found
 
 
-def _judged(claim: str, settings: Mapping[Setting, pd.DataFrame], known: dict) -> list[Verdict]:
-    labels = labels_of(settings)
-    found = []
-    for setting, runs in settings.items():
-        judged = CLAIMS[claim].judge(runs, **known)
-        numbers = tuple(judged.estimates)
-        found.append(Verdict(claim, setting.task, labels[setting], judged.verdict, numbers, judged.reason))
-    return found
+def _judged(claim: str, setting: Setting, label: str, runs: pd.DataFrame, **known: Any) -> Verdict:
+    said = list(CLAIMS[claim].judge(runs, **known))
+    numbers = tuple(one for one in said if isinstance(one, Estimate))
+    missing = [one for one in said if isinstance(one, str)]
+    word = _word(numbers, missing)
+    return Verdict(claim, setting.task, label, word, numbers, _reason(word, numbers, missing))
+
+
+def _word(numbers: Sequence[Estimate], missing: Sequence[str]) -> Word:
+    states = {number.state for number in numbers}
+    if "refuted" in states:
+        return "does not hold"
+    return "undecided" if missing or states != {"met"} else "holds"
+
+
+def _reason(word: Word, numbers: Sequence[Estimate], missing: Sequence[str]) -> str:
+    said: dict[State, list[str]] = {"met": [], "refuted": [], "open": list(missing)}
+    for number in numbers:
+        few = f"; fewer than {SEEDS} seeds decide nothing" if 0 < number.seeds < SEEDS else ""
+        said[number.state].append(f"{number}, wanted: {number.wanted}{few}")
+    met, refuted, unclear = ("; ".join(dict.fromkeys(lines)) for lines in said.values())
+    if word != "does not hold":
+        return met if word == "holds" else unclear
+    return ". ".join([refuted, *([f"Met: {met}"] if met else []), *([f"Open: {unclear}"] if unclear else [])])

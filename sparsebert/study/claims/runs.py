@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.patterns import Dense, Global, Learned, Lexical, Neighbour, Pattern, Random, Syntax, parts_of
-from sparsebert.patterns.plans import parse_plan
-from sparsebert.study.results import without_seeds
+from sparsebert.patterns import Dense, Global, Neighbour, Pattern, parts_of
+from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
@@ -39,20 +38,36 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
 
     Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned, read off or other);
     `pattern`, without its global tokens and seeds, and `controls`, the pattern whose degrees a control has;
-    `placement` (all, late or other); `g`, `r` and `w` of a mixture of global tokens, random keys and
-    neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the plan changes;
-    `asked`, the density that degrees were learned for, or read off the encoder's attention for. Runs that
-    start from a file of learned degrees are left out.
+    `family` of a single pattern and whether it goes `by_content`; `placement` (all, late or other); `g`, `r`
+    and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`, `sparsity` and
+    `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees were learned for,
+    or read off the encoder's attention for.
     """
-    rows: dict[Setting, list[dict]] = {}
+    return {
+        setting: pd.DataFrame([described_run(record) for record in own])
+        for setting, own in records_by_setting(records).items()
+    }
+
+
+def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRecord]]:
+    """The records of each setting, without runs that start from a file of learned degrees."""
+    found: dict[Setting, list[RunRecord]] = {}
     for record in each_once(records):
-        if not parse_plan(record.config.plan).files:
-            rows.setdefault(setting_of(record), []).append(described_run(record))
-    return {setting: pd.DataFrame(own) for setting, own in sorted(rows.items(), key=str)}
+        if not known_plan(record.config.plan).files:
+            found.setdefault(setting_of(record), []).append(record)
+    return {setting: found[setting] for setting in sorted(found, key=str)}
+
+
+def labelled(records: Sequence[RunRecord]) -> list[tuple[Setting, str, pd.DataFrame]]:
+    """Each setting with its label and its runs, as `runs_by_setting` gives them."""
+    settings = runs_by_setting(records)
+    labels = labels_of(settings)
+    return [(setting, labels[setting], runs) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records in order of their names; of two of one run the one that was finished last."""
+    """The records in order of their names, of those whose plan is known; of two of one run the later one."""
+    records = [record for record in records if known_plan(record.config.plan)]
     by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
     return [record for _, record in sorted({record.name: record for record in by_age}.items())]
 
@@ -65,7 +80,7 @@ def setting_of(record: RunRecord) -> Setting:
 
 def described_run(record: RunRecord) -> dict[str, Any]:
     layers = len(record.density_per_layer)
-    plan = parse_plan(without_seeds(record.config.plan))
+    plan = known_plan(without_seeds(record.config.plan))
     steps = [(pattern, place.layers(layers)) for pattern, place in plan.steps if pattern != Dense()]
     placed = sorted(layer for _, where in steps for layer in where) or range(layers)
     named = {tuple(range(layers)): "all", tuple(range(layers // 2, layers)): "late"}
@@ -82,6 +97,8 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         described |= _learned(record)
     return {
         "controls": None,
+        "family": None,
+        "by_content": False,
         "asked": math.nan,
         **dict.fromkeys("grw", math.nan),
         "seed": record.config.seed,
@@ -96,31 +113,27 @@ def described_run(record: RunRecord) -> dict[str, Any]:
 
 
 def _described(pattern: Pattern) -> dict[str, Any]:
-    """Kind, text, and g, r and w of the pattern of a plan with one step."""
-    parts = parts_of(pattern)
-    tokens = max((_tokens(part) for part in parts if isinstance(part, Global)), default=0)
-    bare = [part for part in parts if not isinstance(part, Global)]
-    text = " | ".join(map(str, bare))
+    """Kind, text, family, and g, r and w of the pattern of a plan with one step."""
+    bare, globals_ = apart(pattern)
+    tokens = max((part.count for part in globals_), default=0)
     alone = CLS_ALONE if tokens == 1 else "itself"
-    found: dict[str, Any] = {"kind": "other", "pattern": text or alone}
-    widths = [part.w for part in bare if isinstance(part, Neighbour)]
-    keys = [part.k for part in bare if isinstance(part, Random) and part.like is None]
-    if len(widths) + len(keys) == len(bare) and max(len(widths), len(keys)) <= 1:
-        found |= {"g": tokens, "r": sum(keys), "w": sum(widths)}
-    if tokens != 1 or len(bare) != 1:
+    found: dict[str, Any] = {"kind": "other", "pattern": " | ".join(map(str, bare)) or alone}
+    sizes = [part.mixture() for part in bare]
+    if None not in sizes and len(dict(sizes)) == len(sizes):
+        found |= {"g": tokens, "r": 0, "w": 0} | dict(sizes)
+    if tokens != 1 or len(bare) != 1 or bare == [Neighbour(0)]:
         return found
     (part,) = bare
-    if isinstance(part, Random) and part.like is not None:
-        return found | {"kind": "control", "controls": _described(part.like)["pattern"]}
-    if part == Neighbour(0):
-        return found
-    if isinstance(part, Neighbour | Random | Syntax | Lexical):
-        return found | {"kind": "pattern"}
-    return found | ({"kind": "learned"} if isinstance(part, Learned) else {})
+    if part.controls is not None:
+        return found | {"kind": "control", "controls": _described(part.controls)["pattern"]}
+    return found | {"kind": part.family.kind, "family": part.name, "by_content": part.family.by_content}
 
 
-def _tokens(part: Global) -> int:
-    return 1 if part.tokens == "cls" else part.tokens
+def apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
+    """The parts of a pattern that are no global tokens, and those that are."""
+    parts = parts_of(pattern)
+    globals_ = [part for part in parts if isinstance(part, Global)]
+    return [part for part in parts if part not in globals_], globals_
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:
@@ -143,22 +156,37 @@ def labels_of(settings: Iterable[Setting]) -> dict[Setting, str]:
     for setting in settings:
         alike = [other for other in settings if other.task == setting.task]
         differing = [name for name in Setting._fields if len({getattr(other, name) for other in alike}) > 1]
-        words = {"train_size": "all rows", "eval_size": "all rows", "max_length": "the task's"}
-        said = [setting.task]
-        for name in differing:
-            value = getattr(setting, name)
-            value = words[name] if value is None else str(value)[:12] if name == "data_hash" else value
-            said.append(str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}")
-        labels[setting] = ", ".join(said)
+        labels[setting] = ", ".join([setting.task, *(_said(setting, name) for name in differing)])
     return labels
+
+
+def _said(setting: Setting, name: str) -> str:
+    """A field of a setting in words."""
+    value = getattr(setting, name)
+    if value is None:
+        value = "the task's" if name == "max_length" else "all rows"
+    elif name == "data_hash":
+        value = value[:12]
+    return str(value) if name == "encoder" else f"{name.replace('_', ' ')} {value}"
 
 
 # ---- scores -------------------------------------------------------------------------------------
 
 
+def runs_with(runs: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The runs whose columns have these values."""
+    for column, value in values.items():
+        runs = runs[runs[column] == value]
+    return runs
+
+
 def scores_by_seed(runs: pd.DataFrame) -> pd.Series:
     """Scores by seed; runs of one seed with several random graphs are averaged."""
     return runs.groupby("seed")["score"].mean()
+
+
+def dense_scores(runs: pd.DataFrame) -> pd.Series:
+    return scores_by_seed(runs_with(runs, kind="dense"))
 
 
 def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
@@ -172,12 +200,12 @@ def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
     if len(below) and len(above):
         share = (density - below.max()) / (above.min() - below.max())
         sparser, denser = (
-            scores_by_seed(runs[runs["pattern"] == p]) for p in (below.idxmax(), above.idxmin())
+            scores_by_seed(runs_with(runs, pattern=p)) for p in (below.idxmax(), above.idxmin())
         )
         return ((1 - share) * sparser + share * denser).dropna()
     near = (means - density).abs()
     if len(near) and round(near.min(), 9) <= MATCHED:
-        return scores_by_seed(runs[runs["pattern"] == near.idxmin()])
+        return scores_by_seed(runs_with(runs, pattern=near.idxmin()))
     return None
 
 
@@ -186,4 +214,4 @@ def single_width_at(runs: pd.DataFrame, density: float) -> pd.Series | None:
 
     Width 0, the token itself, is one.
     """
-    return at_density(runs[(runs["placement"] == "all") & (runs["g"] == 1) & (runs["r"] == 0)], density)
+    return at_density(runs_with(runs, placement="all", g=1, r=0), density)

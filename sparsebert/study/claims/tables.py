@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
-    Judgement,
     Verdict,
     mixture_text,
     mixtures_of,
@@ -20,12 +18,12 @@ from sparsebert.study.claims.rules import (
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
-    Setting,
-    each_once,
+    dense_scores,
+    labelled,
     labels_of,
-    runs_by_setting,
+    records_by_setting,
+    runs_with,
     scores_by_seed,
-    setting_of,
 )
 from sparsebert.study.intervals import mean_interval
 from sparsebert.training.runs import RunRecord
@@ -72,26 +70,17 @@ def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
     A row per setting, full mixture and part for which there is one; `change` is the stand-in's density minus
     the full mixture's, and `lost` the points by seed that it loses against it.
     """
-    settings = runs_by_setting(records)
-    labels = labels_of(settings)
     rows = []
-    for setting, runs in settings.items():
+    for _, label, runs in labelled(records):
         mixtures = mixtures_of(runs)
-        density = mixtures.groupby(["g", "r", "w"])["density"].mean()
-        score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-        for point, left_out in stand_ins(mixtures).items():
-            for part, other in left_out.items():
-                if other is not None:
-                    rows.append(
-                        {
-                            "label": labels[setting],
-                            "mixture": mixture_text(point),
-                            "without": part,
-                            "stand-in": mixture_text(other),
-                            "change": density[other] - density[point],
-                            "lost": (score[point] - score[other]).dropna(),
-                        }
-                    )
+        points = mixtures.groupby(["g", "r", "w"])
+        density = points["density"].mean()
+        score = {point: scores_by_seed(part) for point, part in points}
+        for point, others in stand_ins(mixtures).items():
+            for part, other in others.items():
+                row = {"label": label, "mixture": mixture_text(point), "without": part}
+                row |= {"stand-in": mixture_text(other), "change": density[other] - density[point]}
+                rows.append(row | {"lost": (score[point] - score[other]).dropna()})
     return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", "lost"])
 
 
@@ -103,28 +92,15 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     `counts` says whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no
     control.
     """
-    settings = runs_by_setting(records)
-    labels = labels_of(settings)
     rows = []
-    for setting, runs in settings.items():
-        dense = scores_by_seed(runs[runs["kind"] == "dense"])
+    for setting, label, runs in labelled(records):
+        dense, enough = dense_scores(runs), sparse_patterns(runs)
         shown = runs[runs["kind"].isin(["pattern", "control"]) | (runs["pattern"] == CLS_ALONE)]
         shown = shown[shown["placement"].isin(["late", "all"])]
-        enough = sparse_patterns(runs, Judgement())
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            rows.append(
-                {
-                    "task": setting.task,
-                    "label": labels[setting],
-                    "placement": placement,
-                    "pattern": pattern,
-                    "kind": part["kind"].iloc[0],
-                    "counts": pattern in enough,
-                    "sparsity": part["sparsity"].mean(),
-                    "padded_sparsity": part["padded_sparsity"].mean(),
-                    **_lost(dense, part),
-                }
-            )
+            row = {"task": setting.task, "label": label, "placement": placement, "pattern": pattern}
+            row |= {"kind": part["kind"].iloc[0], "counts": pattern in enough}
+            rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(dense, part))
     columns = ["task", "label", "placement", "pattern", "kind", "seeds", "counts"]
     return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
 
@@ -143,23 +119,16 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
     which of these it has, and per density that was asked for; the sparsest first. `mean`, `low` and `high`
     are points lost against dense, paired by seed.
     """
-    settings = runs_by_setting(records)
+    kinds = {(0, 0): CLS_ALONE, (0, 1): "neighbours", (1, 0): "random keys", (1, 1): "both"}
     rows = []
-    for setting, label in labels_of(settings).items():
-        runs = settings[setting]
-        dense, everywhere = scores_by_seed(runs[runs["kind"] == "dense"]), runs[runs["placement"] == "all"]
-        learned = everywhere[everywhere["kind"] == "learned"]
+    for _, label, runs in labelled(records):
+        dense, learned = dense_scores(runs), runs_with(runs, kind="learned", placement="all")
         if dense.empty or learned.empty:
             continue
-        mixed = everywhere[everywhere["g"] == 1]
-        kinds = {(0, 0): CLS_ALONE, (0, 1): "neighbours", (1, 0): "random keys", (1, 1): "both"}
-        found = [
-            (kinds[r > 0, w > 0], mixture_text((g, r, w)), part)
-            for (g, r, w), part in mixed.groupby(["g", "r", "w"])
-        ]
-        found += [
-            ("learned degrees", f"learned for {asked:g}", part) for asked, part in learned.groupby("asked")
-        ]
+        mixed = runs_with(runs, placement="all", g=1).groupby(["g", "r", "w"])
+        found = [(kinds[r > 0, w > 0], mixture_text((g, r, w)), part) for (g, r, w), part in mixed]
+        for asked, part in learned.groupby("asked"):
+            found.append(("learned degrees", f"learned for {asked:g}", part))
         for kind, plan, part in found:
             row = {"label": label, "kind": kind, "plan": plan, "density": part["density"].mean()}
             rows.append(row | _lost(dense, part))
@@ -176,30 +145,27 @@ def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
     lowest density that was asked for. `sparsity` is that of the layers that are changed; `tokens` is the
     length of the texts and `dense` the dense score. Patterns that lack a seed are not taken.
     """
-    settings, lost = runs_by_setting(records), losses(records)
+    lost = losses(records)
     rows = []
-    for setting, label in labels_of(settings).items():
-        runs, own = settings[setting], lost[lost["label"] == label]
+    for _, label, runs in labelled(records):
+        own = runs_with(lost, label=label)
         own = own[own["seeds"] == own["seeds"].max()]
-        single = own[own["kind"] == "pattern"]
-        dense = scores_by_seed(runs[runs["kind"] == "dense"])
-        if dense.empty or not {"late", "all"} <= set(single["placement"]):
+        late, at_all = (runs_with(own, kind="pattern", placement=place) for place in ("late", "all"))
+        dense = dense_scores(runs)
+        if dense.empty or late.empty or at_all.empty:
             continue
-        found = own[(own["pattern"] == CLS_ALONE) & (own["placement"] == "all")].to_dict("records")
-        for placement in ("late", "all"):
-            found.append(dict(single.loc[single.loc[single["placement"] == placement, "mean"].idxmin()]))
-        learned = runs[(runs["kind"] == "learned") & (runs["placement"] == "all")]
+        learned = runs_with(runs, kind="learned", placement="all")
         learned = learned[learned["asked"] == learned["asked"].min()]
-        lost_there = _lost(dense, learned)
-        if lost_there["seeds"]:
-            about = {"placement": "all", "pattern": "learned degrees", "sparsity": learned["sparsity"].mean()}
-            found.append(about | lost_there)
-        for row in found:
-            kept = {name: row[name] for name in ("pattern", "seeds", "sparsity", "mean", "low", "high")}
-            best = {"late": "best at the later half", "all": "best at all layers"}[row["placement"]]
-            what = row["pattern"] if row["pattern"] in (CLS_ALONE, "learned degrees") else best
-            about = {"label": label, "tokens": runs["length"].mean(), "dense": dense.mean(), "what": what}
-            rows.append(about | kept)
+        about = {"pattern": "learned degrees", "sparsity": learned["sparsity"].mean()}
+        found = {
+            CLS_ALONE: runs_with(own, pattern=CLS_ALONE, placement="all"),
+            "best at the later half": late.nsmallest(1, "mean"),
+            "best at all layers": at_all.nsmallest(1, "mean"),
+            "learned degrees": pd.DataFrame([about | _lost(dense, learned)]).query("seeds > 0"),
+        }
+        setting = {"label": label, "tokens": runs["length"].mean(), "dense": dense.mean()}
+        for what, part in found.items():
+            rows += [row | setting | {"what": what} for row in part.to_dict("records")]
     columns = ["label", "tokens", "dense", "what", "pattern", "seeds", "sparsity", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -211,11 +177,9 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
     standard deviation of the differences seed by seed, `unpaired` what it would be if dense and sparse runs
     were independent; both are roots of mean variances over plans.
     """
-    settings = runs_by_setting(records)
     rows = []
-    for setting, label in labels_of(settings).items():
-        runs = settings[setting]
-        dense = scores_by_seed(runs[runs["kind"] == "dense"])
+    for _, label, runs in labelled(records):
+        dense = dense_scores(runs)
         variances = []
         for _, part in runs[runs["kind"] != "dense"].groupby(["placement", "pattern", "asked"], dropna=False):
             sparse = scores_by_seed(part)
@@ -233,16 +197,13 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
     """What stands between these runs and the paper's, a sentence for each setting."""
-    own: dict[Setting, list[RunRecord]] = {}
-    for record in each_once(records):
-        if not parse_plan(record.config.plan).files:
-            own.setdefault(setting_of(record), []).append(record)
+    settings = records_by_setting(records)
     said = []
-    for setting, label in labels_of(sorted(own, key=str)).items():
-        layers = len(own[setting][0].density_per_layer)
-        rows = max(record.eval_rows for record in own[setting])
-        trained = max(record.train_rows for record in own[setting])
-        seeds = len({record.config.seed for record in own[setting]})
+    for setting, label in labels_of(settings).items():
+        own = settings[setting]
+        layers = len(own[0].density_per_layer)
+        rows, trained = max(record.eval_rows for record in own), max(record.train_rows for record in own)
+        seeds = len({record.config.seed for record in own})
         half = f"its later half has {layers - layers // 2} layers"
         if layers != BERT_BASE_LAYERS:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
