@@ -12,6 +12,7 @@ install.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
     from sparsebert.training.saving import load
 
 __version__ = "0.1.0"
+
+# GNU's OpenMP, which torch's wheels for Linux bring, reads this when torch is loaded. A thread that waits for
+# the others spins 300,000 turns by default, and where other processes want its core that slows training to a
+# quarter. The pauses between two operations of a model take fewer turns than these.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _NAMES = {
     "sparsebert.degrees": ("DegreeConfig", "LearnedDegrees", "attach_degrees"),

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -41,12 +42,12 @@ def data_dir(given: str | Path | None = None) -> Path | None:
     return path
 
 
-def prepared_dir() -> Path | None:
-    """Folder that all tasks are read from as tokens: SPARSEBERT_PREPARED_DIR, or None.
+def prepared_dir(given: str | Path | None = None) -> Path | None:
+    """Folder that all tasks are read from as tokens: the argument, or SPARSEBERT_PREPARED_DIR, or None.
 
     Raises `InputError` if it does not exist.
     """
-    named = os.environ.get("SPARSEBERT_PREPARED_DIR")
+    named = given or os.environ.get("SPARSEBERT_PREPARED_DIR")
     if not named:
         return None
     path = path_of(named)
@@ -74,6 +75,42 @@ def runs_dir(given: str | Path | None = None) -> Path:
     """
     named = given or os.environ.get("SPARSEBERT_RUNS_DIR")
     return path_of(named) if named else (project_root() or Path.cwd()) / "runs"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a command reads and writes, looked up once and then handed on.
+
+    `data` holds data sets in the GLUE layout. `prepared` holds tasks as tokens, and is then the only source
+    of tasks. `runs` holds the records.
+    """
+
+    data: Path | None
+    prepared: Path | None
+    runs: Path
+
+    @classmethod
+    def named(
+        cls,
+        data: str | Path | None = None,
+        prepared: str | Path | None = None,
+        runs: str | Path | None = None,
+    ) -> Folders:
+        """The folders that are given, and for others those of the environment variables or the defaults.
+
+        Raises `InputError` for a folder of data that does not exist.
+        """
+        return cls(data_dir(data), prepared_dir(prepared), runs_dir(runs))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that give a child process the same folders."""
+        found = {
+            "SPARSEBERT_DATA_DIR": self.data,
+            "SPARSEBERT_PREPARED_DIR": self.prepared,
+            "SPARSEBERT_RUNS_DIR": self.runs,
+        }
+        return {name: str(folder.absolute()) for name, folder in found.items() if folder}
 
 
 def check_writable(folder: Path, name: str, instead: str) -> None:

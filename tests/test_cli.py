@@ -52,6 +52,7 @@ MENTIONED = {
         "--version",
     ],
     ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--save", "--json", "Example:"],
+    ("clean",): ["--runs-dir", "Example:"],
     ("sweep",): [
         "GRID",
         "--only",

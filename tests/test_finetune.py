@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from transformers import Trainer
 
 import sparsebert.training.finetuning  # noqa: F401
 from sparsebert.bench.finetune import bench_finetune
@@ -19,7 +23,9 @@ from sparsebert.machine import peak_memory, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.sweeps.running import find_or_train, run_all
+from sparsebert.training.checkpoints import MANIFEST, declare_whole, last_whole
 from sparsebert.training.finetuning import finetune
+from sparsebert.training.resolved import Run, input_hash
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 module = sys.modules["sparsebert.training.finetuning"]
@@ -69,11 +75,14 @@ def test_a_record_says_what_ran(small):
 
 
 def test_a_record_names_the_data_and_the_code_that_the_run_began_with(small, monkeypatch):
-    hashes, commits = iter(["at the start", "at the end"]), iter(["first", "second"])
-    monkeypatch.setattr(module, "input_hash", lambda *_: next(hashes))
+    commits = iter(["first", "second"])
     monkeypatch.setattr(module, "commit", lambda: next(commits))
-    record = finetune(RunConfig(**small))
-    assert (record.data_hash, record.commit) == ("at the start", "first")
+    run = Run.of(RunConfig(**small))
+    begun_with = run.data_hash
+    with open(small["task"].removeprefix("file:"), "a") as file:
+        file.write("a film that came later,good\n")
+    record = finetune(run)
+    assert (record.data_hash, record.commit) == (begun_with, "first") != (input_hash(run.config), "first")
 
 
 def test_a_local_encoder_whose_files_changed_is_another_input(small, workspace):
@@ -81,12 +90,12 @@ def test_a_local_encoder_whose_files_changed_is_another_input(small, workspace):
     load_classifier("tiny", ("0", "1")).save_pretrained(folder)
     load_tokenizer("tiny").save_pretrained(folder)
     config = RunConfig(**small | {"encoder": str(folder)})
-    before = module.input_hash(config)
-    assert before == module.input_hash(config) != get_task(small["task"]).data_hash
+    before = input_hash(config)
+    assert before == input_hash(config) != get_task(small["task"]).data_hash
     weights = load_file(folder / "model.safetensors")
     save_file({name: value + 1 for name, value in weights.items()}, folder / "model.safetensors")
-    assert module.input_hash(config) != before
-    assert module.input_hash(RunConfig(**small)) == get_task(small["task"]).data_hash
+    assert input_hash(config) != before
+    assert input_hash(RunConfig(**small)) == get_task(small["task"]).data_hash
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
@@ -194,7 +203,7 @@ def refuse_to_prepare(*_, **__):
 
 
 def test_a_plan_for_layers_that_the_encoder_lacks_is_refused_before_anything_is_parsed(small, monkeypatch):
-    monkeypatch.setattr(module, "prepare", refuse_to_prepare)
+    monkeypatch.setattr("sparsebert.training.resolved.prepare", refuse_to_prepare)
     with pytest.raises(InputError, match=r"placement '5' names a layer that this encoder lacks.*0-1"):
         finetune(RunConfig(**small | {"plan": "syntax @ 5"}))
 
@@ -224,7 +233,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(scored, 
         interrupt_at(patched, step)
         with pytest.raises(KeyboardInterrupt):
             finetune(scored, scratch=scratch, checkpoint_seconds=0)
-    assert [folder.name for folder in scratch.iterdir()] == [f"checkpoint-{step - 1}"]
+    assert {folder.name for folder in scratch.iterdir()} == {f"checkpoint-{step - n}" for n in (1, 2)}
     resumed, whole = finetune(scored, scratch=scratch), finetune(scored)
     assert results(resumed) == pytest.approx(results(whole), rel=1e-5)
     assert resumed.steps == whole.steps == 8
@@ -232,15 +241,179 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(scored, 
     assert trained_now == pytest.approx((8 - step + 1) * 8)
 
 
-def test_a_checkpoint_that_was_torn_is_not_used(scored, workspace):
+def damage(path: Path, how: str) -> None:
+    if how == "lost":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "changed":
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+FILES = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST)
+
+
+@pytest.mark.parametrize("how", ["lost", "empty", "truncated", "changed", "a folder"])
+def test_a_checkpoint_with_a_damaged_file_is_removed_and_an_older_one_taken(scored, workspace, how):
     scratch = workspace / "scratch"
     with pytest.MonkeyPatch.context() as patched:
         interrupt_at(patched, 6)
         with pytest.raises(KeyboardInterrupt):
             finetune(scored, scratch=scratch, checkpoint_seconds=0)
-    (scratch / "checkpoint-5" / "trainer_state.json").unlink()
-    assert results(finetune(scored, scratch=scratch)) == pytest.approx(results(finetune(scored)), rel=1e-5)
-    assert not (scratch / "checkpoint-5").exists()
+    whole, last = workspace / "whole", scratch / "checkpoint-5"
+    shutil.copytree(scratch, whole)
+    for name in FILES:
+        damage(last / name, how)
+        assert last_whole(scratch) == (scratch / "checkpoint-4", 4) and not last.exists()
+        shutil.copytree(whole / last.name, last)
+    assert last_whole(scratch, processes=2) == (None, 0) and not list(scratch.iterdir())
+    shutil.copytree(whole, scratch, dirs_exist_ok=True)
+    damage(last / "optimizer.pt", how)
+    if how == "lost":  # all of them: the run starts anew
+        damage(scratch / "checkpoint-4" / "rng_state.pth", how)
+    resumed, whole = finetune(scored, scratch=scratch), finetune(scored)
+    assert resumed.metrics == whole.metrics and results(resumed) == pytest.approx(results(whole), rel=1e-6)
+
+
+class Evil:
+    """What a checkpoint of someone else may hold: code that runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return Path("evil").touch, ()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_code_in_a_checkpoint_is_never_run(scored, workspace, name):
+    scratch = workspace / "scratch"
+    with pytest.MonkeyPatch.context() as patched:
+        interrupt_at(patched, 6)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(scored, scratch=scratch, checkpoint_seconds=0)
+    last = scratch / "checkpoint-5"
+    torch.save(Evil(), last / name)
+    if name != "training_args.bin":  # which is not read
+        declare_whole(last)
+        with pytest.raises(UnpicklingError):
+            finetune(scored, scratch=scratch)
+    torch.save(Evil(), last / name)
+    (last / MANIFEST).write_text("{}")
+    finetune(scored, scratch=scratch)
+    assert not (workspace / "evil").exists()
+
+
+def test_a_run_goes_on_where_there_is_no_room_for_a_checkpoint(scored, workspace, monkeypatch, capfd):
+    scratch, kept = workspace / "scratch", []
+    errors = iter(
+        [OSError(28, "No space left on device"), RuntimeError("file write failed"), None, *[OSError()] * 9]
+    )
+
+    def save(trainer, model, trial, write=Trainer._save_checkpoint):
+        write(trainer, model, trial)
+        if error := next(errors):
+            raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save)
+    monkeypatch.setattr(module, "declare_whole", lambda folder, processes: kept.append(folder.name))
+    record = finetune(scored, scratch=scratch, checkpoint_seconds=0)
+    assert kept == ["checkpoint-3"] == [folder.name for folder in scratch.iterdir()]
+    assert capfd.readouterr().err.count("no checkpoint could be kept: ") == record.steps - 1
+    monkeypatch.undo()
+    assert results(record) == pytest.approx(results(finetune(scored)), rel=1e-6)
+
+
+def test_a_run_is_recorded_before_its_model_is_saved(small, workspace, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save", full)
+    config = RunConfig(**small)
+    with pytest.raises(InputError, match=r"is finished, but .*No space left.*another --save"):
+        find_or_train(config, save_to=workspace / "model")
+    assert find_or_train(config)[1]
+
+
+def test_a_record_without_room_is_put_elsewhere(small, workspace):
+    class Full(RunStore):
+        def add(self, record):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"No space left on device.*it is in '.*\.json'"):
+        find_or_train(RunConfig(**small), Full())
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_variable_that_is_not_set_is_not_taken_for_a_folder(small):
+    for option in ("--save", "--data-dir", "--prepared", "--runs-dir"):
+        assert f"{option} is empty; name a folder" in call("finetune", option, "", code=2)
+
+
+def test_degrees_are_written_over_degrees_alone(small, workspace):
+    how = {"method": "mass", "target_density": 0.5}
+    record, _ = find_or_train(RunConfig(**small | {"plan": "learned", "degrees": how}))
+    (workspace / "own.json").write_text('{"my": "file"}')
+    assert "holds something else than degrees" in call("degrees", record.name, "own.json", code=2)
+    assert (workspace / "own.json").read_text() == '{"my": "file"}'
+    call("degrees", record.name, "own.json", "--force")
+    call("degrees", record.name, "own.json")
+
+
+def test_labels_too_large_and_a_number_that_is_none_have_their_own_sentence(small, workspace):
+    (workspace / "huge.csv").write_text(
+        "text,label\n" + "".join(f"row {n},{n + 1}.5e300\n" for n in range(20))
+    )
+    with pytest.raises(InputError, match="a label of the training rows is inf, too large"):
+        finetune(RunConfig(**small | {"task": "file:huge.csv"}))
+    assert "epochs=nan: input should be a finite number" in call("finetune", "--epochs", "nan", code=2)
+
+
+def test_waiting_threads_spin_briefly_unless_a_person_says_otherwise():
+    code = "import os, sparsebert; print(os.environ.get('GOMP_SPINCOUNT'))"
+
+    def said(**variables: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(
+            command, env=environment | variables, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert 0 < int(said()) < 300_000
+    assert said(GOMP_SPINCOUNT="7") == "7" and said(OMP_WAIT_POLICY="active") == "None"
+
+
+# ---- what the environment says
+
+
+def test_variables_of_accelerate_do_not_change_a_run(small, monkeypatch):
+    before = finetune(RunConfig(**small))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    after = finetune(RunConfig(**small))
+    assert results(after) == results(before) and after.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("WORLD_SIZE", "2", "WORLD_SIZE is set without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ("ACCELERATE_USE_FSDP", "true", "ACCELERATE_USE_FSDP is set"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "ACCELERATE_DYNAMO_BACKEND is set"),
+    ],
+)
+def test_variables_that_ask_for_another_run_are_refused(small, monkeypatch, name, value, sentence):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=sentence):
+        finetune(RunConfig(**small))
 
 
 def test_a_short_run_writes_no_checkpoint(small, workspace):
@@ -273,17 +446,17 @@ def test_a_sweep_returns_its_records_in_order_and_the_second_time_trains_nothing
     assert capsys.readouterr().err.count("density") == 3
     monkeypatch.setattr(sweeps, "finetune", never)
     assert run_all(sweep, workers=1) == records
-    assert "3 of 3 runs found" in capsys.readouterr().err
+    assert "3 runs: 3 recorded, none to train" in capsys.readouterr().err
     assert find_or_train(sweep[0]) == (records[0], True)
 
 
 def test_a_sweep_that_stops_keeps_what_was_finished(small, monkeypatch):
     store = RunStore()
 
-    def second_fails(config, *args, **kwargs):
-        if config.seed == 1:
+    def second_fails(run, *args, **kwargs):
+        if run.config.seed == 1:
             raise KeyboardInterrupt
-        return finetune(config, *args, **kwargs)
+        return finetune(run, *args, **kwargs)
 
     with monkeypatch.context() as patched:
         patched.setattr(sweeps, "finetune", second_fails)

@@ -30,7 +30,8 @@ from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees, file_hash, kept_edges, load_degrees, quantiles
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.sweeps.running import find_or_train
-from sparsebert.training.finetuning import finetune, input_hash
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig
 
 LENGTHS = list(range(15, 65))

@@ -28,8 +28,10 @@ from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.patterns.batches import Rows
+from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
+from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
@@ -387,6 +389,8 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     assert whole == b"".join(part.read_bytes() for part in parts) and f"{len(parts)} parts" in again.stdout
     with tarfile.open(workspace / "there/b.tar.gz") as archive:
         archive.extractall(workspace / "there", filter="data")
+    packed = [path for path in (workspace / "there").rglob("*") if path.suffix in (".json", ".yaml", ".md")]
+    assert packed and not any(str(workspace) in path.read_text() for path in packed)
     (workspace / "there" / "block").mkdir()
     (workspace / "there" / "block" / "sitecustomize.py").write_text(BLOCKER)
     there = workspace / "there" / "sparsebert-bundle"
@@ -405,9 +409,17 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     assert len(json.loads(ran.stdout)["trained"]) == 2
     records = RunStore(there / "runs")
     for config in grid:
-        record = records.find(config, finetune.input_hash(config))
+        record = records.find(config, input_hash(config))
         assert record.train_rows == config.train_size and record.density_per_layer[1] < 1
         assert record.versions == finetune.versions() and record.commit == finetune.commit()
+
+
+@pytest.mark.parametrize("size, parts", [(1, 101), (7, 15), (101, 1)])
+def test_the_names_of_parts_sort_in_their_order(tmp_path, size, parts):
+    (tmp_path / "whole").write_bytes(bytes(range(101)))
+    cut = bundling._cut(tmp_path / "whole", tmp_path / "b.tar.gz", size)
+    assert cut == sorted(tmp_path.glob("b.tar.gz.part-*")) and len(cut) == parts
+    assert b"".join(part.read_bytes() for part in cut) == bytes(range(101))
 
 
 def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):
@@ -436,7 +448,9 @@ def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, 
     monkeypatch.setattr(bundled.metadata, "version", version)
     assert "this machine needs torch 2.10 and transformers 5.10, or newer" in said()
     versions |= {"torch": "2.11.0", "transformers": "5.17.0", "click": "8.3", "pydantic": "2.11"}
-    assert re.search(r"lacks accelerate, jaxtyping and pip could not install .*No matching", said())
+    assert re.search(
+        r"lacks accelerate, jaxtyping, ruamel.yaml and pip could not install .*No matching", said()
+    )
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert "Python 3.11 or newer is needed, and this is 3.10" in said()
 
@@ -445,8 +459,8 @@ def test_bundles_ask_for_what_the_package_asks_for():
     project = tomllib.loads(Path(bundled.__file__).parents[2].joinpath("pyproject.toml").read_text())[
         "project"
     ]
-    required = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
-    bounds = dict(re.match(r"([\w.-]+)>=([\d.]+)", text).groups() for text in required if ">=" in text)
+    wanted = project["dependencies"] + project["optional-dependencies"]["train"]
+    bounds = dict(re.match(r"([\w.-]+)>=([\d.]+)", text).groups() for text in wanted if ">=" in text)
     for name, oldest in (bundled.NEEDED | bundled.BROUGHT).items():
         assert bounds[name] == oldest
     assert project["requires-python"] == ">=" + ".".join(map(str, bundled.OLDEST_PYTHON))

@@ -27,14 +27,17 @@ from sparsebert.cli.training import _duration
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name
 from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.paths import Folders
 from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.results import recorded
+from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates
 from sparsebert.sweeps.executors import InlineExecutor, WorkerDied, open_executor
 from sparsebert.sweeps.grids import expand_grid, load_grid, only
 from sparsebert.sweeps.running import sweep
-from sparsebert.training.finetuning import finetune, input_hash
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 sweeps = sys.modules["sparsebert.sweeps.running"]
@@ -60,11 +63,13 @@ def trained(monkeypatch):
     done: list[int] = []
     accidents: dict[int, BaseException] = {}
 
-    def finetune(config, data_dir=None, scratch=None, **_):
-        if config.seed in accidents:
-            raise accidents[config.seed]
-        done.append(config.seed)
-        return record_of(config)
+    def finetune(run, scratch=None, recorded=lambda record: None, **_):
+        if run.config.seed in accidents:
+            raise accidents[run.config.seed]
+        done.append(run.config.seed)
+        record = record_of(run.config)
+        recorded(record)
+        return record
 
     monkeypatch.setattr(sweeps, "finetune", finetune)
     finetune.done, finetune.accidents = done, accidents
@@ -421,8 +426,8 @@ def test_a_run_that_succeeds_elsewhere_takes_its_reason_along(small, trained):
 
 def test_a_worker_with_other_data_is_a_failure(small, workspace, trained):
     class Changes(InlineExecutor):
-        def submit(self, function, config, data_dir, scratch, data_hash, progress):
-            return super().submit(function, config, data_dir, scratch, "other", progress)
+        def submit(self, function, config, folders, scratch, data_hash, **how):
+            return super().submit(function, config, folders, scratch, "other", **how)
 
     (why,) = sweep(seeds(small, 0), executor=Changes()).failed.values()
     assert "other data" in why and trained.done == []
@@ -439,24 +444,26 @@ def test_an_interrupted_sweep_keeps_what_was_finished(small, trained):
 
 def test_checkpoints_that_another_process_writes_are_left_alone(tmp_path):
     folder = tmp_path / "scratch"
-    with sweeps._checkpoints(folder) as mine:
+    with unfinished.checkpoints(folder) as mine:
         assert mine == folder
-        with sweeps._checkpoints(folder) as other:
+        with unfinished.checkpoints(folder) as other:
             assert other != folder and other.is_dir()
         assert folder.is_dir() and not other.exists()
     assert not folder.exists()
     (tmp_path / "file").write_text("")
-    with sweeps._checkpoints(tmp_path / "file" / "scratch") as elsewhere:
+    with unfinished.checkpoints(tmp_path / "file" / "scratch") as elsewhere:
         assert elsewhere.is_dir()
+
+
+def scratch_of(config: RunConfig, store: RunStore) -> Path:
+    return store.scratch(config, input_hash(config)).absolute()
 
 
 def test_a_run_that_another_sweep_works_on_is_left_to_it(small, trained, monkeypatch):
     monkeypatch.setattr(sweeps, "_LOOK_AGAIN", 0.05)
     store, (theirs, own) = RunStore(), seeds(small, 0, 1)
-    scratch = store.scratch(theirs, input_hash(theirs))
     done: dict[str, sweeps.Sweep] = {}
-    with sweeps._checkpoints(scratch):
-        assert sweeps._in_use(scratch)
+    with unfinished.claim(scratch_of(theirs, store)):
         ours = threading.Thread(target=lambda: done.update(ours=sweep([theirs, own], store)))
         ours.start()
         while not store.find(own):
@@ -464,18 +471,18 @@ def test_a_run_that_another_sweep_works_on_is_left_to_it(small, trained, monkeyp
         assert ours.is_alive() and trained.done == [1]
         store.add(record_of(theirs))
     ours.join(10)
-    assert trained.done == [1] and len(done["ours"].trained) == 2
-    assert not sweeps._in_use(scratch) and not sweeps._in_use(store.folder / "none")
+    assert trained.done == [1]
+    assert [c.seed for c in done["ours"].trained] == [1] and [c.seed for c in done["ours"].found] == [0]
+    assert not list((store.folder / "unfinished").iterdir())
 
 
 def test_a_run_that_another_sweep_gave_up_is_trained(small, trained, monkeypatch):
     monkeypatch.setattr(sweeps, "_LOOK_AGAIN", 0.05)
     store, (theirs,) = RunStore(), seeds(small, 0)
-    scratch = store.scratch(theirs, input_hash(theirs))
-    with sweeps._checkpoints(scratch):
-        call = (theirs.model_dump_json(), None, scratch, input_hash(theirs), 0)
-        with pytest.raises(sweeps.RunInUse):  # both sweeps had chosen it before either began
-            sweeps.train(*call)
+    scratch = scratch_of(theirs, store)
+    with unfinished.checkpoints(scratch):  # a worker whose client is gone
+        with pytest.raises(unfinished.RunInUse):
+            sweeps.train(theirs.model_dump_json(), Folders.named(), scratch, input_hash(theirs))
         ours = threading.Thread(target=lambda: sweep([theirs], store))
         ours.start()
         time.sleep(0.2)
@@ -484,10 +491,75 @@ def test_a_run_that_another_sweep_gave_up_is_trained(small, trained, monkeypatch
     assert trained.done == [0] and store.find(theirs)
 
 
+def test_two_sweeps_at_once_train_each_run_once_and_count_it_once(small, trained, monkeypatch):
+    monkeypatch.setattr(sweeps, "_LOOK_AGAIN", 0.02)
+    configs, store = seeds(small, *range(6)), RunStore()
+    results: list[sweeps.Sweep] = []
+    several = [threading.Thread(target=lambda: results.append(sweep(configs, store))) for _ in range(3)]
+    for each in several:
+        each.start()
+    for each in several:
+        each.join(30)
+    assert sorted(trained.done) == list(range(6)) and len(results) == 3
+    assert sum(len(result.trained) for result in results) == 6
+    assert all(len(result.trained) + len(result.found) == 6 for result in results)
+
+
+def test_what_a_worker_finished_for_a_client_that_is_gone_is_found(small, trained):
+    store, (config,) = RunStore(), seeds(small, 0)
+    scratch = scratch_of(config, store)
+    (scratch / "checkpoint-3").mkdir(parents=True)
+    sent = sweeps.train(config.model_dump_json(), Folders.named(), scratch, input_hash(config))
+    assert not (scratch / "checkpoint-3").exists() and list(store) == []
+    assert sweeps.train(config.model_dump_json(), Folders.named(), scratch, input_hash(config)) == sent
+    result = sweep([config], store)
+    assert trained.done == [0] and result.found == [config] and not result.trained
+    assert store.find(config) == RunRecord.model_validate_json(sent) and not scratch.exists()
+
+
+def test_a_record_left_by_a_worker_that_is_torn_or_of_other_data_is_not_taken(small, trained):
+    store, (config,) = RunStore(), seeds(small, 0)
+    scratch = scratch_of(config, store)
+    scratch.mkdir(parents=True)
+    for text in ("", "{", record_of(config, data_hash="other").model_dump_json()):
+        (scratch / "record.json").write_text(text)
+        assert unfinished.left(scratch, config.name, input_hash(config)) is None
+    assert sweep([config], store).trained == [config]
+
+
+def test_cleaning_removes_what_nobody_works_on_and_keeps_records(small, trained, workspace):
+    store, (given_up, busy, finished) = RunStore(), seeds(small, 0, 1, 2)
+    for config in (given_up, busy):
+        (scratch_of(config, store) / "checkpoint-3").mkdir(parents=True)
+        (scratch_of(config, store) / "checkpoint-3" / "weights").write_bytes(bytes(2**20))
+    sweeps.train(
+        finished.model_dump_json(), Folders.named(), scratch_of(finished, store), input_hash(finished)
+    )
+    (store.folder / "unfinished" / "stale.lock").touch()
+    with unfinished.checkpoints(scratch_of(busy, store)):
+        assert "3 (1.0 MiB)" in command("clean").stdout
+        assert [path.name for path in (store.folder / "unfinished").iterdir()] == [
+            scratch_of(busy, store).name
+        ]
+    assert [record.config.seed for record in store] == [2]
+    command("clean")
+    assert not list((store.folder / "unfinished").iterdir())
+
+
 def test_checkpoints_stay_when_a_run_is_interrupted(tmp_path):
-    with pytest.raises(KeyboardInterrupt), sweeps._checkpoints(tmp_path / "scratch") as folder:
+    with pytest.raises(KeyboardInterrupt), unfinished.checkpoints(tmp_path / "scratch") as folder:
+        (folder / "checkpoint-2").mkdir()
         raise KeyboardInterrupt
-    assert folder.is_dir()
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_run_that_fails_leaves_neither_lock_nor_folder(small, trained):
+    store = RunStore()
+    trained.accidents[0] = InputError("no")
+    sweep(seeds(small, 0), store)
+    with pytest.raises(InputError):
+        sweeps.find_or_train(*seeds(small, 0), store)
+    assert not list((store.folder / "unfinished").iterdir())
 
 
 # ---- estimates and budgets
@@ -681,6 +753,49 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path, end):
         started.send_signal(end)
     worker.wait(20)
     assert started.wait(20) != 0
+
+
+OWN_PATTERN = """
+import sys
+from dataclasses import dataclass
+
+import sparsebert
+from sparsebert.patterns import Pattern
+
+@sparsebert.register
+@dataclass(frozen=True)
+class Ahead(Pattern):
+    "Tokens that come later."
+    name = "ahead"
+    examples = ("ahead(1)",)
+    steps: int
+
+    def related(self, batch):
+        position = batch.positions
+        return (position[:, None, :] - position[:, :, None] == self.steps)[:, None]
+
+if __name__ == "__main__":
+    fields = dict(task=sys.argv[1], encoder="tiny", train_size=8, batch_size=8, max_length=32)
+    configs = [sparsebert.RunConfig(**fields, plan="ahead(1)", seed=seed) for seed in (0, 1)]
+    for record in sparsebert.run_all(configs, workers=2):
+        print(record.config.plan, record.density < 0.5, record.data_hash)
+"""
+
+
+@pytest.mark.slow
+def test_a_pattern_of_a_notebook_trains_in_two_processes(small, workspace):
+    (workspace / "own.py").write_text(OWN_PATTERN)
+    command = [sys.executable, "own.py", small["task"]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second and first.startswith("ahead(1) True ")
+    assert input_hash(RunConfig(**small)) not in first  # since the pattern's source is part of what it reads
+    changed = OWN_PATTERN.replace("== self.steps", "== 2 * self.steps")
+    (workspace / "own.py").write_text(changed)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.stdout.splitlines()[0] != first and "2 to train" in again.stderr
 
 
 def documented_script() -> str:

@@ -21,7 +21,7 @@ from sparsebert.data.tasks.metrics import score
 from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
-from sparsebert.paths import cache_dir
+from sparsebert.paths import Folders, cache_dir
 
 
 def rows_of(task, split):
@@ -404,7 +404,7 @@ def as_float32(rows):
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_local_folder_is_read_as_the_official_files_are_written(name, folder):
-    task = get_task(name, folder(LOCAL[name]))
+    task = get_task(name, Folders.named(folder(LOCAL[name])))
     assert rows_of(task, "train") == as_float32(TRAIN[name])
     sizes = {split: len(rows) for split, rows in task.load().items()}
     mismatched = {"validation_mismatched": 1} if name == "glue/mnli" else {}
@@ -413,7 +413,7 @@ def test_a_local_folder_is_read_as_the_official_files_are_written(name, folder):
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_folder_and_hub_agree_in_rows_features_and_hash(name, folder, hub):
-    local = get_task(name, folder(LOCAL[name]))
+    local = get_task(name, Folders.named(folder(LOCAL[name])))
     asked = hub(hub_data(name, HUB[name][1]))
     remote = get_task(name)
     assert remote.load()["train"].features == local.load()["train"].features
@@ -433,7 +433,7 @@ def test_every_benchmark_is_tested():
 
 def test_the_hub_is_asked_for_a_task_that_the_folder_lacks(folder, hub):
     asked = hub(hub_data("glue/rte", HUB["glue/rte"][1]))
-    assert len(get_task("glue/rte", folder(LOCAL["glue/sst2"])).load()["train"]) == 2
+    assert len(get_task("glue/rte", Folders.named(folder(LOCAL["glue/sst2"]))).load()["train"]) == 2
     assert len(asked) == 1
 
 
@@ -454,7 +454,7 @@ def test_without_folder_and_hub_one_sentence_says_what_to_give(monkeypatch, tmp_
     monkeypatch.setattr(glue.datasets, "load_dataset", lambda *_: pytest.fail("the hub was asked"))
     for data_dir, where in ((None, "no local data folder given"), (tmp_path, f"no folder RTE in {tmp_path}")):
         with pytest.raises(InputError) as caught:
-            get_task("glue/rte", data_dir).load()
+            get_task("glue/rte", Folders.named(data_dir)).load()
         message = str(caught.value)
         assert where in message and "--data-dir" in message and "SPARSEBERT_DATA_DIR" in message
         assert "\n" not in message
@@ -476,7 +476,7 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
 def test_a_folder_where_a_file_should_be_is_named(tmp_path):
     (tmp_path / "SST-2" / "train.tsv").mkdir(parents=True)
     with pytest.raises(InputError, match=r"train\.tsv can't be read: Is a directory"):
-        get_task("glue/sst2", tmp_path).load()
+        get_task("glue/sst2", Folders.named(tmp_path)).load()
 
 
 @pytest.mark.parametrize(
@@ -508,30 +508,30 @@ def test_a_folder_where_a_file_should_be_is_named(tmp_path):
 )
 def test_a_bad_local_file_is_named_with_line_and_remedy(contents, sentence, folder):
     with pytest.raises(InputError, match=sentence):
-        get_task("glue/sst2", folder(contents)).load()
+        get_task("glue/sst2", Folders.named(folder(contents))).load()
 
 
 def test_bad_bytes_and_bad_scores_are_named(folder):
     (folder({"SST-2/dev.tsv": ""}) / "SST-2/train.tsv").write_bytes(b"sentence\tlabel\ncaf\xe9\t1\n")
     with pytest.raises(InputError, match=r"train\.tsv is not in UTF-8"):
-        get_task("glue/sst2", folder({})).load()
+        get_task("glue/sst2", Folders.named(folder({}))).load()
     row = "0\tnews\tf\t2012\t1\tnone\tnone\tA.\tB.\t{}\n"
     for bad in ("high", "nan", ""):
         with pytest.raises(InputError, match=rf"train\.tsv, line 2: score '{bad}' is not a number"):
-            get_task("glue/stsb", folder({"STS-B/train.tsv": STSB_HEADER + row.format(bad)})).load()
+            get_task(
+                "glue/stsb", Folders.named(folder({"STS-B/train.tsv": STSB_HEADER + row.format(bad)}))
+            ).load()
 
 
 def test_the_first_line_of_cola_is_a_row(folder):
     with pytest.raises(InputError, match=r"train\.tsv, line 1: unknown label 'x'"):
-        get_task("glue/cola", folder({"CoLA/train.tsv": "gj04\tx\t\tA.\n"})).load()
+        get_task("glue/cola", Folders.named(folder({"CoLA/train.tsv": "gj04\tx\t\tA.\n"}))).load()
 
 
 def test_only_qqp_may_have_torn_rows(folder):
     with pytest.raises(InputError, match=r"train\.tsv, line 3: 2 tab-separated fields instead of 4"):
-        get_task(
-            "glue/rte",
-            folder({"RTE/train.tsv": LOCAL["glue/rte"]["RTE/train.tsv"].replace("1\tIt rains.\t", "")}),
-        ).load()
+        torn = LOCAL["glue/rte"]["RTE/train.tsv"].replace("1\tIt rains.\t", "")
+        get_task("glue/rte", Folders.named(folder({"RTE/train.tsv": torn}))).load()
     assert [name for name, benchmark in glue.GLUE.items() if benchmark.torn_rows] == ["glue/qqp"]
 
 

@@ -7,23 +7,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 from datasets import DatasetDict
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
-from sparsebert.data.tasks import Task, get_task
-from sparsebert.data.tokenizing import prepare
 from sparsebert.machine import device_name, resolve_precision, versions
-from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.patterns.plans import parse_plan
-from sparsebert.training.finetuning import UNUSED, build_trainer
+from sparsebert.paths import Folders
+from sparsebert.patterns.plans import Plan
+from sparsebert.training.finetuning import build_trainer
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig
 
 # What fine-tuning is held to: masked against the Trainer at its defaults, and against our own dense run.
@@ -33,7 +25,7 @@ _TOKENS = 20_000  # of a training at one of several lengths, if no number of row
 
 
 def bench_finetune(
-    config: RunConfig, rounds: int = 3, data_dir: str | None = None, lengths: Sequence[int] = ()
+    config: RunConfig, rounds: int = 3, folders: Folders | None = None, lengths: Sequence[int] = ()
 ) -> dict:
     """Training throughput of the config's plan, of dense attention and of the Trainer at its defaults.
 
@@ -51,7 +43,7 @@ def bench_finetune(
         if lengths and rows is None:
             rows = max(3 * config.batch_size, _TOKENS // length)
         at_length = config.model_copy(update={"max_length": length, "train_size": rows})
-        measured.append(_bench_length(at_length, rounds, data_dir))
+        measured.append(_bench_length(Run.of(at_length, folders), rounds))
     return {
         "config": config.model_dump(),
         "rounds": rounds,
@@ -63,30 +55,29 @@ def bench_finetune(
     }
 
 
-def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
-    task, plan = get_task(config.task, data_dir), parse_plan(config.plan)
-    task.load()  # refuses prepared data, which the default trainer can't read
+def _bench_length(run: Run, rounds: int) -> dict:
+    config = run.config
+    run.task.load()  # refuses prepared data, which the default trainer can't read
     precision = resolve_precision(config.precision)
-    max_length = fitting_length(config.max_length, task.max_length, _fresh_model(config, task))
-    parsed = "word_ids" in plan.needs
-    data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
-    plain = data.remove_columns(["word_ids", "head_ids"]) if parsed else data
+    max_length = run.length(run.model())
+    data = run.rows(max_length)
+    plain = data.remove_columns(["word_ids", "head_ids"]) if run.parsed else data
     kernels: list[str] = []
 
-    def ours(plan_text: str, rows: DatasetDict, steps: int) -> float:
-        model = _fresh_model(config, task)
+    def ours(plan: Plan | str, rows: DatasetDict, steps: int) -> float:
+        model = run.model()
         trainer = build_trainer(model, config, rows, precision)
         trainer.args.max_steps = steps
-        with sparsify(model, plan_text, kernel=config.kernel) as sparse:
+        with sparsify(model, plan, kernel=config.kernel) as sparse:
             taken = seconds(trainer.train, device=find_device())
-        if plan_text == config.plan:
+        if plan is run.plan:
             kernels[:] = sparse.kernels
         return taken
 
     def default_trainer(steps: int) -> float:
-        model = _fresh_model(config, task)
+        model = run.model()
         arguments = TrainingArguments(
-            output_dir=str(UNUSED),
+            output_dir=".",  # nothing is written there
             num_train_epochs=config.epochs,
             max_steps=steps,
             per_device_train_batch_size=config.batch_size,
@@ -96,13 +87,13 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
             disable_tqdm=True,
         )
         rows = plain["train"].remove_columns("length").rename_column("label", "labels")
-        collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
+        collator = DataCollatorWithPadding(run.tokenizer())
         trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
         return seconds(trainer.train, device=find_device())
 
     contenders: dict[str, Callable[[int], float]] = {
-        "masked": lambda steps: ours(config.plan, data, steps),
+        "masked": lambda steps: ours(run.plan, data, steps),
         "dense": lambda steps: ours("dense", plain, steps),
         "default trainer": default_trainer,
     }
@@ -132,8 +123,3 @@ def _bench_length(config: RunConfig, rounds: int, data_dir: str | None) -> dict:
             "speedup_over_default_trainer": faster["masked"] >= BARS["speedup_over_default_trainer"],
         },
     }
-
-
-def _fresh_model(config: RunConfig, task: Task) -> PreTrainedModel:
-    set_seed(config.seed)
-    return load_classifier(config.encoder, task.label_names, config.max_length)

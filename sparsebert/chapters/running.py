@@ -26,6 +26,7 @@ from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
 from sparsebert.errors import ChapterError, InputError
 from sparsebert.paths import check_writable
+from sparsebert.reading import path_of
 
 KERNEL = "python3"
 
@@ -53,7 +54,7 @@ def run_notebook(
     if a cell fails otherwise.
     """
     notebook = find_notebook(name, root)
-    out = Path(out).expanduser() if out else Path(f"{notebook.stem}.executed.ipynb")
+    out = path_of(out) if out else Path(f"{notebook.stem}.executed.ipynb")
     if out.suffix != ".ipynb":
         raise InputError(f"'{out}' must end in .ipynb: an executed notebook is what is written")
     if out.resolve() == notebook.resolve():

@@ -14,7 +14,7 @@ from sparsebert.cli.elsewhere import bundle, prepare
 from sparsebert.cli.group import Sparsebert
 from sparsebert.cli.lists import doctor, encoders, patterns, tasks
 from sparsebert.cli.recorded import results
-from sparsebert.cli.training import degrees, evaluate, finetune, sweep
+from sparsebert.cli.training import clean, degrees, evaluate, finetune, sweep
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -35,6 +35,7 @@ for command in (
     evaluate,
     degrees,
     sweep,
+    clean,
     prepare,
     bundle,
     run,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.cli.options import RunCommand, config_of, data_dir_option, json_option
+from sparsebert.cli.options import RunCommand, config_of, folder_options, json_option
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from sparsebert.paths import Folders
 
 PLAN = "neighbour(64) | global(cls)"
 
@@ -55,11 +57,11 @@ def bench() -> None:
     help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
     "[default: the task's length]",
 )
-@data_dir_option
+@folder_options("data")
 @json_option
 @click.pass_context
 def bench_finetune(
-    ctx: click.Context, rounds: int, lengths: list[int], data_dir: str | None, as_json: bool
+    ctx: click.Context, rounds: int, lengths: list[int], folders: Folders, as_json: bool
 ) -> None:
     """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
     from sparsebert.training.runs import RunConfig
@@ -69,7 +71,7 @@ def bench_finetune(
         RunConfig.checked(max_length=length)
     from sparsebert.bench import finetune as benchmark
 
-    result = benchmark.bench_finetune(config, rounds, data_dir, lengths)
+    result = benchmark.bench_finetune(config, rounds, folders, lengths)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.cli.options import data_dir_option
+from sparsebert.cli.options import folder_options
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 
 @click.command(
@@ -29,8 +33,8 @@ from sparsebert.cli.options import data_dir_option
 )
 @click.option("--eval-size", type=click.IntRange(1), help="Evaluation rows likewise.  [default: all]")
 @click.option("--parsed", is_flag=True, help="With parses, which plans with `syntax` read; takes its time.")
-@data_dir_option
-def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: object) -> None:
+@folder_options("data")
+def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -> None:
     """Write tasks as tokens, for `finetune` and `sweep` on a machine without their texts.
 
     That machine needs neither a network nor spaCy or datasets. Runs there are the same, with the same names.
@@ -38,7 +42,7 @@ def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: objec
     from sparsebert.data.tasks import get_task
     from sparsebert.data.tokenizing import write_prepared
 
-    found = [get_task(name, data_dir) for name in tasks]
+    found = [get_task(name, folders) for name in tasks]
     for task in found:
         started = time.perf_counter()
         place = write_prepared(task, folder=out, progress=_say, **how)
@@ -59,11 +63,15 @@ def prepare(tasks: tuple[str, ...], out: str, data_dir: str | None, **how: objec
     metavar="VERSION",
     help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
 )
-@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option(
+    "--no-wheels",
+    is_flag=True,
+    help="The machine has accelerate, click, jaxtyping, pydantic and ruamel.yaml.",
+)
 @click.option(
     "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
 )
-@data_dir_option
+@folder_options("data")
 def bundle(
     grid: str,
     out: str,
@@ -71,7 +79,7 @@ def bundle(
     pythons: tuple[str, ...],
     no_wheels: bool,
     part_size: int | None,
-    data_dir: str | None,
+    folders: Folders,
 ) -> None:
     """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
 
@@ -82,7 +90,7 @@ def bundle(
     from sparsebert.sweeps.bundling import bundle as pack
 
     wheels = () if no_wheels else pythons or PYTHONS
-    parts = pack(grid, out, data_dir, prepared, wheels, part_size, _say)
+    parts = pack(grid, out, folders, prepared, wheels, part_size, _say)
     size = sum(path.stat().st_size for path in parts)
     if part_size:
         click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")

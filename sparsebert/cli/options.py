@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from sparsebert.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -96,34 +97,49 @@ def config_of(ctx: click.Context, **defaults: object) -> RunConfig:
     return RunConfig.checked(**defaults | fields)
 
 
-def _from_prepared(ctx: click.Context, option: click.Parameter, folder: str | None) -> None:
-    """Name the folder to this process and those it starts, until the command ends."""
-    if folder is None:
-        return
-    before = os.environ.get("SPARSEBERT_PREPARED_DIR")
-    os.environ["SPARSEBERT_PREPARED_DIR"] = str(Path(folder).expanduser().absolute())
-
-    def restore() -> None:
-        del os.environ["SPARSEBERT_PREPARED_DIR"]
-        if before is not None:
-            os.environ["SPARSEBERT_PREPARED_DIR"] = before
-
-    ctx.call_on_close(restore)
+def not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty text, such as that of a variable that is not set."""
+    if value == "":
+        raise InputError(f"{option.opts[0]} is empty; name a folder, or leave the option out")
+    return value
 
 
-prepared_option = click.option(
-    "--prepared",
-    metavar="DIR",
-    expose_value=False,
-    callback=_from_prepared,
-    help="Read tasks from what `sparsebert prepare` wrote there; or set SPARSEBERT_PREPARED_DIR.",
-)
+def folder_options(*names: str) -> Callable:
+    """Options that name folders (of `data`, `prepared`, `runs`); the command gets them all as `folders`."""
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def with_folders(*args: object, **given: object) -> object:
+            from sparsebert.paths import Folders
+
+            named = {name: given.pop(f"{name}_dir") for name in names}
+            return command(*args, folders=Folders.named(**named), **given)
+
+        for name in reversed(names):
+            with_folders = _FOLDER_OPTIONS[name](with_folders)
+        return with_folders
+
+    return decorate
+
+
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
+    callback=not_empty,
     help="Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR.",
 )
-runs_dir_option = click.option(
-    "--runs-dir", metavar="DIR", help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]"
+prepared_option = click.option(
+    "--prepared",
+    "prepared_dir",
+    metavar="DIR",
+    callback=not_empty,
+    help="Read tasks from what `sparsebert prepare` wrote there; or set SPARSEBERT_PREPARED_DIR.",
 )
+runs_dir_option = click.option(
+    "--runs-dir",
+    metavar="DIR",
+    callback=not_empty,
+    help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]",
+)
+_FOLDER_OPTIONS = {"data": data_dir_option, "prepared": prepared_option, "runs": runs_dir_option}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

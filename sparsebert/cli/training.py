@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sparsebert.cli.options import (
     RunCommand,
     config_of,
-    data_dir_option,
+    folder_options,
     json_option,
-    prepared_option,
-    runs_dir_option,
+    not_empty,
 )
 from sparsebert.errors import InputError
+from sparsebert.reading import path_of
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 
 @click.command(
@@ -24,19 +27,16 @@ from sparsebert.errors import InputError
     epilog="Example: sparsebert finetune --task reviews "
     "--plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
 )
-@data_dir_option
-@prepared_option
-@runs_dir_option
+@folder_options("data", "prepared", "runs")
 @click.option(
     "--save",
     metavar="FOLDER",
+    callback=not_empty,
     help="Keep the model there, with its plan and degrees: a new folder, or one of the same run.",
 )
 @json_option
 @click.pass_context
-def finetune(
-    ctx: click.Context, data_dir: str | None, runs_dir: str | None, save: str | None, as_json: bool
-) -> None:
+def finetune(ctx: click.Context, folders: Folders, save: str | None, as_json: bool) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
     A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
@@ -47,8 +47,8 @@ def finetune(
     from sparsebert.training.finetuning import processes
     from sparsebert.training.runs import RunStore
 
-    store = RunStore(runs_dir)
-    record, found = find_or_train(config, store, data_dir, save_to=Path(save).expanduser() if save else None)
+    store = RunStore(folders.runs)
+    record, found = find_or_train(config, store, folders, save_to=path_of(save) if save else None)
     if not processes().is_main_process:
         return
     if as_json:
@@ -77,8 +77,7 @@ def finetune(
 @click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
 @click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: that of its run]")
 @click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: that of its run]")
-@data_dir_option
-@prepared_option
+@folder_options("data", "prepared")
 @json_option
 def evaluate(
     folder: str,
@@ -86,13 +85,13 @@ def evaluate(
     eval_size: int | None,
     precision: str | None,
     kernel: str | None,
-    data_dir: str | None,
+    folders: Folders,
     as_json: bool,
 ) -> None:
     """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
     from sparsebert.training import finetuning as training
 
-    result = training.evaluate(folder, task, eval_size, data_dir, precision, kernel)
+    result = training.evaluate(folder, task, eval_size, folders, precision, kernel)
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return
@@ -113,9 +112,16 @@ def evaluate(
     help="Give each layer's degrees to other heads of it, or to another layer: a control.",
 )
 @click.option("--seed", type=click.IntRange(0), help="Of --shuffle.  [default: the run's]")
-@runs_dir_option
+@click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
+@folder_options("runs")
 def degrees(
-    run: str, file: str, unweighted: bool, shuffle: str | None, seed: int | None, runs_dir: str | None
+    run: str,
+    file: str,
+    unweighted: bool,
+    shuffle: str | None,
+    seed: int | None,
+    force: bool,
+    folders: Folders,
 ) -> None:
     """Write the degrees that a run learned to FILE, for plans of other runs.
 
@@ -123,20 +129,28 @@ def degrees(
     the first step; their weights stay as they are.
     """
     from sparsebert.paths import check_writable
+    from sparsebert.patterns.hard_degrees import load_degrees
     from sparsebert.study.results import run_named
     from sparsebert.training.runs import RunStore
 
     if seed is not None and not shuffle:
         raise InputError("--seed goes with --shuffle heads or --shuffle layers")
-    record = run_named(run, RunStore(runs_dir))
+    record = run_named(run, RunStore(folders.runs))
     if not record.learning:
         raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
     found = record.learning.degrees.unweighted() if unweighted else record.learning.degrees
     if shuffle:
         found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
-    path = Path(file).expanduser()
+    path = path_of(file)
     if path.is_dir():
         raise InputError(f"'{file}' is a folder; write the name of a file")
+    if path.exists() and not force:
+        try:
+            load_degrees(path)
+        except InputError:
+            raise InputError(
+                f"'{file}' holds something else than degrees; name a new file, or write --force"
+            ) from None
     check_writable(path.parent, f"the folder '{path.parent}'", "FILE")
     found.save(path)
     click.echo(f"written to {path}; try: sparsebert finetune --plan 'learned(\"{path}\") | global(cls)'")
@@ -170,9 +184,7 @@ def degrees(
     help="Processes that share the cores or GPUs.  [default: one for each GPU, else one per core, up to 4]",
 )
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Where the Dask cluster's scheduler answers.")
-@data_dir_option
-@prepared_option
-@runs_dir_option
+@folder_options("data", "prepared", "runs")
 @json_option
 def sweep(
     grid: str,
@@ -182,8 +194,7 @@ def sweep(
     kind: str,
     workers: int | None,
     scheduler: str | None,
-    data_dir: str | None,
-    runs_dir: str | None,
+    folders: Folders,
     as_json: bool,
 ) -> None:
     """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
@@ -199,20 +210,34 @@ def sweep(
     from sparsebert.sweeps.executors import open_executor
     from sparsebert.training.runs import RunStore
 
-    store = RunStore(runs_dir)
+    store = RunStore(folders.runs)
     with open_executor(kind, workers, scheduler) as executor:
         if dry_run:
-            plan = sweeps.forecast(configs, store, data_dir, executor)
+            plan = sweeps.forecast(configs, store, folders, executor)
             click.echo(json.dumps(plan.as_dict(), indent=1) if as_json else str(plan))
             return
         try:
-            result = sweeps.sweep(configs, store, data_dir, executor, seconds)
+            result = sweeps.sweep(configs, store, folders, executor, seconds)
         except KeyboardInterrupt:
             click.echo("interrupted: finished runs are recorded, and the same command goes on", err=True)
             raise SystemExit(130) from None
     click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
     if result.failed or result.cut_off:
         raise SystemExit(1)
+
+
+@click.command(epilog="Example: sparsebert clean --runs-dir runs/experiments")
+@folder_options("runs")
+def clean(folders: Folders) -> None:
+    """Remove what unfinished runs left in the folder of runs: checkpoints and locks.
+
+    Records stay, and so does what some process works on now. A run that is asked for again starts anew.
+    """
+    from sparsebert.sweeps.unfinished import clean as remove
+    from sparsebert.training.runs import RunStore
+
+    count, size = remove(RunStore(folders.runs))
+    click.echo(f"unfinished runs removed from {folders.runs}: {count} ({size / 2**20:.1f} MiB)")
 
 
 def _duration(text: str | None) -> float | None:

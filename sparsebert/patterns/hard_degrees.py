@@ -42,7 +42,7 @@ class HardDegrees(BaseModel):
     `kept` has an item for every layer of the encoder: those that have no learned degrees are None.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_distance: int = Field(ge=0, le=100_000)
     open_ended: bool = False

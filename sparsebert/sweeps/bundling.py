@@ -19,18 +19,16 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import sparsebert
-from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
 from sparsebert.machine import COMMIT_FILE, commit
-from sparsebert.models.encoders import ENCODERS, fitting_length, load_classifier, packaged_minilm
-from sparsebert.paths import check_writable
-from sparsebert.patterns.plans import parse_plan
+from sparsebert.models.encoders import ENCODERS, load_classifier, packaged_minilm
+from sparsebert.paths import Folders, check_writable
 from sparsebert.reading import path_of
 from sparsebert.sweeps.grids import load_grid
 from sparsebert.sweeps.remote import BROUGHT, GRID, PREPARED, WHEELS, WITH
 from sparsebert.sweeps.running import check_runs
-from sparsebert.training.runs import RunConfig
+from sparsebert.training.resolved import Run
 
 TOP = "sparsebert-bundle"
 SUFFIX = ".tar.gz"
@@ -57,7 +55,7 @@ recorded runs.
 def bundle(
     grid: str | Path,
     out: str | Path,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     prepared: str | Path | None = None,
     pythons: Sequence[str] = PYTHONS,
     part_size: int | None = None,
@@ -76,14 +74,14 @@ def bundle(
     check_writable(out.parent, f"'{out}'", "--out")
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
-    check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], data_dir)
+    runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)
     files = _package() | {GRID: path_of(grid)}
-    for name in dict.fromkeys(config.encoder for config in configs):
+    for name in dict.fromkeys(run.config.encoder for run in runs):
         files |= _encoder(name, weights=name != "tiny")
-    for path in dict.fromkeys(path for config in configs for path in parse_plan(config.plan).files):
+    for path in dict.fromkeys(path for run in runs for path in run.plan.files):
         files[_inside(path, "file of a plan")] = path_of(path)
     with tempfile.TemporaryDirectory() as temporary:
-        for place in _prepare(configs, Path(prepared or temporary), data_dir, progress):
+        for place in _prepare(runs, Path(prepared or temporary), progress):
             files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
         if pythons:
             progress(f"wheels for Python {', '.join(pythons)}")
@@ -140,25 +138,21 @@ def _inside(path: str, what: str) -> str:
     return str(pure)
 
 
-def _prepare(
-    configs: Iterable[RunConfig], folder: Path, data_dir: str | Path | None, progress: Callable
-) -> list[Path]:
+def _prepare(runs: Iterable[Run], folder: Path, progress: Callable) -> list[Path]:
     """The places of prepared data that the runs read; each holds the most that one of them asks for."""
     model = cache(lambda encoder: load_classifier(encoder, ["any"]))
-    needs: dict[tuple[str, str, int], list[RunConfig]] = {}
-    for config in configs:
-        task = get_task(config.task, data_dir)
-        length = fitting_length(config.max_length, task.max_length, model(config.encoder))
-        needs.setdefault((config.task, config.encoder, length), []).append(config)
+    needs: dict[tuple[str, str, int], list[Run]] = {}
+    for run in runs:
+        encoder = run.config.encoder
+        needs.setdefault((run.config.task, encoder, run.length(model(encoder))), []).append(run)
     places = []
-    for (name, encoder, length), alike in needs.items():
+    for (_, encoder, length), alike in needs.items():
         sizes = [
             None if None in asked else max(asked)
-            for asked in ([c.train_size for c in alike], [c.eval_size for c in alike])
+            for asked in ([r.config.train_size for r in alike], [r.config.eval_size for r in alike])
         ]
-        parsed = any("word_ids" in parse_plan(config.plan).needs for config in alike)
-        task = get_task(name, data_dir)
-        places.append(write_prepared(task, encoder, folder, length, *sizes, parsed, progress))
+        parsed = any(run.parsed for run in alike)
+        places.append(write_prepared(alike[0].task, encoder, folder, length, *sizes, parsed, progress))
     return list(dict.fromkeys(places))
 
 
@@ -206,9 +200,10 @@ def _pack(files: dict[str, Path], texts: dict[str, str], out: Path, part_size: i
 
 
 def _cut(whole: Path, out: Path, size: int) -> list[Path]:
-    parts = []
+    count = -(-whole.stat().st_size // size)
+    digits = max(2, len(str(count - 1)))  # as many in each name, so that they sort in their order
+    parts = [out.with_name(f"{out.name}.part-{number:0{digits}}") for number in range(count)]
     with open(whole, "rb") as file:
-        while content := file.read(size):
-            parts.append(out.with_name(f"{out.name}.part-{len(parts):02}"))
-            parts[-1].write_bytes(content)
+        for part in parts:
+            part.write_bytes(file.read(size))
     return parts

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.training.runs import RunConfig, RunRecord
 
 _LATEST = 5  # records that an estimate is the median of
@@ -31,10 +31,11 @@ class Estimates:
         self,
         records: Iterable[RunRecord] = (),
         device: str | None = None,
-        data_dir: str | Path | None = None,
+        folders: Folders | None = None,
     ):
         self.device = device
-        self._task = cache(lambda name: get_task(name, data_dir))
+        folders = folders or Folders.named()
+        self._task = cache(lambda name: get_task(name, folders))  # once for all of its runs
         self._records: dict[Hashable, list[RunRecord]] = defaultdict(list)
         for record in sorted(records, key=lambda record: record.finished):
             self.add(record)

@@ -1,6 +1,6 @@
 """Starts the runs of a bundle, in its folder: `python3 -m sparsebert.sweeps.remote [OPTION OF sweep]...`.
 
-Needs torch and transformers, and the standard library until it has seen that the rest is there: four small
+Needs torch and transformers, and the standard library until it has seen that the rest is there: five small
 packages, which are installed into a folder of the bundle, from its own wheels, where the machine lacks them.
 """
 
@@ -15,7 +15,13 @@ from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
 NEEDED = {"torch": "2.10", "transformers": "5.10"}
-BROUGHT = {"accelerate": "1.1", "click": "8.1", "jaxtyping": "0.3", "pydantic": "2.10"}
+BROUGHT = {
+    "accelerate": "1.1",
+    "click": "8.1",
+    "jaxtyping": "0.3",
+    "pydantic": "2.10",
+    "ruamel.yaml": "0.18",
+}
 WITH = {  # what these need beside what torch and transformers have brought
     "accelerate": ("psutil",),
     "jaxtyping": ("wadler-lindig",),

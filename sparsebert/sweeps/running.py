@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -25,10 +23,12 @@ from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees import attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name, resolve_precision
-from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer
+from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import write_whole
-from sparsebert.patterns.plans import parse_plan
+from sparsebert.paths import Folders, write_whole
+from sparsebert.patterns.plans import Plan
+from sparsebert.registry import external_components, load_components
+from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
 from sparsebert.sweeps.executors import (
     ClusterGone,
@@ -38,7 +38,9 @@ from sparsebert.sweeps.executors import (
     default_workers,
     open_executor,
 )
-from sparsebert.training.finetuning import finetune, input_hash, processes
+from sparsebert.sweeps.unfinished import RunInUse
+from sparsebert.training.finetuning import finetune, processes
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import check_free
 
@@ -54,68 +56,96 @@ __all__ = [
     "sweep",
 ]
 
-_LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown
+_LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown, or another process may be done
 
 
 def find_or_train(
     config: RunConfig,
     store: RunStore | None = None,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     progress_seconds: float = 15,
     save_to: Path | None = None,
 ) -> tuple[RunRecord, bool]:
     """The record of a config, found in the store or trained now, and whether it was found.
 
-    With `save_to` it is trained in any case, and the model is saved there.
+    With `save_to` it is trained in any case, and the model is saved there. A run that another process works
+    on is waited for.
     """
-    store = store or RunStore()
-    data_hash = input_hash(config, data_dir)
-    record = store.find(config, data_hash)
+    store, run = store or RunStore(), Run.of(config, folders)
+    record = store.find(config, run.data_hash)
     if record and not save_to:
         return record, True
     store.check_writable()
     if save_to:
         check_free(save_to, config)
-    together, scratch = processes(), store.scratch(config, data_hash)
-    # Processes that make one run share its checkpoints; of others each takes its own.
-    own = nullcontext(scratch) if together.num_processes > 1 else _checkpoints(scratch)
-    with own as folder:
-        record = finetune(config, data_dir, folder, progress_seconds=progress_seconds, save_to=save_to)
-        if together.is_main_process:
-            store.add(record)
-            if together.num_processes > 1:
-                shutil.rmtree(scratch, ignore_errors=True)
-    return record, False
+    scratch = store.scratch(config, run.data_hash).absolute()
+
+    def keep(record: RunRecord) -> None:
+        unfinished.keep(record, store, scratch)
+
+    how = {"progress_seconds": progress_seconds, "save_to": save_to, "recorded": keep}
+    if processes().num_processes > 1:  # which share the run and its checkpoints
+        return finetune(run, scratch, **how), False
+    with unfinished.claim(scratch, wait=True):
+        if not save_to and (record := _find(run, store)):
+            return record, True
+        with unfinished.checkpoints(scratch) as folder:
+            return finetune(run, folder, **how), False
 
 
 def run_all(
     configs: Sequence[RunConfig],
     store: RunStore | None = None,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     workers: int | None = None,
+    fresh: bool | None = None,
 ) -> list[RunRecord]:
     """The records of all configs, in their order, with a line of progress on stderr for each run.
 
+    A run is found in the store, or else among those that are recorded with the book, if it was made from the
+    same data. With `fresh` (default: whether SPARSEBERT_FRESH is set to 1) all are trained. Before that a
+    line says how many are recorded, how many will train, and for about how long.
+
     `workers` processes share the processor's cores (default: `default_workers()`). Each run is recorded
     when it is finished, so that an interrupted call continues where it stopped. The first run that fails
-    stops the call.
+    stops the call. Raises `InputError` as `check_runs` does, before anything is trained.
     """
     store = store or RunStore()
-    hashes = {config: input_hash(config, data_dir) for config in configs}
-    records = {config: record for config in hashes if (record := store.find(config, hashes[config]))}
-    missing = {config: hashes[config] for config in hashes if config not in records}
+    fresh = os.environ.get("SPARSEBERT_FRESH", "") == "1" if fresh is None else fresh
+    runs, records = _resolved(configs, folders), {}
+    book = {} if fresh else {(record.name, record.data_hash): record for record in _book()}
+    for run in () if fresh else runs:
+        with_the_book = book.get((run.config.name, run.data_hash))
+        if record := store.find(run.config, run.data_hash) or with_the_book:
+            records[run.config] = record
+    missing = _check([run for run in runs if run.config not in records])
     if missing:
         store.check_writable()
-    if records:
-        _say(f"  {len(records)} of {len(hashes)} runs found in {store.folder.name}/")
     workers = min(workers or default_workers(), len(missing))
-    started = time.perf_counter()
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
-        for done, (config, future) in enumerate(_outcomes(missing, store, data_dir, executor), 1):
-            records[config] = future.result()
+        asked = [run.config for run in missing]
+        seconds = _estimates(store, executor, folders).total(asked, workers)
+        if seconds is None:  # nothing of this kind was made here
+            seconds = Estimates(book.values(), None, folders).total(asked, workers)
+        to_train = f"{len(missing)} to train, {_about(seconds)}" if missing else "none to train"
+        _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
+        started = time.perf_counter()
+        for done, (run, future, _) in enumerate(_outcomes(missing, store, executor, fresh=fresh), 1):
+            records[run.config] = future.result()
             left = (time.perf_counter() - started) / done * (len(missing) - done)
-            _say(f"  [{done}/{len(missing)}] {describe(records[config])} ({left:.0f} s left)")
+            _say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
+
+
+def _book() -> list[RunRecord]:
+    """The runs that are recorded with the book, in a clone of the project."""
+    from sparsebert.study.results import recorded  # reads tables, which sweeps elsewhere have no use for
+
+    return recorded()
+
+
+def _about(seconds: float | None) -> str:
+    return "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
 
 
 @dataclass
@@ -150,7 +180,7 @@ class Sweep:
 def sweep(
     configs: Sequence[RunConfig],
     store: RunStore | None = None,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     executor: Executor | None = None,
     budget: float | None = None,
 ) -> Sweep:
@@ -160,41 +190,43 @@ def sweep(
     its reason is kept in `failed/<name>.json` beside the records until it succeeds. With a `budget` in
     seconds no run is started that is expected to end after it; those that were started end. If the cluster
     is gone, what is not recorded is left. A record is written here, not by the worker that trained it, so a
-    worker needs no folder in common with this process.
+    worker needs no folder in common with this process. What another process trains meanwhile counts as found.
     """
     store, executor = store or RunStore(), executor or InlineExecutor()
     started = time.monotonic()
-    hashes = check_runs(configs, data_dir)
-    result = Sweep()
-    for config, data_hash in hashes.items():
-        (result.found if store.find(config, data_hash) else result.left).append(config)
-    if result.left:
+    runs, result = check_runs(configs, folders), Sweep()
+    missing = []
+    for run in runs:
+        if store.find(run.config, run.data_hash):
+            result.found.append(run.config)
+        else:
+            result.left.append(run.config)
+            missing.append(run)
+    if missing:
         store.check_writable()
-    estimates = _estimates(store, executor, data_dir)
-    count = len(result.left)
+    estimates = _estimates(store, executor, folders)
     if result.found:
-        _say(f"  {len(result.found)} of {len(hashes)} runs found in {store.folder.name}/")
+        _say(f"  {len(result.found)} of {len(runs)} runs found in {store.folder.name}/")
 
-    def in_time(config: RunConfig, running: int) -> bool:
+    def in_time(run: Run, running: int) -> bool:
         if budget is None:
             return True
         turns = 1 + running // executor.workers  # it waits for those that are running
-        return time.monotonic() - started + turns * (estimates.seconds(config) or 0) < budget
+        return time.monotonic() - started + turns * (estimates.seconds(run.config) or 0) < budget
 
-    missing = {config: hashes[config] for config in result.left}
     try:
-        for config, future in _outcomes(missing, store, data_dir, executor, in_time):
-            result.left.remove(config)
-            place = f"  [{count - len(result.left)}/{count}]"
+        for run, future, found in _outcomes(missing, store, executor, in_time):
+            result.left.remove(run.config)
+            place = f"  [{len(missing) - len(result.left)}/{len(missing)}]"
             if error := future.exception():
-                result.failed[config] = _keep_failure(store, config, error)
-                _say(f"{place} {_asked(config)} failed: {result.failed[config]}")
+                result.failed[run.config] = _keep_failure(store, run.config, error)
+                _say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
                 continue
             record = future.result()
-            result.trained.append(config)
+            (result.found if found else result.trained).append(run.config)
             estimates.add(record)
             left = in_words(estimates.total(result.left, executor.workers))
-            _say(f"{place} {describe(record)} ({left} left)")
+            _say(f"{place} {describe(record)} ({'found, ' if found else ''}{left} left)")
     except ClusterGone:
         result.cut_off = True
     return result
@@ -203,17 +235,17 @@ def sweep(
 def forecast(
     configs: Sequence[RunConfig],
     store: RunStore | None = None,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     executor: Executor | None = None,
 ) -> Forecast:
     """Check the runs as `sweep` does, and say what it would train and how long that takes."""
     store, executor = store or RunStore(), executor or InlineExecutor()
-    hashes = check_runs(configs, data_dir)
-    estimates = _estimates(store, executor, data_dir)
-    missing = [config for config in hashes if not store.find(config, hashes[config])]
+    runs = check_runs(configs, folders)
+    estimates = _estimates(store, executor, folders)
+    missing = [run.config for run in runs if not store.find(run.config, run.data_hash)]
     records = [record for config in missing for record in estimates.comparable(config)]
     return Forecast(
-        configs=list(hashes),
+        configs=[run.config for run in runs],
         seconds={config: estimates.seconds(config) for config in missing},
         total=estimates.total(missing, executor.workers),
         workers=executor.workers,
@@ -221,43 +253,58 @@ def forecast(
     )
 
 
-def _estimates(store: RunStore, executor: Executor, data_dir: str | Path | None) -> Estimates:
+def _estimates(store: RunStore, executor: Executor, folders: Folders | None) -> Estimates:
     """Estimates from the store's records; on a cluster, whose devices are not known, from all of them."""
     device = None if isinstance(executor, DaskExecutor) else device_name()
     if isinstance(executor, ProcessesExecutor):
         device = re.sub(r"\d+ threads", f"{executor.threads} threads", device)
-    return Estimates(store, device, data_dir)
+    return Estimates(store, device, folders)
 
 
-def check_runs(configs: Sequence[RunConfig], data_dir: str | Path | None = None) -> dict[RunConfig, str]:
-    """The hash of what each run reads. Nothing is trained.
+def check_runs(configs: Sequence[RunConfig], folders: Folders | None = None) -> list[Run]:
+    """The runs of these configs, each once. Nothing is trained.
 
     Raises `InputError`, with the run that it is about, for a task, an encoder or a file that does not exist,
     a plan that does not fit the encoder or the degrees, and a precision that this device lacks.
     """
+    return _check(_resolved(configs, folders))
+
+
+def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run]:
+    folders = folders or Folders.named()
+    task = cache(lambda name: get_task(name, folders))  # once for all of its runs
+    runs = []
+    for config in dict.fromkeys(configs):
+        with _about_run(config):
+            runs.append(Run.of(config, folders, task(config.task)))
+    return runs
+
+
+def _check(runs: list[Run]) -> list[Run]:
     model = cache(lambda encoder: load_classifier(encoder, ["any"]))
     tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
 
     @cache
-    def check(encoder: str, plan: str, degrees: object, precision: str, kernel: str) -> None:
+    def check(encoder: str, plan: Plan, degrees: object, precision: str, kernel: str) -> None:
         resolve_precision(precision)
-        parsed = parse_plan(plan)
-        learner = attach_degrees(model(encoder), parsed, degrees)
-        sparsify(model(encoder), parsed, learner, kernel).undo()
+        sparsify(model(encoder), plan, attach_degrees(model(encoder), plan, degrees), kernel).undo()
 
-    hashes = {}
-    for config in configs:
-        try:
-            hashes[config] = input_hash(config, data_dir)
-            task = get_task(config.task, data_dir)
-            if isinstance(task, PreparedTask):
-                parsed = "word_ids" in parse_plan(config.plan).needs
-                length = fitting_length(config.max_length, task.max_length, model(config.encoder))
-                task.check(config.train_size, config.eval_size, parsed, length, tokenizer(config.encoder))
-            check(config.encoder, config.plan, config.degrees, config.precision, config.kernel)
-        except InputError as error:
-            raise InputError(f"run '{_asked(config)}': {error}") from None
-    return hashes
+    for run in runs:
+        config = run.config
+        with _about_run(config):
+            if isinstance(run.task, PreparedTask):
+                length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
+                run.task.check(config.train_size, config.eval_size, run.parsed, length, tokens)
+            check(config.encoder, run.plan, config.degrees, config.precision, config.kernel)
+    return runs
+
+
+@contextmanager
+def _about_run(config: RunConfig) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"run '{_asked(config)}': {error}") from None
 
 
 def describe(record: RunRecord) -> str:
@@ -274,51 +321,86 @@ def _asked(config: RunConfig) -> str:
 
 
 def _outcomes(
-    hashes: dict[RunConfig, str],
+    runs: Iterable[Run],
     store: RunStore,
-    data_dir: str | Path | None,
     executor: Executor,
-    in_time: Callable[[RunConfig, int], bool] = lambda config, running: True,
-) -> Iterator[tuple[RunConfig, Future]]:
-    """Each run with the future of its `RunRecord`, which is in the store by then, as they are finished.
+    in_time: Callable[[Run, int], bool] = lambda run, running: True,
+    fresh: bool = False,
+) -> Iterator[tuple[Run, Future, bool]]:
+    """Each run as it is finished: with the future of its record, which is in the store, and if it was found.
 
-    A run that another process works on is left to it, and looked for again later.
+    A run is claimed before the store is looked at. One that another process claims is left to that one, and
+    looked for again later.
     """
-    progress = 15 if isinstance(executor, InlineExecutor) else 0
-    waiting, running = dict(hashes), {}
-    while True:
-        elsewhere = False
-        for config in list(waiting):
-            if len(running) >= executor.room:
-                break
-            if not in_time(config, len(running)):
-                continue
-            scratch = store.scratch(config, waiting[config]).absolute()
-            if record := store.find(config, waiting[config]):  # another sweep was faster
-                del waiting[config]
-                yield config, _done(record)
-            elif _in_use(scratch):
-                elsewhere = True
-            else:
-                call = (config.model_dump_json(), data_dir, scratch, waiting.pop(config), progress)
-                running[executor.submit(train, *call)] = config
-        if not running and not elsewhere:
-            return
-        if not running:
-            time.sleep(_LOOK_AGAIN)
-        for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
-            config = running.pop(future)
-            if not future.cancelled() and isinstance(future.exception(), RunInUse):
-                waiting[config] = hashes[config]
-            else:
-                yield config, _stored(future, store)
+    waiting = list(runs)
+    running: dict[Future, Run] = {}
+    claims: dict[Run, ExitStack] = {}
+    with ExitStack() as all_claims:
+        while True:
+            elsewhere = False
+            for run in list(waiting):
+                if len(running) >= executor.room:
+                    break
+                if not in_time(run, len(running)):
+                    continue
+                claim = ExitStack()
+                try:
+                    claim.enter_context(unfinished.claim(_scratch(run, store)))
+                except RunInUse:
+                    elsewhere = True
+                    continue
+                claims[run] = all_claims.enter_context(claim)
+                waiting.remove(run)
+                if record := None if fresh else _find(run, store):
+                    claims.pop(run).close()
+                    yield run, _done(record), True
+                else:
+                    running[_submit(run, store, executor, fresh)] = run
+            if not running and not elsewhere:
+                return
+            if not running:
+                time.sleep(_LOOK_AGAIN)
+            for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
+                run = running.pop(future)
+                with claims.pop(run):
+                    if not future.cancelled() and isinstance(future.exception(), RunInUse):
+                        waiting.append(run)
+                        continue
+                    outcome = _kept(future, store, _scratch(run, store))
+                yield run, outcome, False
 
 
-def _stored(future: Future, store: RunStore) -> Future:
-    """A future of the record whose JSON a worker sent.
+def _scratch(run: Run, store: RunStore) -> Path:
+    return store.scratch(run.config, run.data_hash).absolute()
 
-    Raises `ClusterGone` for a run that nobody works on any more, and `InputError` if the record can't be
-    written, with the place where it was put instead.
+
+def _find(run: Run, store: RunStore) -> RunRecord | None:
+    """The record of a run that is claimed: in the store, or else left by a worker whose client was gone."""
+    if record := store.find(run.config, run.data_hash):
+        return record
+    scratch = _scratch(run, store)
+    left = unfinished.left(scratch, run.config.name, run.data_hash)
+    return left and unfinished.keep(left, store, scratch)
+
+
+def _submit(run: Run, store: RunStore, executor: Executor, fresh: bool) -> Future:
+    inline = isinstance(executor, InlineExecutor)
+    return executor.submit(
+        train,
+        run.config.model_dump_json(),
+        run.folders,
+        _scratch(run, store),
+        run.data_hash,
+        progress_seconds=15 if inline else 0,
+        components=() if inline else external_components(),
+        fresh=fresh,
+    )
+
+
+def _kept(future: Future, store: RunStore, scratch: Path) -> Future:
+    """A future of the record whose JSON a worker sent, which is in the store by then.
+
+    Raises `ClusterGone` for a run that nobody works on any more, and `InputError` as `unfinished.keep` does.
     """
     try:
         record = RunRecord.model_validate_json(future.result())
@@ -328,15 +410,7 @@ def _stored(future: Future, store: RunStore) -> Future:
         failed: Future = Future()
         failed.set_exception(error)
         return failed
-    try:
-        store.add(record)
-    except OSError as error:
-        spare = RunStore(tempfile.mkdtemp(prefix="sparsebert-runs-")).add(record)
-        raise InputError(
-            f"the record of a finished run can't be written to '{store.folder}' ({error.strerror}); it is in "
-            f"'{spare}': copy it there when that is mended, and the same command goes on"
-        ) from None
-    return _done(record)
+    return _done(unfinished.keep(record, store, scratch))
 
 
 def _done(record: RunRecord) -> Future:
@@ -346,53 +420,31 @@ def _done(record: RunRecord) -> Future:
 
 
 def train(
-    config: str, data_dir: str | Path | None, scratch: Path, data_hash: str, progress_seconds: float
+    config: str,
+    folders: Folders,
+    scratch: Path,
+    data_hash: str,
+    progress_seconds: float = 0,
+    components: Sequence[tuple[str | bytes, str]] = (),
+    fresh: bool = False,
 ) -> str:
     """Train one run of a sweep, wherever this is called: JSON of the config in, JSON of the record out.
 
-    Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written. Raises `RunInUse`
-    if another process works on the run, and `InputError` if the data found here is not that of `data_hash`.
+    Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written. When the run is
+    finished its record takes their place there, for the case that nobody is left to take it. `components` are
+    those that were registered outside of the package. Raises `RunInUse` if another process works on the run,
+    and `InputError` if the data found here is not that of `data_hash`.
     """
-    config = RunConfig.model_validate_json(config)
-    if input_hash(config, data_dir) != data_hash:
+    load_components(list(components))
+    run = Run.of(RunConfig.model_validate_json(config), folders)
+    if run.data_hash != data_hash:
         raise InputError("the worker has other data than the process that asked for this run")
-    with _checkpoints(scratch, alone=True) as folder:
-        return finetune(config, data_dir, folder, progress_seconds=progress_seconds).model_dump_json()
-
-
-class RunInUse(RuntimeError):
-    """Another process works on this run."""
-
-
-def _in_use(scratch: Path) -> bool:
-    """Whether a process holds the checkpoints of a run."""
-    try:
-        with open(scratch / "lock", "r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody has begun with it, or it can't be told here
-        return False
-    return False
-
-
-@contextmanager
-def _checkpoints(folder: Path, alone: bool = False) -> Iterator[Path]:
-    """The folder of a run's checkpoints, for one process at a time; removed when the run is finished.
-
-    Where it can't be had it is a temporary folder, or else, with `alone`, `RunInUse` if a process holds it.
-    """
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(folder / "lock", "w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if alone and isinstance(error, BlockingIOError):
-                raise RunInUse from None
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+    with unfinished.checkpoints(scratch, alone=True) as folder:
+        record = None if fresh else unfinished.left(folder, run.config.name, data_hash)
+        if not record:
+            record = finetune(run, folder, progress_seconds=progress_seconds)
+            unfinished.leave(record, folder)
+    return record.model_dump_json()
 
 
 def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> str:

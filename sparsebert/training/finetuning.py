@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
-import sys
-import tempfile
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,20 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.utils import reduce
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
@@ -45,35 +34,34 @@ from sparsebert.machine import (
     resolve_precision,
     versions,
 )
-from sparsebert.models.encoders import (
-    fitting_length,
-    folder_hash,
-    label_names,
-    load_classifier,
-    load_tokenizer,
-    quiet,
-)
+from sparsebert.models.encoders import label_names, load_tokenizer, quiet
 from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
+from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
-from sparsebert.patterns.hard_degrees import file_hash
-from sparsebert.patterns.plans import parse_plan
+from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-UNUSED = Path(tempfile.gettempdir()) / "sparsebert-unused"  # a Trainer makes its folder, needed or not
+_LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what accelerate launch sets besides
+_OTHER_WAYS = (
+    *("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM"),
+    *("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_DYNAMO_BACKEND"),
+)
+LARGEST_LABEL = 1e18  # its square is a number in 32 bits
 EVAL_ROWS, EVAL_TOKENS = 64, 2**15  # at most, of a batch that is evaluated
 
 
 def finetune(
-    config: RunConfig,
-    data_dir: str | Path | None = None,
+    run: Run | RunConfig,
     scratch: Path | None = None,
     checkpoint_seconds: float = 120,
     progress_seconds: float = 15,
     save_to: Path | None = None,
+    recorded: Callable[[RunRecord], object] = lambda record: None,
 ) -> RunRecord:
     """Fine-tune an encoder under a plan and evaluate it under the same plan.
 
@@ -83,58 +71,52 @@ def finetune(
     fixed by the config.
 
     With `scratch` a checkpoint is kept there every `checkpoint_seconds`, and a run that was interrupted
-    goes on from it. Progress goes to stderr every `progress_seconds` (0: never). With `save_to` the model,
-    its plan and its degrees are kept in that folder (see `sparsebert.training.saving`). Raises `InputError`
-    for a task, encoder or plan that does not exist or does not fit.
+    goes on from it. Progress goes to stderr every `progress_seconds` (0: never). `recorded` is called with
+    the record. Then, with `save_to`, the model, its plan and its degrees are kept in that folder (see
+    `sparsebert.training.saving`). Raises `InputError` for a task, encoder or plan that does not exist or does
+    not fit, and for a folder in which the model finds no room.
 
     Processes that `accelerate launch` started share the rows of each step and all return the record; what is
     written here is written by the first of them.
     """
     started = time.perf_counter()
-    together = processes()
+    run = run if isinstance(run, Run) else Run.of(run)
+    config, made_by, together = run.config, commit(), processes()  # the code's files may change meanwhile
     if config.degrees and together.num_processes > 1:
         raise InputError("degrees are learned by one process; start this run without accelerate launch")
-    task = get_task(config.task, data_dir)
-    made_from = {"data_hash": input_hash(config, data_dir), "commit": commit()}  # files may change meanwhile
-    plan = parse_plan(config.plan)
     precision = resolve_precision(config.precision)
-    set_seed(config.seed)
-    model = load_classifier(config.encoder, task.label_names, config.max_length)
-    max_length = fitting_length(config.max_length, task.max_length, model)
-    learner = attach_degrees(model, plan, config.degrees)
-    plan.layers(
-        attention_layers(model), learner
-    )  # says so now if the plan does not fit, not after the parsing
-    parsed = "word_ids" in plan.needs
+    model = run.model()
+    max_length = run.length(model)
+    learner = attach_degrees(model, run.plan, config.degrees)
+    run.plan.layers(attention_layers(model), learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
-        data = prepare(task, config.encoder, max_length, config.train_size, config.eval_size, parsed)
-        resume, first_step = _last_checkpoint(scratch)
+        data = run.rows(max_length)
+        resume, first_step = last_whole(scratch, together.num_processes)
     trainer = build_trainer(model, config, data, precision, scratch)
     if progress_seconds:
         trainer.add_callback(_Progress(progress_seconds))
     if scratch:
-        trainer.add_callback(_Checkpoint(checkpoint_seconds))
+        trainer.add_callback(Checkpoints(checkpoint_seconds))
     forget_peak_memory()
     prepared = time.perf_counter()
 
-    with sparsify(model, plan, learner, config.kernel) as sparse, quiet():
-        if learner and plan.open_layers(attention_layers(model), "degrees"):
-            trainer.learn_degrees(sparse, lambda: score(trainer, task, data["validation"]))
-        outcome = trainer.train(resume_from_checkpoint=resume)
+    with sparsify(model, run.plan, learner, config.kernel) as sparse, quiet():
+        if learner and run.plan.open_layers(attention_layers(model), "degrees"):
+            trainer.learn_degrees(sparse, lambda: score(trainer, run.task, data["validation"]))
+        outcome = trainer.train(resume_from_checkpoint=resume and str(resume))
         trained = time.perf_counter()
         with sparse.measure(padded_to=max_length) as meter:
-            metrics = score(trainer, task, data["validation"])
+            metrics = score(trainer, run.task, data["validation"])
         evaluated = time.perf_counter()
         for name in data.keys() - {"train", "validation"}:
             prefix = name.removeprefix("validation_")
-            scores = score(trainer, task, data[name])
+            scores = score(trainer, run.task, data[name])
             metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
-    if save_to and together.is_main_process:
-        save(model, plan, config, max_length, save_to, learner)
 
     share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
     done = config.epochs * len(data["train"]) * share or math.nan  # nothing tells how fast it was
-    return RunRecord(
+    several = f"{together.num_processes} x " if together.num_processes > 1 else ""
+    record = RunRecord(
         name=config.name,
         config=config,
         metrics=metrics,
@@ -156,36 +138,55 @@ def finetune(
             "evaluate": len(data["validation"]) / (evaluated - trained),
         },
         peak_memory_mib=peak_memory(),
-        device=device_name()
-        if together.num_processes == 1
-        else f"{together.num_processes} x {device_name()}",
+        device=several + device_name(),
         precision=precision,
         kernels=list(sparse.kernels),
-        versions=versions() | task.prepared_with,
-        **made_from,
+        versions=versions() | run.task.prepared_with,
+        commit=made_by,
+        data_hash=run.data_hash,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         learning=_learning(config, learner, trainer.state, meter),
     )
+    if together.is_main_process:
+        recorded(record)
+        if save_to:
+            _save(model, run, max_length, save_to, learner)
+    return record
+
+
+def _save(
+    model: PreTrainedModel, run: Run, max_length: int, folder: Path, learner: LearnedDegrees | None
+) -> None:
+    try:
+        save(model, run.plan, run.config, max_length, folder, learner)
+    except (OSError, SafetensorError) as error:  # which says it where the disk is full
+        raise InputError(
+            f"the run is finished, but its model can't be saved to '{folder}' ({error}); give another --save"
+        ) from None
 
 
 def processes() -> PartialState:
-    """The processes that make a run together: this one, or those that `accelerate launch` started."""
+    """The processes that make a run together: this one, or those that `accelerate launch` started.
+
+    Raises `InputError` if environment variables ask for several processes, or for another way to compute,
+    without what is needed for it.
+    """
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if lacking := [name for name in _LAUNCHED if several and name not in os.environ]:
+        raise InputError(
+            f"WORLD_SIZE is set without {', '.join(lacking)}; unset it, or start with accelerate launch"
+        )
+    for name in _OTHER_WAYS:
+        if os.environ.get(name, "no").lower() not in ("", "0", "no", "false"):
+            raise InputError(f"{name} is set, and runs are not made that way; unset it")
     return PartialState(cpu=not torch.cuda.is_available())
-
-
-def input_hash(config: RunConfig, data_dir: str | Path | None = None) -> str:
-    """Hash of all files that a run reads: its task's data, a local encoder, degrees that its plan names."""
-    hashes = [get_task(config.task, data_dir).data_hash, *map(file_hash, parse_plan(config.plan).files)]
-    if encoder_hash := folder_hash(config.encoder):
-        hashes.append(encoder_hash)
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def evaluate(
     folder: str | Path,
     task_name: str | None = None,
     eval_size: int | None = None,
-    data_dir: str | Path | None = None,
+    folders: Folders | None = None,
     precision: str | None = None,
     kernel: str | None = None,
 ) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def evaluate(
     given = {"precision": precision, "kernel": kernel, "encoder": str(folder)}
     hard = {"degrees": None}  # by now, so that any kernel can compute them
     config = RunConfig.checked(**settings.config | hard | {n: value for n, value in given.items() if value})
-    task = get_task(task_name or config.task, data_dir)
+    task = get_task(task_name or config.task, folders)
     labels = label_names(task.label_names)
     if list(labels) != settings.labels:
         raise InputError(
@@ -231,8 +232,10 @@ def build_trainer(
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     train, validation = _rows(data["train"]), _rows(data["validation"])
+    if (largest := np.abs(train.label).max(initial=0)) > LARGEST_LABEL:
+        raise InputError(f"a label of the training rows is {largest:g}, too large for 32 bits; scale them")
     arguments = TrainingArguments(
-        output_dir=str(scratch or UNUSED),
+        output_dir=str(scratch or "."),  # the Trainer makes this folder; without checkpoints it stays empty
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=max(1, min(EVAL_ROWS, EVAL_TOKENS // max(validation.lengths))),
@@ -251,11 +254,11 @@ def build_trainer(
         label_names=["labels"],
         average_tokens_across_devices=False,  # losses are means over rows, and several processes average them
         save_strategy="no",
-        save_total_limit=1,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
     )
+    arguments.mixed_precision = "bf16" if precision == "bf16" else "no"  # whatever accelerate's variables say
     quicken_dropout(model)
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -317,19 +320,6 @@ def _learning(
     )
 
 
-def _last_checkpoint(scratch: Path | None) -> tuple[str | None, int]:
-    """The last whole checkpoint and the steps that were done by then; torn ones are removed."""
-    if scratch is None or not scratch.is_dir():
-        return None, 0
-    for folder in scratch.glob("checkpoint-*"):
-        if not (folder / TRAINER_STATE_NAME).is_file():  # the file that the Trainer writes last
-            shutil.rmtree(folder)
-    last = get_last_checkpoint(scratch)
-    if last is None:
-        return None, 0
-    return last, TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME)).global_step
-
-
 def _mean_loss(state: TrainerState, loss_since: float, first_step: int, together: PartialState) -> float:
     """Mean loss over all steps; the Trainer's own, `loss_since`, leaves out those before it went on.
 
@@ -357,6 +347,24 @@ class _Trainer(Trainer):
             self.model.sparsebert_degrees, sparse, self.get_eval_dataloader, evaluate
         )
         self.add_callback(self.learning)
+
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+        """A checkpoint whose files are all written; without room for them the run goes on without it."""
+        folder, failed = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), ""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # what libraries make of a full disk
+            failed = repr(error)
+        lost = reduce(torch.tensor(float(bool(failed)), device=self.args.device), "sum").item()
+        if not self.args.should_save:
+            return
+        try:
+            if not lost:
+                return declare_whole(folder, self.args.world_size)
+        except OSError as error:
+            failed = repr(error)
+        remove(folder)
+        say(f"no checkpoint could be kept: {failed or 'another process found no room'}")
 
     def compute_loss(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, *args, **kwargs)
@@ -399,21 +407,6 @@ class _EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class _Checkpoint(TrainerCallback):
-    """Save when the last save is long enough ago, so that short runs write nothing."""
-
-    def __init__(self, seconds: float):
-        self.seconds, self.last = seconds, time.perf_counter()
-
-    def on_step_end(self, args, state, control, **_):
-        due = [time.perf_counter() - self.last >= self.seconds]
-        if args.world_size > 1:
-            broadcast_object_list(due)  # clocks differ, and all processes have to save at the same step
-        if due[0]:
-            self.last = time.perf_counter()
-            control.should_log = control.should_save = True  # the log keeps the loss until here
-
-
 class _Progress(TrainerCallback):
     """Say on stderr how far a long run has come."""
 
@@ -430,8 +423,4 @@ class _Progress(TrainerCallback):
             self.last = now
             rate = (now - self.started) / (state.global_step - self.first_step)
             left = rate * (state.max_steps - state.global_step)
-            print(
-                f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"step {state.global_step} of {state.max_steps}, {left:.0f} s left")

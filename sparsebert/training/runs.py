@@ -97,7 +97,7 @@ class RunConfig(BaseModel):
     kept in its record, and two configs that differ in them alone are equal and of one name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: Text = Field("reviews", description="task, see `sparsebert tasks`")
     encoder: Text = Field("minilm", description="encoder, see `sparsebert encoders`")

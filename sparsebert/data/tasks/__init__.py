@@ -11,12 +11,10 @@ ones; they have tokens instead of texts, and what reads texts is not imported.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from sparsebert import paths
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import Task
 from sparsebert.errors import InputError, unknown_name
+from sparsebert.paths import Folders, prepared_dir
 
 __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 
@@ -26,7 +24,7 @@ def task_names() -> tuple[str, ...]:
 
     Of prepared data, the names of its tasks.
     """
-    if folder := paths.prepared_dir():
+    if folder := prepared_dir():
         return prepared_tasks(folder)
     from sparsebert.data.tasks.files import PREFIX
     from sparsebert.data.tasks.glue import GLUE
@@ -42,24 +40,24 @@ def glue_folders() -> tuple[str, ...]:
     return tuple(benchmark.folder for benchmark in GLUE.values())
 
 
-def get_task(name: str, data_dir: str | Path | None = None) -> Task:
+def get_task(name: str, folders: Folders | None = None) -> Task:
     """The task of that name. Data is read by `task.load()`, except that `file:` tasks read theirs here.
 
-    `data_dir` (or else SPARSEBERT_DATA_DIR) is a folder in the GLUE layout; a task that has no folder there
-    comes from the hub. Where SPARSEBERT_PREPARED_DIR names a folder, tasks come from there alone. Raises
+    `folders` are by default those that environment variables name. A GLUE task comes from `folders.data`, or
+    from the hub if it has no folder there. With `folders.prepared` all tasks come from there. Raises
     `InputError` for an unknown name, a folder that does not exist, or a file that cannot be used.
     """
-    if folder := paths.prepared_dir():
-        return prepared_task(name, folder)
+    folders = folders or Folders.named()
+    if folders.prepared:
+        return prepared_task(name, folders.prepared)
     from sparsebert.data.tasks.files import PREFIX, READERS, file_task
     from sparsebert.data.tasks.glue import GLUE, glue_task
     from sparsebert.data.tasks.packaged import PACKAGED
 
-    folder = paths.data_dir(data_dir)
     if name in PACKAGED:
         return PACKAGED[name]
     if name in GLUE:
-        return glue_task(name, folder.resolve() if folder else None)
+        return glue_task(name, folders.data.resolve() if folders.data else None)
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):

@@ -73,7 +73,7 @@ def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> 
         label_names=label_names,
         max_length=512,
         paired="text_pair" in frames[0],
-        source=", ".join(map(str, files)),
+        source=name.removeprefix(PREFIX),  # as it was named: it is written into prepared data
         licence="your own",
         read=splits.copy,
     )

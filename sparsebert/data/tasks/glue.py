@@ -151,7 +151,7 @@ def glue_task(name: str, data_dir: Path | None) -> Task:
     """The task from `data_dir` if that has its folder, else from the hub."""
     benchmark = GLUE[name]
     if data_dir is not None and (data_dir / benchmark.folder).is_dir():
-        source = str(data_dir / benchmark.folder)
+        source = f"{benchmark.folder} in a local folder"
         read = partial(_read_folder, benchmark, data_dir)
     else:
         source = f"Hugging Face hub, {'/'.join(benchmark.hub)}"

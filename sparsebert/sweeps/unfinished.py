@@ -1,0 +1,135 @@
+"""What a folder of runs holds of runs without a record: claims on them, checkpoints, records left by workers.
+
+    runs/unfinished/NAME-HASH.lock       the claim of the process that wants the run's record
+    runs/unfinished/NAME-HASH/lock       held by the process that trains it, here or on a cluster
+    runs/unfinished/NAME-HASH/checkpoint-500/
+    runs/unfinished/NAME-HASH/record.json   of a finished run, until it is among the records
+
+A claim is held from before the store is looked at until the record is there, so that no run is trained twice.
+The second lock can outlive a claim: a worker of a cluster goes on when whoever asked for the run is gone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sparsebert.errors import InputError
+from sparsebert.paths import write_whole
+from sparsebert.training.checkpoints import remove
+from sparsebert.training.runs import RunRecord, RunStore
+
+_LOCK, _RECORD = "lock", "record.json"
+
+
+class RunInUse(RuntimeError):
+    """Another process works on this run."""
+
+
+@contextmanager
+def claim(scratch: Path, wait: bool = False) -> Iterator[None]:
+    """Claim the run whose checkpoints are kept in `scratch`, for this process alone.
+
+    Raises `RunInUse` if another process claims it, or with `wait` waits until that one is done.
+    """
+    with _held(scratch.with_name(f"{scratch.name}.lock"), wait):
+        yield
+
+
+@contextmanager
+def checkpoints(scratch: Path, alone: bool = False) -> Iterator[Path]:
+    """The folder of a run's checkpoints, for one process at a time.
+
+    Where it can't be had it is a temporary folder, or else, with `alone`, `RunInUse` if a process holds it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_held(scratch / _LOCK))
+            folder = scratch
+        except (OSError, RunInUse) as error:
+            if alone and isinstance(error, RunInUse):
+                raise
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            yield folder
+        finally:
+            stack.close()
+            with suppress(OSError):  # what holds checkpoints stays
+                scratch.rmdir()
+
+
+def leave(record: RunRecord, scratch: Path) -> None:
+    """Keep the record of a finished run instead of its checkpoints, for whoever asks for the run next."""
+    with suppress(OSError):
+        write_whole(scratch / _RECORD, record.model_dump_json())
+        for path in scratch.glob("checkpoint-*"):
+            remove(path)
+
+
+def left(scratch: Path, name: str, data_hash: str) -> RunRecord | None:
+    """The record that a worker left of this run."""
+    try:
+        record = RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if (record.name, record.data_hash) == (name, data_hash) else None
+
+
+def keep(record: RunRecord, store: RunStore, scratch: Path) -> RunRecord:
+    """Add the record of a finished run to the store; what there was of it as an unfinished one goes.
+
+    Raises `InputError` if it can't be written, with the place where it was put instead.
+    """
+    try:
+        store.add(record)
+    except OSError as error:
+        spare = RunStore(tempfile.mkdtemp(prefix="sparsebert-runs-")).add(record)
+        raise InputError(
+            f"the record of a finished run can't be written to '{store.folder}' ({error.strerror}); it is in "
+            f"'{spare}': copy it there when there is room, and the same command goes on"
+        ) from None
+    remove(scratch)
+    return record
+
+
+def clean(store: RunStore) -> tuple[int, int]:
+    """Remove what unfinished runs left in a folder of runs; what some process works on stays.
+
+    Records that workers left are added to the store. Returns how many runs were cleaned up, and the bytes.
+    """
+    folder = store.folder / "unfinished"
+    names = {path.name.removesuffix(".lock") for path in folder.iterdir()} if folder.is_dir() else ()
+    count = size = 0
+    for scratch in (folder / name for name in sorted(names)):
+        with suppress(RunInUse), claim(scratch), checkpoints(scratch, alone=True):
+            name, _, _ = scratch.name.partition("-")
+            try:
+                record = RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
+            except (OSError, ValueError):
+                record = None
+            size += sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+            count += 1
+            if record and record.name == name and not store.find(record.config, record.data_hash):
+                store.add(record)
+            for path in [*scratch.glob("checkpoint-*"), scratch / _RECORD]:
+                remove(path)
+    return count, size
+
+
+@contextmanager
+def _held(path: Path, wait: bool = False) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, blocking=wait, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunInUse from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for it makes a new one
+        lock.release()

@@ -1,0 +1,77 @@
+"""A run whose names are resolved: what its config's texts stand for, looked up once and then handed on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from sparsebert.data.tasks import Task, get_task
+from sparsebert.data.tokenizing import prepare
+from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier, load_tokenizer
+from sparsebert.paths import Folders
+from sparsebert.patterns.hard_degrees import file_hash
+from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.registry import METHODS
+from sparsebert.training.runs import RunConfig
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from sparsebert.patterns.batches import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A config with its task, its plan, and the hash of what it reads: files, and components from outside."""
+
+    config: RunConfig
+    task: Task
+    plan: Plan
+    data_hash: str
+    folders: Folders
+
+    @classmethod
+    def of(cls, config: RunConfig, folders: Folders | None = None, task: Task | None = None) -> Run:
+        """The run that a config names; its task, unless given, comes from `folders`, see `get_task`.
+
+        Raises `InputError` for a task, a plan or a file that does not exist.
+        """
+        folders = folders or Folders.named()
+        task, plan = task or get_task(config.task, folders), parse_plan(config.plan)
+        hashes = [task.data_hash, *map(file_hash, plan.files)]
+        if encoder := folder_hash(config.encoder):
+            hashes.append(encoder)
+        method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
+        hashes += filter(None, (plan.fingerprint, method))
+        together = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return cls(config, task, plan, together, folders)
+
+    @property
+    def parsed(self) -> bool:
+        """Whether its plan reads words and heads."""
+        return "word_ids" in self.plan.needs
+
+    def model(self) -> PreTrainedModel:
+        """Its encoder with a fresh head, the same each time."""
+        set_seed(self.config.seed)
+        return load_classifier(self.config.encoder, self.task.label_names, self.config.max_length)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.config.encoder)
+
+    def length(self, model: PreTrainedModel) -> int:
+        """Tokens that its rows are cut to."""
+        return fitting_length(self.config.max_length, self.task.max_length, model)
+
+    def rows(self, max_length: int) -> DatasetDict | dict[str, Rows]:
+        """The splits of its task as tokens, with words and heads if its plan reads them."""
+        sizes = self.config.train_size, self.config.eval_size
+        return prepare(self.task, self.config.encoder, max_length, *sizes, self.parsed)
+
+
+def input_hash(config: RunConfig, folders: Folders | None = None) -> str:
+    """Hash of what a run reads: its task's data, a local encoder, degrees that its plan names, components."""
+    return Run.of(config, folders).data_hash
