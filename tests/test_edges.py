@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,8 +16,15 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sparsebert
 from sparsebert import machine
-from sparsebert.cli import main
+from sparsebert.cli import lists, main
+from sparsebert.data.tasks import get_task
+from sparsebert.errors import InputError
+from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.reading import plain_yaml
+from sparsebert.sweeps.grids import expand_grid, load_grid
+from sparsebert.training.runs import RunConfig
 
 # Set EDGES_EXAMPLES to look further than a test has time for.
 EXAMPLES = int(os.environ.get("EDGES_EXAMPLES", "0"))
@@ -226,7 +238,8 @@ COMMANDS = [
     ["bundle", "<path>", "--out", "x.tar.gz", "--no-wheels"],
     ["bundle", "none.yaml", "--out", "<path>", "--no-wheels"],
     ["bundle", "grid.yaml", "--out", "rows.csv/x.tar.gz", "--part-size", "<number>"],
-    ["run", "<any>"],
+    ["run", "<path>"],
+    ["run", "<yaml>x"],
     ["run", "01", "-p", "<any>", "--out", "rows.csv/x.ipynb"],
     *(
         ["run", "03", "-p", f"{name}=<yaml>", "--out", "rows.csv/x.ipynb"]
@@ -242,8 +255,9 @@ COMMANDS = [
     ["results", "unpack", "<any>", "--runs-dir", "runs"],
     ["results", "unpack", "experiments", "--runs-dir", "rows.csv/<path>"],
     [*BENCH, "--pattern", "<pattern>"],
-    [*BENCH, "--plot", "<path>"],
-    *([*BENCH, f"--{name}", "<number>"] for name in ("lengths", "heads", "width", "rounds", "longest-dense")),
+    [*BENCH, "--pattern", "neighbour(", "--plot", "<path>"],
+    *([*BENCH, f"--{name}", "<number>"] for name in ("lengths", "heads", "width", "longest-dense")),
+    [*BENCH, "--rounds", "-<number>"],
     *([*BENCH, f"--{name}", "<any>"] for name in ("dtype", "device", "contender", "seed")),
     ["bench", "model", "--encoder", "tiny", "--lengths", "8", "--rounds", "1", "--mode", "<any>"],
     ["bench", "model", "--encoder", "<path>", "--lengths", "8", "--rounds", "1"],
@@ -265,6 +279,10 @@ def commands(draw) -> list[str]:
     return [part.replace(f"<{kind}>", value) for part in command]
 
 
+def _hangs(*_: object) -> None:
+    raise TimeoutError("it hangs")
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with odd files, from which nothing reaches the network or a person's folders."""
@@ -277,6 +295,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("SPARSEBERT_CACHE_DIR", str(work / "cache"))
     monkeypatch.setenv("SPARSEBERT_RUNS_DIR", str(work / "runs"))
+    signal.signal(signal.SIGALRM, _hangs)
     (work / "folder").mkdir()
     (work / "folder.ipynb").mkdir()
     os.mkfifo(work / "pipe")
@@ -298,7 +317,9 @@ def place(tmp_path, monkeypatch):
 def answer(place: Path, *arguments: str, codes: tuple[int, ...] = (0, 1, 2)) -> str:
     """What a command said, after the checks that hold for all."""
     before = listing(place)
+    signal.alarm(60)  # a hang, such as waiting for a pipe, is a traceback in this way
     result = CliRunner().invoke(main, arguments)
+    signal.alarm(0)
     call = f"sparsebert {' '.join(arguments)[:300]!r}\n{result.output[-2000:]}"
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(call) from result.exception
@@ -315,7 +336,176 @@ def listing(place: Path) -> set[str]:
     return {path for path in found if "/torchinductor_" not in path}
 
 
-@often(250)
+@often(120)
 @given(commands())
 def test_odd_input_ends_in_a_sentence(place, arguments):
     answer(place, *arguments)
+
+
+@often(15)
+@given(
+    st.sampled_from(["CACHE_DIR", "DATA_DIR", "PREPARED_DIR", "RUNS_DIR"]),
+    st.sampled_from([value for value in PATHS if "\0" not in value]),
+    st.sampled_from([["doctor"], ["sweep", "grid.yaml", "--dry-run"], [*FINETUNE]]),
+)
+def test_folders_in_the_environment_may_be_odd_too(place, variable, value, command):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"SPARSEBERT_{variable}", value)
+        answer(place, *command)
+
+
+# ---- what is read
+
+
+def mangled(content: bytes) -> st.SearchStrategy[bytes]:
+    """A file with a piece cut out, doubled, or something odd put in."""
+    odd = [
+        b"",
+        b"\0",
+        b"\r",
+        b'"',
+        b"\n",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"[" * 2000,
+        b"{",
+        b"-1",
+        b"1e999",
+        b"null",
+        b"NaN",
+    ]
+    odd += ["\u2028".encode(), b"\t", b",", b"9" * 5000, b'""', b"<b>", b"true", b"''", b"&a", b"*a", b"!!x"]
+    places = st.integers(0, len(content))
+    return st.builds(
+        lambda first, last, put: content[: min(first, last)] + put + content[max(first, last) :],
+        places,
+        places | st.none().map(lambda _: 0),
+        st.sampled_from(odd) | st.binary(max_size=4),
+    )
+
+
+CSV = b'text,label\r\n"one, two",0\n' + b"".join(b'"a ""b"" %d",%d\n' % (n, n % 2) for n in range(9))
+JSONL = b"".join(b'{"text": "a %d", "label": %d.5}\n' % (n, n) for n in range(9))
+GRID = b"task: file:rows.csv\nencoder: tiny\nseed: &s [0, 1]\n"
+GRID += b"zip:\n  - plan: [dense, neighbour(1)]\n    epochs: [1, 2]\n"
+CONTENT = {"own.csv": CSV, "own.tsv": CSV.replace(b",", b"\t"), "own.jsonl": JSONL, "own.yaml": GRID}
+
+
+@often(150)
+@given(st.data())
+def test_odd_files_are_read_or_refused(place, data):
+    name = data.draw(st.sampled_from(sorted(CONTENT)))
+    (place / "work" / name).write_bytes(data.draw(mangled(CONTENT[name])))
+    try:
+        if name.endswith(".yaml"):
+            assert load_grid(name)
+        else:
+            task = get_task(f"file:{name}")
+            assert min(task.sizes.values()) > 0 and task.data_hash
+    except InputError as refusal:
+        assert len(str(refusal)) < 1500 and "\n" not in str(refusal)
+
+
+FIELDS = st.sampled_from([*RunConfig.model_fields, "zip", "exclude", "grids", "price", "target_density"])
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["dense", "tiny", "1"])
+)
+PLAIN = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@often(150)
+@given(st.dictionaries(FIELDS, PLAIN, max_size=4))
+def test_odd_grids_are_expanded_or_refused(grid):
+    try:
+        assert expand_grid(grid)
+    except InputError as refusal:
+        assert len(str(refusal)) < 1500
+
+
+@often(200)
+@given(st.text(st.sampled_from("ab01:-{}[],#&*!|>'\"%@`.~? \n\t\\<=_e+x"), max_size=30))
+def test_any_text_is_plain_data_or_refused(text):
+    try:
+        read = plain_yaml(text, "it")
+    except InputError:
+        return
+    json.dumps(read)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    """A saved encoder of two layers."""
+    folder = tmp_path_factory.mktemp("encoder")
+    load_classifier("tiny", ("a", "b")).save_pretrained(folder)
+    load_tokenizer("tiny").save_pretrained(folder)
+    return folder
+
+
+CONFIGS = [0, -1, None, [], {}, "x", 10**9, 1.5, True]
+
+
+@often(25)
+@given(st.data())
+def test_odd_encoder_folders_are_refused(place, encoder, data):
+    own = place / "work" / "own"
+    shutil.copytree(encoder, own, dirs_exist_ok=True)
+    config = json.loads((own / "config.json").read_text())
+    name = data.draw(st.sampled_from(sorted(config)))
+    file = data.draw(st.sampled_from(["config.json"] * 3 + ["tokenizer.json", "tokenizer_config.json"]))
+    if file == "config.json":
+        config[name] = data.draw(st.sampled_from(CONFIGS))
+        (own / file).write_text(json.dumps(config))
+    else:
+        (own / file).write_bytes(data.draw(mangled((own / file).read_bytes())))
+    answer(place, *FINETUNE, "--encoder", "own")
+
+
+# ---- the process itself
+
+
+def process(place: Path, *arguments: str, **how: object) -> subprocess.CompletedProcess:
+    package = str(Path(sparsebert.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": package, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "sparsebert", *arguments]
+    return subprocess.run(command, cwd=place / "work", env=environment, stderr=-1, timeout=60, **how)
+
+
+def test_standard_output_may_be_full_or_closed(place):
+    with open("/dev/full", "w") as full:
+        for arguments in (["patterns"], ["--version"]):
+            done = process(place, *arguments, stdout=full)
+            assert done.returncode == 1 and b"No space left on device" in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+    assert process(place, "patterns", preexec_fn=lambda: os.close(1)).returncode == 0
+
+
+def test_a_pipe_is_not_waited_for(place):
+    for arguments in (["patterns", 'learned("pipe")'], ["sweep", "pipe.yaml"], ["evaluate", "pipe"]):
+        assert "pipe" in answer(place, *arguments, codes=(2,))
+
+
+def test_what_nobody_foresaw_is_a_sentence_with_the_details_in_a_file(place, monkeypatch):
+    def fails(*_: object) -> None:
+        raise KeyError("x" * 5000)
+
+    monkeypatch.setattr(lists, "_listing", fails)
+    result = CliRunner().invoke(main, ["tasks"])
+    assert result.exit_code == 1 and len(result.stderr) < 700 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Error: tasks failed unexpectedly: KeyError: 'xxx")
+    (log,) = (place / "tmp").glob("sparsebert-*.log")
+    assert f"the details in {log}" in result.stderr and "Traceback (most recent call last)" in log.read_text()
+    assert "Traceback (most recent call last)" in CliRunner().invoke(main, ["--debug", "tasks"]).stderr
+
+
+def test_a_usage_error_does_not_repeat_all_of_the_input(place):
+    for arguments in (
+        ["tasks", "x" * 5000],
+        ["x" * 5000],
+        [f"--{'x' * 5000}"],
+        ["prepare", "--eval-size", "x" * 5000],
+    ):
+        assert len(answer(place, *arguments, codes=(2,))) < 1500
