@@ -259,13 +259,13 @@ def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) 
     else:
         labels = pd.to_numeric(frame["label"], errors="coerce")
         labels = labels.where(labels.abs() <= LARGEST_LABEL)
-        if labels.nunique(dropna=False) == 1:
-            raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
         wanted = f"numbers alone, as other labels have a decimal point, and none beyond {LARGEST_LABEL:g}"
     if labels.isna().any():
         line = labels.isna().idxmax()
         label = shown(frame["label"][line])
         raise _wrong(path, line, f"label '{label}' does not go with the others; write {wanted}")
+    if not label_names and labels.nunique() == 1:
+        raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
     return frame.assign(label=labels).reset_index(drop=True)
 
 
