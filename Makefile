@@ -3,13 +3,15 @@
 # Variables, given behind the command (make book PROFILE=smoke):
 #   PYTHON       interpreter that the environment is made with, 3.11 or newer (default: python3)
 #   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
-#   PROFILE      smoke (seconds, learns nothing), quick (default) or full (wants a GPU)
+#   PROFILE      smoke (a rehearsal that learns nothing), quick (default) or full (wants a GPU)
+#   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
 #   PORT         port that `make serve` listens on (default: 8000)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PROFILE ?= quick
+FRESH ?=
 PYTEST_ARGS ?=
 PORT ?= 8000
 
@@ -28,7 +30,7 @@ help:  ## this list
 	@sed -nE 's/^#   ([A-Z_]+ .*)/  \1/p' $(firstword $(MAKEFILE_LIST))
 
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
-	@$(BIN)/sparsebert book --profile $(PROFILE)
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE)
 
 test: $(INSTALLED)  ## everything that is needed, then the linter and the tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

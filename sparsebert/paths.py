@@ -68,6 +68,11 @@ def project_root() -> Path | None:
     return None
 
 
+def fresh_runs() -> bool:
+    """Whether SPARSEBERT_FRESH is set: chapters then make their runs themselves and read no recorded ones."""
+    return os.environ.get("SPARSEBERT_FRESH", "") not in ("", "0")
+
+
 def runs_dir(given: str | Path | None = None) -> Path:
     """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project.
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import torch
-from transformers import (
-    AlbertConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    PreTrainedModel,
-    RobertaConfig,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from sparsebert.models.architectures import ARCHITECTURES
 
 _SIZE = dict(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24)
-CONFIGS = {
-    "albert": AlbertConfig(**_SIZE, embedding_size=8, pad_token_id=0),
-    "bert": BertConfig(**_SIZE),
-    "distilbert": DistilBertConfig(vocab_size=50, dim=16, n_layers=4, n_heads=2, hidden_dim=24),
-    "electra": ElectraConfig(**_SIZE, embedding_size=8),
-    "modernbert": ModernBertConfig(**_SIZE, pad_token_id=0, local_attention=6, global_attn_every_n_layers=2),
-    "roberta": RobertaConfig(**_SIZE, pad_token_id=0),
+_OWN = {  # what an architecture needs beside: tiny, and with all that is special about it
+    "albert": dict(embedding_size=8, pad_token_id=0),
+    "distilbert": dict(hidden_dim=24),
+    "electra": dict(embedding_size=8),
+    "modernbert": dict(pad_token_id=0, local_attention=6, global_attn_every_n_layers=2),
+    "roberta": dict(pad_token_id=0),
+    "xlm-roberta": dict(pad_token_id=0),
 }
+CONFIGS = {kind: AutoConfig.for_model(kind, **_SIZE | _OWN.get(kind, {})) for kind in sorted(ARCHITECTURES)}
 
 
 def tiny_model(kind: str, seed: int = 0, **config: object) -> PreTrainedModel:

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import pytest
 import torch
 from models import CONFIGS, tiny_batch, tiny_model
 from reference import Sentence, allowed, quantile, weights
-from transformers import AttentionInterface, AutoModelForSequenceClassification, MPNetConfig
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+)
 
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.errors import InputError
-from sparsebert.models.sparsified import ARCHITECTURES, sparsify
-from sparsebert.patterns import Dense
+from sparsebert.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from sparsebert.models.encoders import extend_positions
+from sparsebert.models.sparsified import sparsify
+from sparsebert.patterns import Dense, Global, Neighbour
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.plans import parse_plan
+from sparsebert.registry import register
 
 PLANS = [
     "neighbour(1) | global(cls)",
@@ -50,7 +58,7 @@ kinds = pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 
 
 class HandMasked:
-    """Eager attention with each layer's mask and weights written out by hand, in the order of the calls."""
+    """The model's own attention with each layer's mask and weights written out, in the order of the calls."""
 
     def __init__(self, masks, added):
         self.masks, self.added, self.calls = masks, added, 0
@@ -75,16 +83,17 @@ class HandMasked:
                     added[inside] = torch.tensor(table)
         return cls(masks, added)
 
-    def __call__(self, module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
-        scaling = scaling or query.shape[-1] ** -0.5
-        scores = query @ key.transpose(2, 3) * scaling
-        if attention_mask is not None:
-            scores = scores + attention_mask
-        scores = (scores + self.added[self.calls]).masked_fill(
-            ~self.masks[self.calls], torch.finfo(scores.dtype).min
-        )
-        self.calls += 1
-        return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+    def before_attention(self, module, args, kwargs):
+        """A hook that adds to the mask that the encoder hands to a layer's attention."""
+        given = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+        own = given.arguments.get("attention_mask")
+        layer, self.calls = self.calls, self.calls + 1
+        exist = self.masks[layer]
+        if own is not None:  # 0 or True where the encoder allows a pair
+            exist = exist & (own if own.dtype == torch.bool else own == 0)
+        least = torch.finfo(torch.double).min
+        given.arguments["attention_mask"] = self.added[layer].masked_fill(~exist, least)
+        return given.args, given.kwargs
 
 
 def outputs_and_gradients(model, batch):
@@ -94,13 +103,21 @@ def outputs_and_gradients(model, batch):
     return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def computed_by_hand(by_hand, model, batch):
-    AttentionInterface.register("by_hand", by_hand)
-    AttentionMaskInterface.register("by_hand", eager_mask)
-    model.set_attn_implementation("by_hand")
-    results = outputs_and_gradients(model, {c: batch[c] for c in MODEL_COLUMNS})
+def states_and_gradients(model, batch):
+    """Of the real tokens alone, since a classifier may read a padding token."""
+    model.zero_grad()
+    states = model.base_model(**batch).last_hidden_state[batch["attention_mask"].bool()]
+    (states * torch.arange(states.shape[1])).sum().backward()
+    return states.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def computed_by_hand(by_hand, model, batch, run=outputs_and_gradients):
+    modules = architecture_of(model).modules
+    hooks = [m.register_forward_pre_hook(by_hand.before_attention, with_kwargs=True) for m in modules]
+    results = run(model, {c: batch[c] for c in MODEL_COLUMNS})
     assert by_hand.calls == 4
-    model.set_attn_implementation("sdpa")
+    for hook in hooks:
+        hook.remove()
     return results
 
 
@@ -158,8 +175,7 @@ def test_soft_degrees_weigh_each_edge_with_its_survival_forward_and_backward(kin
     expected_theta, learner.theta.grad = learner.theta.grad, None
     assert expected_theta[:1].abs().min() > 0  # in the last layer only [CLS] is read
 
-    with sparsify(model, "learned | global(cls)", learner) as sparse:
-        sparse.watch = lambda columns: learner.prepare(columns, dict.fromkeys(range(4)))
+    with sparsify(model, "learned | global(cls)", learner):
         assert_equal(outputs_and_gradients(model, batch), expected)
     torch.testing.assert_close(learner.theta.grad, expected_theta, rtol=1e-7, atol=1e-10)
 
@@ -192,9 +208,117 @@ def test_weights_and_degrees_change_what_the_model_computes(method):
         learner.theta.mul_(0.1)
     learner.eval()
     untouched = model(**{c: batch[c] for c in MODEL_COLUMNS}).logits
-    with sparsify(model, "learned | global(cls)", learner) as sparse:
-        sparse.watch = lambda columns: learner.prepare(columns, dict.fromkeys(range(4)))
+    with sparsify(model, "learned | global(cls)", learner):
         assert (model(**batch).logits - untouched).abs().max() > 1e-3
+
+
+def test_a_plan_may_be_a_pattern_a_plan_or_a_text():
+    batch, model = tiny_batch(), tiny_model("bert")
+    results = []
+    for plan in (Neighbour(1) | Global("cls"), parse_plan(PLANS[0]), PLANS[0]):
+        with sparsify(model, plan) as sparse:
+            assert sparse.plan == parse_plan(PLANS[0])
+            results.append(model(**batch).logits)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@kinds
+@pytest.mark.parametrize("side", ["left", "right", "between"])
+def test_padding_is_nothing_wherever_it_stands(kind, side):
+    model, plan = tiny_model(kind), "neighbour(1) | random(2) | global(cls) @ 1-"
+    batch = {column: tiny_batch((9, 9, 9))[column] for column in MODEL_COLUMNS}
+    real = torch.ones(3, 9, dtype=torch.long)
+    if side == "between":
+        real[0, 3:5] = 0
+    else:
+        real[0, :3] = side == "right"
+        real[0, 6:] = side == "left"
+    batch = {
+        "input_ids": batch["input_ids"].masked_fill(real == 0, architecture_of(model).config.pad_token_id),
+        "attention_mask": real,
+    }
+    own = Batch(real.bool())
+    masks = torch.stack(
+        [pattern.allowed(own).expand(-1, 2, -1, -1) for pattern in parse_plan(plan).layers(4)]
+    )
+    by_hand = HandMasked(masks, torch.zeros(masks.shape, dtype=torch.float64))
+    expected = computed_by_hand(by_hand, model, batch, states_and_gradients)
+    with sparsify(model, plan):
+        assert_equal(states_and_gradients(model, batch), expected)
+
+
+KERNELS_ON_A_CPU = [("banded", "neighbour(3) | global(cls)"), ("banded", "neighbour(2) | random(2)")]
+KERNELS_ON_A_CPU += [("flex", "neighbour(3) | global(cls)"), ("auto", "neighbour(3)")]
+
+
+@kinds
+@pytest.mark.parametrize(("kernel", "plan"), KERNELS_ON_A_CPU)
+def test_every_kernel_gives_the_results_of_the_reference(kind, kernel, plan):
+    batch, model = tiny_batch((60, 21, 40)), tiny_model(kind)
+    batch = {column: batch[column] for column in MODEL_COLUMNS}
+    results = []
+    for chosen in ("reference", kernel):
+        with sparsify(model, plan, kernel=chosen) as sparse, sparse.measure() as meter:
+            if kernel == "flex":  # which has gradients on a GPU only
+                with torch.no_grad():
+                    results.append((model(**batch).logits, {}))
+            else:
+                results.append(outputs_and_gradients(model, batch))
+        results[-1][1]["density"] = torch.tensor(meter.over_real)
+    assert_equal(*results)
+
+
+@kinds
+def test_a_model_with_extended_positions_follows_its_plan_and_is_itself_again(kind, tmp_path):
+    model = tiny_model(kind, max_position_embeddings=26 if kind in ("mpnet", "roberta") else 24)
+    batch = {column: tiny_batch((40, 33, 7))[column] for column in MODEL_COLUMNS}
+    extend_positions(model, 40)
+    untouched = model(**batch).logits
+    with sparsify(model, PLANS[0]):
+        sparse = outputs_and_gradients(model, batch)
+        model.save_pretrained(tmp_path)
+    assert torch.equal(model(**batch).logits, untouched)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    torch.testing.assert_close(again(**batch).logits, untouched)
+    with sparsify(again, PLANS[0]):
+        assert_equal(outputs_and_gradients(again, batch), sparse)
+
+
+def test_the_bias_of_relative_positions_is_the_encoders_own_at_any_length():
+    model = tiny_model("mpnet")
+    encoder = model.base_model.encoder
+    for length in (1, 2, 9, 130, 300):
+        table = architecture_of(model).by_offset(length)
+        reach = table.shape[1] // 2
+        places = torch.arange(length)
+        offsets = (places[None] - places[:, None]).clamp(-reach, reach)
+        expected = encoder.compute_position_bias(torch.zeros(1, length, 1))[0]
+        assert torch.equal(table[:, offsets + reach], expected)
+
+
+def test_an_architecture_from_outside_takes_one_class(monkeypatch):
+    class MineConfig(BertConfig):
+        model_type = "mine"
+
+    model = BertForSequenceClassification(
+        MineConfig(**CONFIGS["bert"].to_diff_dict() | {"model_type": "mine"})
+    )
+    with pytest.raises(InputError, match=r"'mine' models cannot be sparsified.*sparsebert\.register"):
+        sparsify(model, "neighbour(1)")
+
+    class Adapter(Architecture):
+        name = "mine"
+        attention = "BertSelfAttention"
+
+    register(Adapter)
+    try:
+        batch = {column: tiny_batch()[column] for column in MODEL_COLUMNS}
+        untouched = model.eval()(**batch).logits
+        with sparsify(model, Neighbour(1)):
+            assert not torch.equal(model(**batch).logits, untouched)
+    finally:
+        del ARCHITECTURES["mine"]
+        ARCHITECTURES.fingerprints.pop("mine", None)
 
 
 @kinds
@@ -210,14 +334,14 @@ def test_the_plans_change_what_the_model_computes(kind):
 def test_a_dense_plan_equals_the_untouched_model_and_undo_restores_it(kind):
     batch, model = tiny_batch(), tiny_model(kind)
     columns = {c: batch[c] for c in MODEL_COLUMNS}
-    untouched = model(**columns).logits
+    untouched, usual = model(**columns).logits, model.config._attn_implementation
     with sparsify(model, "dense"):
-        assert torch.equal(model(**batch).logits, untouched)
+        torch.testing.assert_close(model(**batch).logits, untouched, rtol=1e-12, atol=1e-14)
     sparse = sparsify(model, "neighbour(0)")
     assert not torch.equal(model(**columns).logits, untouched)
     sparse.undo()
     sparse.undo()
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == usual
     assert torch.equal(model(**columns).logits, untouched)
 
 
@@ -256,7 +380,7 @@ def test_density_counts_what_the_encoder_itself_leaves_out():
 
 
 @pytest.mark.parametrize(
-    "kind", sorted(set(ARCHITECTURES) - {"albert"})
+    "kind", sorted(set(ARCHITECTURES) - {"albert", "mpnet"})
 )  # which transformers does not checkpoint
 def test_the_mask_follows_the_model_through_a_training_step_with_dropout_and_checkpointing(kind):
     batch, model = tiny_batch(), tiny_model(kind)
@@ -310,13 +434,13 @@ def test_a_kernel_that_never_computes_a_pattern_is_refused_at_once(plan):
         pass
 
 
-def test_other_architectures_are_refused_by_name():
-    model = AutoModelForSequenceClassification.from_config(
-        MPNetConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-        )
+def test_other_architectures_are_refused_by_name_with_the_reason():
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
-    with pytest.raises(InputError, match=r"'mpnet' models cannot be sparsified.*roberta"):
+    model = AutoModelForSequenceClassification.from_config(config)
+    reason = r"'deberta-v2' models cannot be sparsified, since their scores join .*choose .*roberta"
+    with pytest.raises(InputError, match=reason):
         sparsify(model, "neighbour(1)")
 
 

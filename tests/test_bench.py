@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from sparsebert.bench.measuring import (
     costs_json,
     crossover,
     growth,
+    measured,
     parse_lengths,
     peak_memory,
     provenance,
@@ -467,3 +469,28 @@ def test_the_blocks_of_the_band_are_drawn():
     assert figure.axes[0].get_xlabel() == "keys"
     with pytest.raises(InputError):
         figures.costs.tiles(0, 2, 4)
+
+
+def test_a_measurement_is_read_where_one_is_recorded_for_all_that_is_asked(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_config.yml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def measure():
+        made.append(1)
+        return pd.DataFrame({"plan": ["dense"], "seconds": [float(len(made))]})
+
+    def seconds(**asked) -> float:
+        return measured("plans", measure, **asked)[0]["seconds"].item()
+
+    assert [seconds(lengths=[8]), seconds(lengths=[8])] == [1, 2]  # nothing is recorded with the book
+    [kept] = (tmp_path / "runs" / "costs").iterdir()
+    recorded = tmp_path / "book" / "results" / "costs"
+    recorded.mkdir(parents=True)
+    shutil.copy(kept, recorded)
+    assert [seconds(lengths=[8]), seconds(lengths=[8])] == [2, 2]
+    assert measured("plans", measure, lengths=[8])[1]["finished"].startswith("20")
+    assert seconds(lengths=[16]) == 3
+    monkeypatch.setenv("SPARSEBERT_FRESH", "1")
+    assert seconds(lengths=[8]) == 4

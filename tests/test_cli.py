@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from sparsebert import doctor
 from sparsebert.cli import main
 from sparsebert.data.tasks import task_names
-from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.models.architectures import ARCHITECTURES
+from sparsebert.models.packaged import ENCODERS
 from sparsebert.patterns import PATTERNS
 from sparsebert.sweeps import running as sweeps
 from sparsebert.training.runs import RunConfig
@@ -239,7 +240,8 @@ def test_doctor_examines_a_machine_without_a_network(workspace, monkeypatch):
     text = call("doctor").stdout
     assert f"{huggingface_hub.constants.ENDPOINT} is not reachable" in text
     found = dict(line.split(maxsplit=1) for line in text.splitlines())
-    assert found.keys() >= {"versions", "device", "encoder", "parser", "hub", "cache", "runs", "project"}
+    assert found.keys() >= {"versions", "device", "parser", "hub", "cache", "runs", "project", *ENCODERS}
+    assert all(word in found["mpnet"] for word in ("12 layers", "Apache-2.0", "trained on", "encoders --get"))
     assert str(workspace / "runs") in found["runs"] and found["runs"].startswith("0 recorded")
     assert str(workspace / "cache") in found["cache"]
 

@@ -96,7 +96,7 @@ def test_the_survival_of_a_gate_is_how_often_it_is_open():
     batch, open_gates, draws = Batch.of_lengths([LONGEST + 2]), 0, 1000
     torch.manual_seed(0)
     for _ in range(draws):
-        learner.prepare(batch, dict.fromkeys(range(2)))
+        learner.prepare(batch)
         open_gates = open_gates + torch.stack(
             [learner.bias(layer, batch)[0, :, 0] for layer in (0, 1)]
         ).exp().gt(1e-5)
@@ -119,7 +119,7 @@ def test_what_shares_a_distribution_is_what_was_asked_for(method, sharing, group
 @with_sharings
 def test_learning_starts_near_the_dense_encoder_where_every_distribution_has_a_gradient(method, sharing):
     learner = LearnedDegrees(DegreeConfig(method=method, max_distance=24, sharing=sharing), [0, 1], 2, 3)
-    learner.prepare(Batch.of_lengths([30, 60]), dict.fromkeys(range(2)))
+    learner.prepare(Batch.of_lengths([30, 60]))
     assert (learner.density > 0.85).all() and (learner.density <= 1).all()
     learner.density.mean().backward()
     assert (learner.theta.grad.abs().sum(-1) > 1e-4).all()
@@ -131,7 +131,7 @@ def test_a_span_has_a_gradient_however_far_a_step_went(far):
     with torch.no_grad():
         learner.theta.fill_(far)
     learner.keep_in_reach()
-    learner.prepare(Batch.of_lengths([LONGEST + 2]), dict.fromkeys(range(2)))
+    learner.prepare(Batch.of_lengths([LONGEST + 2]))
     learner.density.mean().backward()
     assert (learner.theta.grad > 1e-3).all()
     survival = learner.log_survival().exp()[..., 1:]
@@ -173,7 +173,8 @@ def expected_by_hand(survival, batch: Batch, has_global: bool) -> float:
 @pytest.mark.parametrize("open_ended", [True, False])
 def test_the_density_to_expect_is_that_of_each_pair_summed(method, sharing, open_ended):
     learner, batch = learner_of(method=method, sharing=sharing, open_ended=open_ended), padded_anyhow()
-    learner.prepare(batch, {0: Global("cls"), 1: None})
+    learner.others[0] = Global("cls")
+    learner.prepare(batch)
     for layer, survival in enumerate(learner.log_survival().detach().exp()):
         assert learner.density[layer].item() == pytest.approx(
             expected_by_hand(survival, batch, has_global=layer == 0), rel=1e-6
@@ -184,7 +185,8 @@ def test_the_density_to_expect_is_that_of_each_pair_summed(method, sharing, open
 @pytest.mark.parametrize("open_ended", [True, False])
 def test_the_density_to_expect_is_the_mean_of_graphs_that_are_drawn(method, open_ended):
     learner, batch = learner_of(method=method, open_ended=open_ended), padded_anyhow()
-    learner.prepare(batch, {0: Global("cls"), 1: None})
+    learner.others[0] = Global("cls")
+    learner.prepare(batch)
     draws, random = 2000, np.random.default_rng(0)
     pairs = sum(n * n for n in lengths_of(batch))
     for layer in range(2):
@@ -215,7 +217,7 @@ def test_the_gradient_of_the_penalty_is_that_of_finite_differences(method, shari
         assert training.penalty() == 0  # before a batch has passed
 
         def penalty() -> torch.Tensor:
-            sparse.watch(padded_anyhow())
+            learner.prepare(padded_anyhow())
             return training.penalty()
 
         value = penalty()
@@ -254,7 +256,7 @@ def other_pairs(pattern, batch: Batch) -> int:
 def test_as_the_ensemble_cools_each_token_takes_its_quantile():
     learner, batch = learner_of(method="ensemble"), Batch.of_lengths([40])
     learner.temperature.fill_(1e-4)
-    learner.prepare(batch, dict.fromkeys(range(2)))
+    learner.prepare(batch)
     for layer in range(2):
         survival = learner.log_survival()[layer].detach().exp()
         hard = kept_edges(survival.float(), layer, batch)
@@ -443,9 +445,7 @@ def test_the_attention_mass_is_that_of_each_pair_summed(kind):
     learner = LearnedDegrees(DegreeConfig(max_distance=LONGEST), [1, 3], 4, 2).double()
     plan = "learned | global(cls) @ 1; learned @ 3"
     with sparsify(model, plan, learner) as sparse:
-        others = {layer: other_parts(sparse.patterns[layer]) for layer in (1, 3)}
-        sparse.watch = lambda batch: learner.prepare(batch, others)
-        mass = attention_mass(sparse, batches, others, LONGEST)
+        mass = attention_mass(sparse, batches, learner.others, LONGEST)
         assert model.training and model.config._attn_implementation == "sparsebert"
     torch.testing.assert_close(mass, expected, rtol=1e-9, atol=1e-12)
 

@@ -6,7 +6,7 @@ from models import tiny_batch, tiny_model
 from torch import nn
 
 from sparsebert.kernels.dropout import Dropout, kept, quicken_dropout
-from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.models.architectures import ARCHITECTURES
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -66,6 +66,14 @@ def test_show_displays_one_png_with_name_caption_and_alt(monkeypatch):
     assert image.shape[1] // 2 == options["metadata"]["image/png"]["width"] <= 750
 
 
+def test_show_says_in_the_caption_when_where_and_by_which_commit_its_runs_were_made(monkeypatch):
+    figure, _ = plt.subplots()
+    made = {"finished": "2026-11-02T10:00:00+00:00", "device": "a GPU", "commit": "abc"}
+    [(_, options)] = shown(monkeypatch, figure, "fig-x", "A caption.", "What is seen.", [made])
+    expected = "A caption. Made 2026-11-02 on a GPU, commit abc."
+    assert options["metadata"]["sparsebert"]["caption"] == expected
+
+
 def test_show_paints_an_opaque_background_to_the_edge(monkeypatch):
     figure, _ = plt.subplots()  # even where it was not drawn in our style
     [(data, _)] = shown(monkeypatch, figure, "fig-x", "c", "a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +12,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebert.errors import InputError
-from sparsebert.kernels import KERNELS, kernel_for
+from sparsebert.kernels import KERNELS, Kernel, kernel_for, kernel_names
 from sparsebert.patterns import Biased, HardLayer, Pattern, Union, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.registry import register
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
 HEADS, WIDTH = 3, 8
@@ -241,6 +244,196 @@ class Largest(TorchDispatchMode):
         return made
 
 
+OF_ALL_KINDS = [
+    "dense",
+    "neighbour(3)",
+    "neighbour(5) | global(cls)",
+    "neighbour(40) | global(3) | random(2) | random(4, seed=2)",
+    "widths per head",
+    "irregular",
+    "weights on the band",
+    "weights on all pairs",
+    "an open head",
+]
+
+
+def of_kind(name: str) -> Pattern:
+    return PATTERNS[name] if name in PATTERNS else parse_pattern(name)
+
+
+def attended(pattern, batch, by_offset=None, window=None):
+    """Attention with a table by offset and the encoder's own window, place by place."""
+    length = batch.real.shape[1]
+    place = torch.arange(length)
+    apart = place - place[:, None]
+    allowed = pattern.allowed(batch) | ~batch.real[:, None, :, None]
+    if window is not None:
+        allowed = allowed & (apart.abs() <= window)
+    bias = pattern.bias(batch)
+
+    def compute(query, key, value, *table):
+        scores = query @ key.transpose(-1, -2) / WIDTH**0.5
+        if bias is not None:
+            scores = scores + bias
+        if table:
+            rows = []
+            for i in range(length):
+                reach = table[0].shape[1] // 2
+                rows.append(table[0][:, [min(max(j - i, -reach), reach) + reach for j in range(length)]])
+            scores = scores + torch.stack(rows, 1)
+        return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ value
+
+    return compute
+
+
+@pytest.mark.parametrize("reach", [0, 3, 60])
+@pytest.mark.parametrize("name", OF_ALL_KINDS)
+def test_a_table_by_offset_is_added_to_the_scores_and_learned(name, reach):
+    pattern = of_kind(name)
+    for length, padded in ((17, True), (130, False), (131, True)):
+        batch = make_batch(length, padded)
+        table = torch.randn(HEADS, 2 * reach + 1, dtype=torch.float64, requires_grad=True)
+        heads = [*make_heads(batch), table]
+        exact = outcome(attended(pattern, batch), heads, batch)
+        for kernel in ("reference", "banded"):
+            core = kernel_for(pattern, batch, HEADS, kernel, gradient=True)
+
+            def with_table(query, key, value, table, core=core):
+                return core(query, key, value, by_offset=table)
+
+            assert max(errors(outcome(with_table, heads, batch), exact)) < 1e-9, kernel
+            fixed = outcome(partial(core, by_offset=table.detach()), heads[:3], batch)
+            assert max(errors(fixed, exact[:4])) < 1e-9, kernel
+
+
+@pytest.mark.parametrize("window", [0, 2, 20, 200])
+@pytest.mark.parametrize("name", OF_ALL_KINDS)
+def test_the_encoders_own_window_is_part_of_what_kernels_compute(name, window):
+    pattern = of_kind(name)
+    for length, padded in ((17, True), (131, True), (300, False)):
+        batch = make_batch(length, padded)
+        heads = make_heads(batch)
+        exact = outcome(attended(pattern, batch, window=window), heads, batch)
+        place = torch.arange(length)
+        near = (place - place[:, None]).abs() <= window
+        pairs = (pattern.allowed(batch) & near).expand(-1, HEADS, -1, -1).sum().item() / HEADS
+        for kernel in ("reference", "banded"):
+            core = kernel_for(pattern, batch, HEADS, kernel, gradient=True, window=window)
+            assert core.count() == pytest.approx(pairs), kernel
+            assert max(errors(outcome(core, heads, batch), exact)) < 1e-9, kernel
+
+
+def test_local_layers_go_through_the_band():
+    batch = Batch.of_lengths([2048])
+    for text in ("dense", "neighbour(200)", "neighbour(4) | global(cls)"):
+        assert kernel_for(parse_pattern(text), batch, 2, window=64).name == "banded"
+    assert kernel_for(parse_pattern("dense"), batch, 2, window=2047).name == "dense"
+
+
+EMPTY = torch.tensor([[1] * 6, [0] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize(
+    "real", [EMPTY, EMPTY[1:2], EMPTY.repeat(1, 30)[:, :97]], ids=["some", "all", "gaps"]
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("name", OF_ALL_KINDS)
+def test_rows_that_are_all_padding_have_finite_gradients(name, dropout, real):
+    batch, pattern = Batch(real), of_kind(name)
+    heads = make_heads(batch)
+    table = torch.randn(HEADS, 9, dtype=torch.float64, requires_grad=True)
+    for kernel in ("reference", "banded"):
+        for window in (None, 2):
+            if kernel == "banded" and not batch.gapless:
+                continue
+            core = kernel_for(pattern, batch, HEADS, kernel, dropout, True, window)
+            for by_offset in (None, table):
+                output = core(*heads, dropout=dropout, by_offset=by_offset)
+                gradients = torch.autograd.grad(output[batch.real.any(-1)].sum() + 0 * output.sum(), heads)
+                assert output.isfinite().all() and all(x.isfinite().all() for x in gradients)
+                empty = ~batch.real.any(-1)
+                assert all(not x[empty].any() for x in gradients)
+
+
+def laid_out(x: torch.Tensor, how: str) -> torch.Tensor:
+    """The same numbers, at other places in memory."""
+    match how:
+        case "every second number":
+            return x.repeat_interleave(2, -1)[..., ::2]
+        case "by column":
+            return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+        case "from one projection":
+            return torch.cat([x, x, x], -1).transpose(1, 2).contiguous().transpose(1, 2)[..., : x.shape[-1]]
+        case "every second token":
+            return x.repeat_interleave(2, 2)[:, :, ::2]
+        case "one head for all":
+            return x[:, :1].expand_as(x)
+        case "one token for all":
+            return x[:, :, :1].expand_as(x)
+        case "one number for all":
+            return x[..., :1].expand_as(x)
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "every second number",
+        "by column",
+        "from one projection",
+        "every second token",
+        "one head for all",
+        "one token for all",
+        "one number for all",
+    ],
+)
+@pytest.mark.parametrize("name", ["neighbour(3)", "neighbour(5) | global(cls)", "random(3, seed=1)"])
+def test_where_numbers_lie_in_memory_changes_nothing(name, how, written_out, monkeypatch):
+    from sparsebert.kernels import banded
+
+    if written_out:
+        monkeypatch.setattr(banded, "_FUSED", None)
+    batch = make_batch(129, padded=True)
+    core = kernel_for(PATTERNS[name], batch, HEADS, "banded", gradient=True)
+    strided = [laid_out(x.detach(), how) for x in make_heads(batch)]
+    for loss in (torch.sum, lambda x: x[:, :, 0].mean(), lambda x: laid_out(x, "by column").norm()):
+        results = []
+        for heads in (strided, [x.contiguous() for x in strided]):
+            heads = [x.detach().requires_grad_() for x in heads]
+            output = core(*heads)
+            results.append([output.detach(), *torch.autograd.grad(loss(output), heads)])
+        assert max(errors(*results)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    ["neighbour(8) | global(cls)", "neighbour(40) | global(3) | random(4)", "neighbour(64)", "random(5)"],
+)
+def test_large_scores_are_rounded_no_more_than_by_the_reference(text, written_out, dtype, monkeypatch):
+    from sparsebert.kernels import banded
+
+    if written_out:
+        monkeypatch.setattr(banded, "_FUSED", None)
+    pattern, batch = parse_pattern(text), Batch.of_lengths([137, 1, 45])
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, HEADS, 137, 64)
+    heads = [torch.randn(shape, generator=generator) * by for by in (5, 5, 1)]
+    heads = [x.to(dtype).requires_grad_() for x in heads]
+    found = {}
+    for kernel in ("reference", "banded"):
+        core = kernel_for(pattern, batch, HEADS, kernel, gradient=True)
+        found[kernel] = outcome(core, heads, batch)
+    exact = outcome(
+        kernel_for(pattern, batch, HEADS, "reference", gradient=True),
+        [x.detach().double().requires_grad_() for x in heads],
+        batch,
+    )
+    for ours, theirs in zip(errors(found["banded"], exact), errors(found["reference"], exact), strict=True):
+        assert ours <= 2 * theirs + 1e-6
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "neighbour(64)"])
 def test_no_tensor_grows_with_the_square_of_the_length(name, dropout):
@@ -323,7 +516,7 @@ def test_auto_takes_the_band_where_it_pays(pattern, length, expected):
     [
         ("lexical(2)", "banded", {}, "band"),
         ("neighbour(2) - global(cls)", "flex", {}, "band"),
-        ("neighbour(2) | random(1)", "flex", {}, "drawn"),
+        ("neighbour(2) | random(1)", "flex", {}, "random keys"),
         ("neighbour(2)", "flex", {"dropout": 0.1}, "dropout"),
         ("neighbour(2)", "flex", {"gradient": True}, "GPU"),
         ("neighbour(2)", "band", {}, "did you mean 'banded'"),
@@ -359,10 +552,46 @@ def test_flex_gives_the_same_forward(name):
             found, exact = core(*heads), written_out(pattern, batch, [x.double() for x in heads])
         real = batch.real[:, None, :, None]
         assert errors([found * real], [exact * real])[0] < 1e-5
+        table = torch.randn(HEADS, 7)
+        with torch.no_grad():
+            local = kernel_for(pattern, batch, HEADS, "flex", window=4)
+            found = local(*heads, by_offset=table)
+            exact = attended(pattern, batch, window=4)(*(x.double() for x in heads), table.double())
+        assert errors([found * real], [exact * real])[0] < 1e-5
 
 
 def test_kernels_are_named():
-    assert KERNELS == ("auto", "reference", "banded", "flex")
+    assert set(kernel_names()) == {"auto", "reference", "banded", "flex"}
+
+
+def test_a_kernel_from_outside_is_asked_for_by_name_and_considered_by_auto(monkeypatch):
+    class Zeros(Kernel):
+        name = "zeros"
+
+        @classmethod
+        def supports(cls, layout, context):
+            return None if layout is not None and layout.tokens else "it computes global tokens only"
+
+        @classmethod
+        def cost(cls, layout, context):
+            return 1 if context.length > 8 else 1e9
+
+        def __call__(self, query, key, value, dropout=0.0, scale=None, by_offset=None):
+            return torch.zeros_like(value)
+
+    monkeypatch.setattr(KERNELS, "fingerprints", {})
+    register(Zeros)
+    try:
+        batch, pattern = Batch.of_lengths([9]), parse_pattern("neighbour(1) | global(cls)")
+        assert kernel_for(pattern, batch, 2).name == "zeros"
+        assert kernel_for(pattern, batch, 2).count() == 9 * 3 - 2 + 2 * (9 - 2)
+        assert kernel_for(pattern, Batch.of_lengths([8]), 2).name == "reference"
+        assert kernel_for(pattern, Batch.of_lengths([8]), 2, "zeros").name == "zeros"
+        assert kernel_for(parse_pattern("dense"), batch, 2, "reference").name == "dense"
+        with pytest.raises(InputError, match="kernel=zeros can't be used here, since it computes global"):
+            kernel_for(parse_pattern("neighbour(1)"), batch, 2, "zeros")
+    finally:
+        del KERNELS["zeros"]
 
 
 @pytest.mark.parametrize("pattern", ["dense", "neighbour(3) | global(cls)"])

@@ -57,6 +57,12 @@ def test_chapters_read_one_file_or_all_of_them_with_each_run_once(project):
     assert recorded() == [run(0), run(1), run(2)]
 
 
+def test_claims_are_judged_without_the_chapters_own_runs(project):
+    write(project / "one.jsonl", run(0), run(1))
+    write(project / "quick.jsonl", run(1), run(2))
+    assert results.evidence() == [run(0), run(1)]
+
+
 def test_a_line_keeps_all_but_the_digits_of_learned_arrays():
     record = run(learning=LEARNING, kernels=None, train_loss=float("nan"))
     line = results.as_line(record)

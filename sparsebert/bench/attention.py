@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sparsebert.bench import measuring
 from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import KERNELS, kernel_for
+from sparsebert.kernels import kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
@@ -98,7 +98,9 @@ def _contender(name: str, has_masks: bool = False) -> Callable:
 
 def all_contenders() -> dict[str, Contender]:
     """All contenders by name: dense attention, the same with a mask, our kernels, and other libraries'."""
-    ours = {name: Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in KERNELS}
+    ours = {
+        name: Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()
+    }
     return {name: _OTHERS[name] for name in ("dense", "masked")} | ours | _OTHERS
 
 

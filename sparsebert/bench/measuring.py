@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.machine import commit, device_name, versions
+from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
 
 PASSES = {"forward": "forward", "both": "forward + backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -150,6 +153,7 @@ def provenance(seed: int = 0, dtype: str = "fp32", device: str | None = None, **
         "commit": commit(),
         "device": "cpu" if processor else device_name(),
         "threads": torch.get_num_threads(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "dtype": dtype,
         "seed": seed,
         **settings,
@@ -175,8 +179,37 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
             "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
         ) from None
     # A column in which nothing was measured is full of nulls.
-    others = ("pattern", "contender", "kernel", "left_out", "mode", "plan", "encoder", "length", "batch")
+    others = (
+        "what",
+        "pattern",
+        "contender",
+        "kernel",
+        "left_out",
+        "mode",
+        "plan",
+        "encoder",
+        "length",
+        "batch",
+    )
     return frame.astype(dict.fromkeys(frame.columns.difference(others), float)), found
+
+
+def measured(
+    name: str, measure: Callable[[], pd.DataFrame], **asked: object
+) -> tuple[pd.DataFrame, dict[str, object]]:
+    """What a chapter measures, and its provenance: as recorded with the book, or else measured now.
+
+    A measurement is recorded if `book/results/costs/` has a file for this name and all that is `asked`, which
+    becomes part of its provenance. One that is made now is kept in `costs/` of the folder of runs, from where
+    it can be copied to those recorded with the book.
+    """
+    text = json.dumps(asked, sort_keys=True)
+    file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    root = project_root()
+    path = root / "book" / "results" / "costs" / file if root and not fresh_runs() else None
+    if path is None or not path.is_file():
+        path = write_whole(runs_dir() / "costs" / file, costs_json(measure(), provenance(**asked)))
+    return read_costs(path)
 
 
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:

@@ -25,8 +25,9 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from sparsebert.bench import measuring
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.dropout import quicken_dropout
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
-from sparsebert.models.sparsified import ARCHITECTURES, Sparsified, attention_layers, sparsify
+from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.patterns.plans import parse_plan
 
 PLAN = "neighbour(64) | global(cls)"
@@ -99,7 +100,7 @@ def model_rows(
     torch.manual_seed(seed)
     model = random_or_loaded(encoder, max(lengths)).to(device)
     quicken_dropout(model)  # as in fine-tuning
-    parsed.layers(attention_layers(model))  # refuses what the model lacks before anything is measured
+    parsed.layers(architecture_of(model).layers)  # refuses what the model lacks before anything is measured
     cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
     for mode in modes:
         for length in lengths:
@@ -155,11 +156,11 @@ class _Trial:
         batch, length = self.ids.shape
         if self.longest_dense and length > self.longest_dense:
             return f"dense attention is not run beyond {self.longest_dense:,} tokens"
-        dropout = getattr(self.model.config, "attention_probs_dropout_prob", 0.0)
-        if self.device == "cpu" and self.training and dropout:
+        architecture = architecture_of(self.model)
+        if self.device == "cpu" and self.training and architecture.dropout:
             # Dropout takes the unfused kernel, and each layer keeps its attention weights, before and after.
-            layers, heads = attention_layers(self.model), self.model.config.num_attention_heads
-            wanted, free = 3 * 4 * layers * batch * heads * length**2, psutil.virtual_memory().available
+            scores = architecture.layers * batch * architecture.heads * length**2
+            wanted, free = 3 * 4 * scores, psutil.virtual_memory().available
             if wanted > 0.8 * free:
                 return f"its scores would take {wanted / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free"
         return ""
@@ -252,10 +253,10 @@ def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
 
     An attention module is the core, without the projections inside it.
     """
-    cores = ARCHITECTURES[model.config.model_type]
+    cores = architecture_of(model).modules
     for name, module in model.base_model.named_modules():
         within_layers = any(piece.isdecimal() for piece in name.split("."))
-        if type(module).__name__ == cores:
+        if module in cores:
             yield module, "attention"
         elif within_layers and not any(module.children()):
             if isinstance(module, nn.Linear) and ("attention" in name or ".attn" in name):

@@ -12,12 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
+from filelock import FileLock, Timeout
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from papermill.exceptions import strip_color
 
@@ -25,9 +28,10 @@ import sparsebert
 from sparsebert import paths
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
-from sparsebert.chapters.running import execute
+from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError
+from sparsebert.sweeps.executors import WorkerDied, open_executor
 
 
 def _to_stderr(line: str) -> None:
@@ -45,48 +49,88 @@ def build_book(
 
     Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
     notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
-    jupyter-book said. `say` is called with a line per chapter. Raises `InputError` if a chapter is missing or
-    the profile is wrong, and `ChapterError` if a notebook or the rendering fails.
+    jupyter-book said. `say` is called with a line per chapter. A second call for the same `build` waits.
+    Raises `InputError` if a chapter is missing or the profile is wrong, and `ChapterError` if a notebook or
+    the rendering fails.
     """
     root = find_root(root)
     build = Path(build).resolve() if build else root / "_build"
     todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in _chapters_in_toc(root)]
     executed = build / "notebooks" / profile
+    with _one_at_a_time(build, say):
+        try:
+            _execute_changed(todo, profile, executed, root, say)
+            _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
+            return _rendered(root, build, say)
+        except KeyboardInterrupt:
+            say("\nstopped; the same command continues from here: finished runs and chapters are kept")
+            raise
+
+
+@contextmanager
+def _one_at_a_time(build: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Two builds in one folder would overwrite each other's files."""
+    build.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(build / ".lock")
     try:
-        for number, (notebook, parameters) in enumerate(todo, start=1):
-            out, key = executed / notebook.name, notebook_key(notebook, parameters, profile)
-            line = f"[{number}/{len(todo)}] {notebook.stem}"
-            if _key_of(out) == key:
-                say(f"{line}: unchanged")
-                continue
-            say(f"{line}: running (profile {profile})")
-            seconds = execute(notebook, parameters, profile, out, root, key)
-            say(f"{line}: done in {seconds:.0f} s")
-        say("rendering the book")
-        start = time.perf_counter()
-        _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
-        index = _render(root, build)
-        say(f"rendered in {time.perf_counter() - start:.0f} s")
-    except KeyboardInterrupt:
-        say("\nstopped; the same command continues where this one was: finished runs and chapters are kept")
-        raise
-    return index
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another command is building the book in {build}; this one waits until that is done")
+        held = lock.acquire()
+    with held:
+        yield
+
+
+def _execute_changed(
+    todo: list[tuple[Path, dict[str, Any]]],
+    profile: str,
+    executed: Path,
+    root: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Runs the chapters whose key differs from that of their executed copy."""
+    waiting = []
+    for number, (notebook, parameters) in enumerate(todo, start=1):
+        out, key = executed / notebook.name, notebook_key(notebook, parameters, profile)
+        place = f"[{number}/{len(todo)}]"
+        if (was_executed(out) or {}).get("key") == key:
+            say(f"{place} {notebook.stem}: unchanged")
+        else:
+            call = (notebook, parameters, profile, out, root, key, place)
+            waiting.append((f"{place} {notebook.stem}", call))
+    at_once = 1
+    if profile == "quick" and not paths.fresh_runs():  # else a single one trains on all cores
+        at_once = min(2, len(waiting), os.cpu_count() or 1)
+    running = {}
+    with open_executor("processes", at_once) if at_once > 1 else open_executor() as executor:
+        while waiting or running:
+            while waiting and len(running) < max(1, at_once):
+                place, call = waiting.pop(0)
+                say(f"{place}: running (profile {profile})")
+                running[executor.submit(execute, *call)] = place
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                place = running.pop(future)
+                try:
+                    say(f"{place}: done in {future.result():.0f} s")
+                except WorkerDied as error:
+                    raise ChapterError(f"{place}: {error}") from None
 
 
 def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) -> str:
     """A hash of everything that an executed notebook depends on; if it is unchanged, so is the result.
 
-    The notebook, its parameters, the recorded runs, the package's source, the versions of Python and of what
-    the package requires, and the folders of runs and data in use.
+    The notebook, its parameters, the recorded runs and whether they may be used, the package's source, the
+    versions of Python and of what the package requires, and the folders of runs and data in use.
     """
     package = Path(sparsebert.__file__).parent
-    recorded = sorted((notebook.parent.parent / "book" / "results").glob("*.json*"))
+    results = notebook.parent.parent / "book" / "results"
     facts = {
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
         "profile": profile,
-        "recorded": {file.name: _hash(file) for file in recorded},
-        "package": {str(file.relative_to(package)): _hash(file) for file in sorted(package.rglob("*.py"))},
+        "fresh": paths.fresh_runs(),
+        "recorded": _hashes(results, "*.json*"),
+        "package": _hashes(package, "*.py"),
         "versions": versions(),
         "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],
     }
@@ -94,10 +138,18 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every distribution that sparsebert requires directly."""
+    """Versions of Python and of every distribution that the package and its book require directly."""
     required = [Requirement(text) for text in importlib.metadata.requires("sparsebert") or []]
-    names = sorted(requirement.name for requirement in required if "extra" not in str(requirement.marker))
+    names = sorted(
+        requirement.name
+        for requirement in required
+        if requirement.name != "sparsebert" and _for_the_book(requirement.marker)
+    )
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def _for_the_book(marker: Marker | None) -> bool:
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("train", "data", "book"))
 
 
 def _chapters_in_toc(root: Path) -> list[Path]:
@@ -151,7 +203,8 @@ def _about_this_build(executed: list[Path], profile: str) -> str:
             "",
             f"The chapters were run in the profile `{profile}` on {device_name()} under {platform.system()}. "
             "A fine-tuning run that was finished before is found again, so a chapter's time can be shorter "
-            "than the work behind it; each run's own time is in its record.",
+            "than the work behind it; each chapter tells what its runs took. Chapters whose runs are "
+            "recorded are run two at a time.",
             "",
             "| chapter | seconds |",
             "| --- | ---: |",
@@ -166,7 +219,29 @@ def _about_this_build(executed: list[Path], profile: str) -> str:
     )
 
 
-def _render(root: Path, build: Path) -> Path:
+def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
+    """The first page of the book, rendered anew if anything that it is made from has changed."""
+    index, made_from = build / "html" / "index.html", build / "rendered.json"
+    facts = {
+        "source": _hashes(build / "source", "*"),
+        "config": _hash(root / "_config.yml"),
+        "renderer": _hash(Path(__file__)),
+        "versions": versions(),
+    }
+    text = json.dumps(facts, indent=1)
+    if index.is_file() and made_from.is_file() and made_from.read_text(encoding="utf-8") == text:
+        say("the pages: unchanged")
+        return index
+    say("rendering the book")
+    start = time.perf_counter()
+    made_from.unlink(missing_ok=True)
+    _render(root, build)
+    paths.write_whole(made_from, text)
+    say(f"rendered in {time.perf_counter() - start:.0f} s")
+    return index
+
+
+def _render(root: Path, build: Path) -> None:
     """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
     work, log, html = build / "sphinx", build / "book.log", build / "html"
     shutil.rmtree(work, ignore_errors=True)
@@ -189,14 +264,11 @@ def _render(root: Path, build: Path) -> Path:
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work / "_build" / "html", html)
     shutil.rmtree(work, ignore_errors=True)
-    return html / "index.html"
 
 
-def _key_of(executed: Path) -> str | None:
-    try:
-        return nbformat.read(executed, as_version=4).metadata["sparsebert"]["key"]
-    except Exception:  # absent, torn, or written by something else: it is run again
-        return None
+def _hashes(folder: Path, pattern: str) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob(pattern) if file.is_file())
+    return {str(file.relative_to(folder)): _hash(file) for file in files}
 
 
 def _hash(file: Path) -> str:

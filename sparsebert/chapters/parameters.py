@@ -5,6 +5,7 @@ A notebook's parameters stand in one cell tagged `parameters`, each a typed lite
     train_size: int = 800  # [16..1000000] training rows; time grows in proportion
 
 `[lo..hi]` or `[one|two]` at the head of the comment is what values are held to; in a list, each of its items.
+A list must hold something unless the comment says that it may be empty.
 Values come from three places, the later winning: the cell, the profile (`notebooks/profiles.yaml`), the
 command line.
 """
@@ -181,6 +182,8 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
         ).validate_python(value)
     except ValidationError:
         raise _wrong(parameter, f"{shown(repr(value))} is not {parameter.type_name}", where) from None
+    if value == [] and "may be empty" not in parameter.help:
+        raise _wrong(parameter, "an empty list leaves nothing to do", where)
     for item in value if isinstance(value, list) else [value]:
         if item is None:
             continue
@@ -239,10 +242,10 @@ def _check_layers(values: dict[str, Any], where: str) -> None:
 
 @cache
 def _layers(encoder: str) -> int:
+    from sparsebert.models.architectures import architecture_of
     from sparsebert.models.encoders import load_classifier
-    from sparsebert.models.sparsified import attention_layers
 
-    return attention_layers(load_classifier(encoder, ()))
+    return architecture_of(load_classifier(encoder, ())).layers
 
 
 def _wrong(parameter: Parameter, what: str, where: str = "") -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -55,20 +56,46 @@ def run_notebook(
     """
     notebook = find_notebook(name, root)
     out = path_of(out) if out else Path(f"{notebook.stem}.executed.ipynb")
-    if out.suffix != ".ipynb":
-        raise InputError(f"'{out}' must end in .ipynb: an executed notebook is what is written")
-    if out.resolve() == notebook.resolve():
-        raise InputError(f"'{out}' is the notebook itself; write the executed one to another file")
     parameters = parse_parameters(notebook, texts, profile)
-    check_writable(out.resolve().parent, f"the folder of '{out}'", "--out")
+    _check_out(out, notebook)
     execute(notebook, parameters, profile, out.resolve(), Path.cwd())
     return out
 
 
+def _check_out(out: Path, notebook: Path) -> None:
+    """`InputError` for a place that can't be written, and for a file that is not an earlier result."""
+    if out.suffix != ".ipynb":
+        raise InputError(f"'{out}' must end in .ipynb: an executed notebook is what is written")
+    if out.resolve() == notebook.resolve():
+        raise InputError(f"'{out}' is the notebook itself; write the executed one to another file")
+    if out.is_dir():
+        raise InputError(f"'{out}' is a folder; give --out a file in it, such as '{out}/mine.ipynb'")
+    if out.exists() and not (out.is_file() and was_executed(out)):
+        raise InputError(f"'{out}' is not a notebook that this command wrote; give --out another file")
+    check_writable(out.resolve().parent, f"the folder of '{out}'", "--out")
+
+
+def was_executed(file: Path) -> dict[str, Any] | None:
+    """What `execute` noted in a notebook that it wrote; None for any other file."""
+    try:
+        return nbformat.read(file, as_version=4).metadata["sparsebert"]
+    except Exception:  # absent, truncated, or written by something else
+        return None
+
+
 def execute(
-    notebook: Path, parameters: dict[str, Any], profile: str, out: Path, cwd: Path, key: str = ""
+    notebook: Path,
+    parameters: dict[str, Any],
+    profile: str,
+    out: Path,
+    cwd: Path,
+    key: str = "",
+    place: str = "",
 ) -> float:
-    """Runs `notebook` and writes it to `out`; returns the seconds it took."""
+    """Runs `notebook` and writes it to `out`; returns the seconds it took.
+
+    Lines of progress on stderr begin with `place`.
+    """
     folders = named_folders()
     failed = out.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
@@ -86,7 +113,7 @@ def execute(
                 language="python",
                 cwd=str(cwd),
                 progress_bar=False,
-                stderr_file=_PlainStderr(),
+                stderr_file=_PlainStderr(place),
                 kernel_manager_class=_RunningInterpreter,
                 extra_arguments=[f"--ipython-dir={folder}", "--log-level=CRITICAL"],  # nobody's own settings
             )
@@ -95,6 +122,9 @@ def execute(
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise
         except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError if the kernel dies
+            if getattr(error, "ename", "") == InputError.__name__:
+                where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
+                raise InputError(f"{where}: {strip_color(error.evalue)}") from None
             write_notebook(failed, tidy(read_notebook(done), record, folders))
             raise _what_failed(notebook, error, failed) from None
         record["seconds"] = round(time.perf_counter() - start, 1)
@@ -134,8 +164,11 @@ class _RunningInterpreter(AsyncKernelManager):
 class _PlainStderr:
     """What the notebook writes to stderr, passed on to the terminal without colours."""
 
+    def __init__(self, place: str):
+        self.place = place
+
     def write(self, text: str) -> None:
-        sys.stderr.write(strip_color(text))
+        sys.stderr.write(re.sub(r"^(?=.)", self.place, strip_color(text), flags=re.MULTILINE))
 
     def flush(self) -> None:
         sys.stderr.flush()
@@ -153,14 +186,12 @@ def _quiet_papermill() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _what_failed(notebook: Path, error: Exception, failed: Path) -> ChapterError | InputError:
+def _what_failed(notebook: Path, error: Exception, failed: Path) -> ChapterError:
     kept = f"what was executed is kept in {failed}"
     if not isinstance(error, PapermillExecutionError):
         return ChapterError(
             f"{notebook.stem} stopped: its Python process died, perhaps for want of memory ({error}); {kept}"
         )
-    where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
-    if error.ename == InputError.__name__:
-        return InputError(f"{where}: {strip_color(error.evalue)}\n{kept}")
     traceback = strip_color("\n".join(error.traceback)).splitlines()
-    return ChapterError("\n    ".join([f"{where} with {error.ename}; {kept}", *traceback[-12:]]))
+    where = f"{notebook.stem} stopped at cell [{error.exec_count}] with {error.ename}; {kept}"
+    return ChapterError("\n    ".join([where, *traceback[-12:]]))

@@ -10,6 +10,13 @@ from sparsebert.cli.options import data_dir_option
 from sparsebert.errors import InputError, shown
 from sparsebert.reading import path_of
 
+profile_option = click.option(
+    "--profile",
+    default="quick",
+    show_default=True,
+    help="smoke (to rehearse), quick or full (for a GPU).",
+)
+
 
 @click.command(
     epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb"
@@ -18,9 +25,7 @@ from sparsebert.reading import path_of
 @click.option(
     "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."
 )
-@click.option(
-    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
-)
+@profile_option
 @click.option(
     "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
 )
@@ -45,9 +50,7 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
 
 
 @click.command()
-@click.option(
-    "--profile", default="quick", show_default=True, help="smoke (seconds), quick (minutes) or full (a GPU)."
-)
+@profile_option
 def book(profile: str) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html."""
     from sparsebert.chapters import build_book

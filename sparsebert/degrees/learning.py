@@ -7,6 +7,7 @@ not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,6 +148,7 @@ class LearnedDegrees(nn.Module):
         self.register_buffer("price", torch.tensor(config.price))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("running", torch.tensor(torch.nan))  # mean of the density over the last steps
+        self.others: dict[int, Pattern | None] = dict.fromkeys(layers)  # what the plan has beside `learned`
         self.density: Float[Tensor, " layer"] | None = None  # expected, of the batch that passes
         self._soft: Table | None = None
 
@@ -158,6 +160,10 @@ class LearnedDegrees(nn.Module):
     def weighted(self, layer: int, pattern: Pattern) -> Pattern:
         return Biased(pattern, LiveLayer(self, layer))
 
+    def follow(self, patterns: Sequence[Pattern]) -> None:
+        if not self.is_hard:
+            self.others = {layer: other_parts(patterns[layer]) for layer in self.layers}
+
     # what the attention asks
 
     def log_survival(self) -> Table:
@@ -167,14 +173,14 @@ class LearnedDegrees(nn.Module):
         """
         return self._spread(self.method.table(self.theta))
 
-    def prepare(self, batch: Batch, others: dict[int, Pattern | None]) -> None:
+    def prepare(self, batch: Batch) -> None:
         """Compute what the layers will ask for, and the density to expect of this batch."""
         if self.is_hard:
             return
         log_survival = self.log_survival()
         self._soft = self._spread(self.method.soft_table(self.theta, log_survival, self.training))
         with torch.no_grad():
-            pairs = count_pairs(batch, others, self.config.max_distance, self.windows)
+            pairs = count_pairs(batch, self.others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
 
     def related(self, layer: int, batch: Batch) -> Relation:

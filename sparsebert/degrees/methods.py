@@ -223,14 +223,14 @@ def attention_mass(
 
     Shape [layer, head, max_distance + 2], for the layers of `others`; the last column is for all beyond.
     """
-    model, implementation = sparse.model, sparse.model.config._attn_implementation
-    was_training = model.training
-    model.eval().set_attn_implementation("eager")
-    mass = torch.zeros(len(others), model.config.num_attention_heads, max_distance + 2, dtype=torch.float64)
+    model, was_training = sparse.model, sparse.model.training
+    model.eval()
+    mass = torch.zeros(len(others), sparse.architecture.heads, max_distance + 2, dtype=torch.float64)
     for inputs in rows:
         batch = sparse.batch_of(inputs)
         distance = batch.distances.clamp(max=max_distance + 1)[:, None]
-        attentions = model(**inputs, output_attentions=True).attentions
+        with sparse.own_attention("eager"):
+            attentions = model(**inputs, output_attentions=True).attentions
         for row, (layer, other) in enumerate(others.items()):
             left = batch.pairs & ~(other or Neighbour(0)).allowed(batch)  # self-pairs are always allowed
             weight = attentions[layer].double() * left
@@ -239,5 +239,5 @@ def attention_mass(
                 mass[row, head] += torch.bincount(
                     index.flatten(), weight[:, head].flatten(), minlength=max_distance + 2
                 ).cpu()
-    model.train(was_training).set_attn_implementation(implementation)
+    model.train(was_training)
     return mass

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
 from sparsebert.degrees.hardening import check_target
-from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees, other_parts
+from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.pairs import Pairs, count_pairs
 from sparsebert.errors import InputError, shown
-from sparsebert.models.sparsified import Sparsified, attention_layers, local_windows
-from sparsebert.patterns.batches import Batch
+from sparsebert.models.architectures import architecture_of
+from sparsebert.models.sparsified import Sparsified
 from sparsebert.patterns.plans import Plan
 
 _APART = 0.6  # of the soft part: heads and layers grow apart before the target counts
@@ -31,7 +31,8 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
 
     None if the plan has nothing to learn. Raises `InputError` if plan and config do not belong together.
     """
-    count = attention_layers(model)
+    architecture = architecture_of(model)
+    count = architecture.layers
     learned, weighted = (plan.open_layers(count, learns) for learns in ("degrees", "weights"))
     if learned and config is None:
         raise InputError(
@@ -48,8 +49,9 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
         )
     if not learned and not weighted:
         return None
-    heads, windows = model.config.num_attention_heads, local_windows(model)
-    learner = LearnedDegrees(config or DegreeConfig(), learned or weighted, count, heads, windows)
+    learner = LearnedDegrees(
+        config or DegreeConfig(), learned or weighted, count, architecture.heads, architecture.windows
+    )
     if weighted:
         learner.harden(learner.kept)
     model.sparsebert_degrees = learner
@@ -75,8 +77,7 @@ class DegreeTraining(TrainerCallback):
     ):
         self.learner, self.sparse, self.rows, self.evaluate = learner, sparse, rows, evaluate
         self.config = learner.config
-        self.others = {layer: other_parts(sparse.patterns[layer]) for layer in learner.layers}
-        sparse.watch = self._before_encoder
+        self.others = learner.others
 
     def penalty(self) -> Float[Tensor, ""] | float:
         """What the expected density of the last batch costs."""
@@ -107,9 +108,6 @@ class DegreeTraining(TrainerCallback):
             self.learner.price.clamp_(min=0)
         if state.global_step >= soft_steps:
             self._harden(state)
-
-    def _before_encoder(self, batch: Batch) -> None:
-        self.learner.prepare(batch, self.others)
 
     def _harden(self, state: Any) -> None:
         pairs = self.pairs()

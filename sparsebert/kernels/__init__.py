@@ -1,5 +1,27 @@
 """How allowed pairs are computed: one result, several speeds."""
 
-from sparsebert.kernels.choice import KERNELS, kernel_for
+from sparsebert.kernels.banded import Banded
+from sparsebert.kernels.flex import Flex
+from sparsebert.kernels.kernel import (
+    KERNELS,
+    Context,
+    Kernel,
+    check_kernel,
+    kernel_for,
+    kernel_names,
+    needs_band,
+)
+from sparsebert.kernels.reference import Reference
 
-__all__ = ["KERNELS", "kernel_for"]
+__all__ = [
+    "KERNELS",
+    "Banded",
+    "Context",
+    "Flex",
+    "Kernel",
+    "Reference",
+    "check_kernel",
+    "kernel_for",
+    "kernel_names",
+    "needs_band",
+]

@@ -1,14 +1,14 @@
-"""Attention over a band, global tokens and drawn keys, in plain torch, without any [length, length] tensor.
+"""Attention over a band, global tokens and random keys, in plain torch, without any [length, length] tensor.
 
 Each sequence is taken by itself, without its padding. Its global tokens come first and attend to all. The
 other queries are taken in blocks: a block of B queries meets the B + 2w keys of its window, so that what is
-computed grows with the length times the width. The keys that all queries have (global) or that each query
-drew for itself are columns apart; the softmax over both is put together from their normalisers, as
+computed grows with the length times the width. The keys that all queries have (global) or that are each
+query's own (random) are columns apart; the softmax over both is put together from their normalisers, as
 FlashAttention does for blocks of keys (Dao et al., 2022). Scores are computed anew in the backward pass, and
 no more than the inputs, the output and one number per query is kept for it.
 
 The windows are computed by torch's fused attention for processors where it can be used, and else written
-out: on GPUs, with dropout, and where weights are learned.
+out: on GPUs, with dropout, and in the backward pass where weights are learned.
 """
 
 from __future__ import annotations
@@ -21,24 +21,97 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag, pad
 
 from sparsebert.kernels.dropout import kept
-from sparsebert.patterns import drawn_keys
+from sparsebert.kernels.kernel import ByOffset, Context, Heads, Kernel, needs_layout
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import quantiles
 from sparsebert.patterns.layouts import Layout
+from sparsebert.registry import register
 
-_BLOCKS = (32, 64, 128)
-_WHOLE = 2**20  # scores of a part that is not cut into blocks
+_GROUPED = 32  # widths that differ by less are computed together
 _SCORES = {"cpu": 2**20, "cuda": 2**26}  # that are worked on at a time, so that a call needs little memory
+_SHORTEST_ON_GPU = 1024
+
+# What it costs on a processor, in scores of dense attention: each of its own scores, the keys of
+# windows that take as long as a query's columns, and what every sequence takes for each group of heads and,
+# since it is done by one thread alone, for each thread. With dropout neither has a fused kernel. Fitted to
+# `sparsebert bench attention`, on the careful side.
+_SCORE = {"fused": 1.3, "dropout": 1.8}
+_GLOBAL_COLUMNS, _RANDOM_COLUMN = 20, 40
+_START, _START_OF_COLUMNS = 20_000, 30_000
+_QUERIES = {False: 2**21, True: 3 * 2**17}  # numbers of queries at a time, where no scores are held; backward
 
 Flat = Float[Tensor, "row head query width"]
 Tiles = Float[Tensor, "tile head query width"]
+Table = Float[Tensor, "#head offset"]  # added to scores, by place of the key less place of the query
+
+
+@register
+class Banded(Kernel):
+    """Blocks of queries and the windows of their keys."""
+
+    name = "banded"
+
+    @classmethod
+    def supports(cls, layout: Layout | None, context: Context) -> str | None:
+        return needs_layout(layout, context)
+
+    @classmethod
+    def cost(cls, layout: Layout, context: Context) -> float:
+        groups = head_groups(layout, context.heads)
+        windows = [(heads, min(block_size(width) + 2 * width, context.length)) for heads, width in groups]
+        keys = sum((heads.stop - heads.start) * window for heads, window in windows) / context.heads
+        keys += layout.tokens and _GLOBAL_COLUMNS + 2 * layout.tokens
+        keys += _RANDOM_COLUMN * sum(k for k, _ in layout.random)
+        if context.device.type != "cpu":
+            return 4 * keys * context.length if context.length >= _SHORTEST_ON_GPU else torch.inf
+        start = _START + (_START_OF_COLUMNS if layout.tokens or layout.random else 0)
+        each = _SCORE["dropout" if context.dropout else "fused"]
+        return context.length * keys * each + start * len(groups) * torch.get_num_threads()
+
+    def __init__(self, layout: Layout, context: Context):
+        super().__init__(layout, context)
+        self.band = Band(layout, context.batch, context.heads)
+
+    def __call__(
+        self,
+        query: Heads,
+        key: Heads,
+        value: Heads,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        by_offset: ByOffset | None = None,
+    ) -> Heads:
+        """Padding queries get 0."""
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        near = far = by_offset
+        if self.layout.weights is not None:
+            weights = self.layout.weights.to(query.device)
+            near = _sum(torch.cat([weights.flip(1)[:, :-1], weights], 1), by_offset)
+            far = near if self.layout.weigh_all else far
+        return _Banded.apply(query, key, value, near, far, self.band, dropout, scale)
+
+
+def _sum(one: Table, other: Table | None) -> Table:
+    """The sum of two tables; beyond the end of the shorter one its last entries count."""
+    if other is None:
+        return one
+    longer = max(one.shape[1], other.shape[1])
+    one, other = (
+        pad(x[None], [(longer - x.shape[1]) // 2] * 2, mode="replicate")[0] if x.shape[1] < longer else x
+        for x in (one, other)
+    )
+    return one + other
+
+
+# ---- which pairs there are, by parts -------------------------------------------------------------
 
 
 def block_size(width: int) -> int:
     """Queries of a block: many are quick to multiply, few have few keys in excess of the 2w + 1 wanted."""
-    return next((size for size in _BLOCKS if size >= width / 2), _BLOCKS[-1])
+    return 16 if width <= 16 else 32 if width <= 128 else 64
 
 
 def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
@@ -49,7 +122,7 @@ def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
     if layout.kept is None:
         return [(slice(0, heads), layout.width)]
     widths = [int(row.nonzero().max()) for row in layout.kept.expand(heads, -1)]
-    steps = [max(1, -(-width // _BLOCKS[0])) for width in widths]
+    steps = [max(1, -(-width // _GROUPED)) for width in widths]
     starts = [h for h in range(heads) if not h or steps[h] != steps[h - 1]]
     return [(slice(a, b), max(widths[a:b])) for a, b in zip(starts, [*starts[1:], heads], strict=True)]
 
@@ -58,8 +131,7 @@ def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
 class Part:
     """Queries in blocks of some adjacent heads, and the windows of their keys.
 
-    Block b has the queries from `query + b * block` on and the keys from `key + b * block` on. All pairs
-    exist in a `wide` part, that of the global queries, else those of the band.
+    Block b has the queries from `query + b * block` on and the keys from `key + b * block` on.
     """
 
     heads: slice
@@ -68,7 +140,12 @@ class Part:
     blocks: int
     key: int
     window: int
-    wide: bool = False
+
+    def chunks(self, queries: int) -> Iterator[tuple[int, int]]:
+        """Some blocks at a time, first and count, of about so many queries."""
+        some = max(1, queries // self.block)
+        for first in range(0, self.blocks, some):
+            yield first, min(some, self.blocks - first)
 
     def places(self, first: int, count: int) -> slice:
         """Where the queries of some blocks stand."""
@@ -91,23 +168,21 @@ class Part:
         """Add what belongs to the keys of some blocks; keys of several blocks get the sum."""
         into = into[:, self.heads]
         windows = windows.unflatten(0, (-1, count)).transpose(1, 2)
-        for start in range(0, self.window, self.block):
+        for start in range(0, self.window, self.block if count > 1 else self.window):
             stop = min(start + self.block, self.window) if count > 1 else self.window
             place = self.key + first * self.block + start
-            room = into[:, :, place : place + (count - 1) * self.block + stop - start]
-            row, head, step, one = room.stride()
-            room.as_strided(
-                (*room.shape[:2], count, stop - start, room.shape[3]),
+            keys = into[:, :, place : place + (count - 1) * self.block + stop - start]
+            row, head, step, one = keys.stride()
+            keys.as_strided(
+                (*keys.shape[:2], count, stop - start, keys.shape[3]),
                 (row, head, self.block * step, step, one),
             ).add_(windows[..., start:stop, :])
-            if count == 1:
-                return
 
     @property
-    def distances(self) -> Int[Tensor, "query key"]:
-        """How far apart the pairs are; the same in each block."""
+    def offsets(self) -> Int[Tensor, "query key"]:
+        """Place of the key less place of the query; the same in each block."""
         query = self.query + torch.arange(self.block)
-        return (query[:, None] - self.key - torch.arange(self.window)).abs()
+        return self.key + torch.arange(self.window) - query[:, None]
 
 
 def flat(tiles: Tensor, rows: int) -> Tensor:
@@ -119,41 +194,37 @@ class Band:
     """The pairs of a layout in one batch, whose rows hold their real tokens without gaps."""
 
     def __init__(self, layout: Layout, batch: Batch, heads: int):
-        self.layout, self.heads, self.device = layout, heads, batch.real.device
+        device = batch.real.device
         counts, starts = batch.real.sum(-1).tolist(), batch.real.int().argmax(-1).tolist()
         self.padded = min(counts) < batch.real.shape[1]
         spans = list(zip(starts, counts, strict=True))
-        if self.device.type != "cpu" and len(set(spans)) == 1:
+        if device.type != "cpu" and len(set(spans)) == 1 and counts[0]:
             self.sequences = [(slice(0, len(spans)), *spans[0])]
         else:
             self.sequences = [(slice(row, row + 1), *span) for row, span in enumerate(spans) if span[1]]
-        self._pairs = {count: Pairs(layout, count, heads, self.device) for count in set(counts) if count}
+        self._pairs = {count: Pairs(layout, count, heads, device) for count in set(counts) if count}
 
     def calls(self) -> Iterator[tuple[slice, slice, Pairs]]:
         """Rows of the batch, the places of their tokens, and their pairs."""
         for rows, start, count in self.sequences:
             yield rows, slice(start, start + count), self._pairs[count]
 
-    def pairs(self) -> float:
-        """Allowed pairs of real tokens, averaged over the heads."""
-        return sum((rows.stop - rows.start) * pairs.count for rows, _, pairs in self.calls())
-
 
 class Pairs:
-    """The pairs of a layout in a sequence of `length` tokens: parts, and the columns beside them."""
+    """The pairs of a layout in a sequence of `length` tokens: parts of the band, and what is beside it."""
 
     def __init__(self, layout: Layout, length: int, heads: int, device: torch.device):
         self.layout, self.length, self.heads, self.device = layout, length, heads, device
         self.globals = min(layout.tokens, length)
-        self.drawn_total = sum(min(k, max(length - 1, 0)) for k, _ in layout.random)
-        self.columns = self.globals + self.drawn_total
         self.parts = list(self._parts())
         self._masks: dict[Part, Tensor | None] = {}
-        self.added: dict[tuple, Tensor | None] = {}  # to scores, where it is the same in each call
+        self.random: RandomKeys | None = None
+        if layout.random and self.globals < length > 1:
+            keys, exist = layout.random_keys(length, heads, device)
+            self.random = RandomKeys(keys[self.globals :], exist[:, self.globals :], heads, length)
+        self.columns = bool(self.parts) and bool(self.globals or self.random)
 
     def _parts(self) -> Iterator[Part]:
-        if self.globals:
-            yield Part(slice(0, self.heads), 0, self.globals, 1, 0, self.length, wide=True)
         if self.globals == self.length:
             return
         for heads, width in head_groups(self.layout, self.heads):
@@ -163,7 +234,7 @@ class Pairs:
             edge = -(-width // block) * block  # queries whose windows would begin before the first key
             blocks = (last - first - edge - width) // block
             if blocks < 1:  # each query meets all keys, or nearly so
-                some = max(block, _WHOLE // (last - first))
+                some = max(block, _SCORES["cpu"] // (last - first))
                 for start in range(first, last, some):
                     yield Part(heads, start, min(some, last - start), 1, first, last - first)
                 continue
@@ -175,39 +246,17 @@ class Pairs:
             if end < last:
                 yield Part(heads, end, last - end, 1, end - width, last - end + width)
 
-    def chunks(self, part: Part, scores: int, width: int) -> Iterator[tuple[int, int]]:
-        """Some blocks at a time, first and count, so that a row has no more than so many scores in work."""
-        heads = part.heads.stop - part.heads.start
-        drawn = 0 if part.wide else self.drawn_total * width
-        each = heads * part.block * (part.window + drawn)
-        some = max(1, scores // each)
-        for first in range(0, part.blocks, some):
-            yield first, min(some, part.blocks - first)
-
-    # which pairs exist
-
     def mask(self, part: Part, first: int, count: int) -> Float[Tensor, "#tile #head query key"] | None:
         """0 for the pairs that exist and minus infinity for others; None if all exist."""
-        limits = None if part.wide else self._limits(part)
-        if limits is not None and self.fractional(part):
-            return torch.where(self._quantiles(part, first, count) < limits, 0.0, -torch.inf)
+        if self.fractional(part):
+            return torch.where(self._quantiles(part, first, count) < self._shares(part), 0.0, -torch.inf)
         if part not in self._masks:
-            if limits is None:
-                exist = torch.tensor(True) if part.wide else part.distances <= self.layout.width
+            if self.layout.kept is None:
+                exist = (part.offsets.abs() <= self.layout.width).to(self.device)[None]
             else:
-                exist = limits > 0
-            some = None if exist.all() else torch.where(exist, 0.0, -torch.inf).to(self.device)
-            self._masks[part] = some if some is None else some.view(1, -1, *some.shape[-2:])
+                exist = self._shares(part) > 0
+            self._masks[part] = None if exist.all() else torch.where(exist, 0.0, -torch.inf)[None]
         return self._masks[part]
-
-    def _limits(self, part: Part) -> Float[Tensor, "head query key"] | None:
-        """Shares of queries that keep a pair."""
-        kept = self.layout.kept
-        if kept is None:
-            return None
-        shares = kept.expand(self.heads, -1)[part.heads].to(self.device)
-        beyond = torch.nn.functional.pad(shares, (0, 1))
-        return beyond[:, part.distances.clamp(max=shares.shape[1])]
 
     def fractional(self, part: Part) -> bool:
         """Whether some queries keep what others don't, so that no two blocks are alike."""
@@ -216,292 +265,397 @@ class Pairs:
         kept = self.layout.kept.expand(self.heads, -1)[part.heads]
         return not ((kept == 0) | (kept == 1)).all()
 
-    @cached_property
-    def _all_quantiles(self) -> Float[Tensor, "head length"]:
-        return quantiles(torch.arange(self.length, device=self.device)[None], self.layout.layer, self.heads)[
-            0
-        ]
+    def _shares(self, part: Part) -> Float[Tensor, "head query key"]:
+        """Shares of queries that keep a pair."""
+        shares = self.layout.kept.expand(self.heads, -1)[part.heads]
+        return pad(shares, (0, 1))[:, part.offsets.abs().clamp(max=shares.shape[1])].to(self.device)
 
     def _quantiles(self, part: Part, first: int, count: int) -> Float[Tensor, "tile head query 1"]:
-        return part.tiles(self._all_quantiles[None, :, :, None], first, count)
+        return part.tiles(self._all_quantiles[..., None], first, count)
 
     @cached_property
-    def drawn(self) -> tuple[Int[Tensor, "length drawn"], Bool[Tensor, "length drawn"]]:
-        """The keys that each query drew, and which of them are neither global nor drawn before."""
-        drawn = [drawn_keys(k, seed, self.length) for k, seed in self.layout.random if self.length > 1]
-        keys = torch.cat([torch.zeros(self.length, 0, dtype=torch.long), *drawn], 1)
-        new = keys >= self.globals
-        if len(drawn) > 1:  # one draw alone has no key twice
-            new &= ~(keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
-        return keys.to(self.device), new.to(self.device)
+    def _all_quantiles(self) -> Float[Tensor, "1 head length"]:
+        return quantiles(torch.arange(self.length, device=self.device)[None], self.layout.layer, self.heads)
 
-    def drawn_apart(self, part: Part, first: int, count: int) -> Bool[Tensor, "#head query drawn"]:
-        """Which drawn keys of some blocks are in no other part."""
-        span = part.places(first, count)
-        keys, exist = (x[span] for x in self.drawn)
-        distances = (torch.arange(span.start, span.stop, device=self.device)[:, None] - keys).abs()
-        if self.layout.kept is None:
-            return (exist & (distances > self.layout.width))[None]
-        shares = torch.nn.functional.pad(self.layout.kept.expand(self.heads, -1)[part.heads], (0, 1))
-        limits = shares.to(self.device)[:, distances.clamp(max=shares.shape[1] - 1)]
-        return exist & (self._all_quantiles[part.heads, span, None] >= limits)
+    # The global tokens' own queries, and the columns that all other queries have beside the band: global
+    # keys first, then random ones.
+
+    def global_queries(self, scores: int) -> Iterator[slice]:
+        """Some at a time, so that a row has no more than so many scores in work."""
+        some = max(1, scores // (self.heads * self.length))
+        for first in range(0, self.globals, some):
+            yield slice(first, min(first + some, self.globals))
+
+    def offsets(self, queries: slice, keys: slice = slice(None)) -> Int[Tensor, "query key"]:
+        """Place of the key less place of the query."""
+        place = torch.arange(self.length, device=self.device)
+        return place[keys] - place[queries, None]
+
+    def hidden(self, queries: slice, keys: slice = slice(None)) -> Bool[Tensor, "query key"]:
+        """The pairs that the encoder's own window hides."""
+        window = self.length if self.layout.window is None else self.layout.window
+        return self.offsets(queries, keys).abs() > window
+
+    @property
+    def column_offsets(self) -> Int[Tensor, "query column"]:
+        rest = slice(self.globals, None)
+        offsets = self.offsets(rest, slice(self.globals))
+        if self.random is None:
+            return offsets
+        place = torch.arange(self.length, device=self.device)[rest, None]
+        return torch.cat([offsets, self.random.keys - place], 1)
 
     @cached_property
-    def count(self) -> float:
-        """How many pairs there are, averaged over the heads."""
-        total = 0.0
-        for part in self.parts:
-            heads = part.heads.stop - part.heads.start
-            for first, count in self.chunks(part, _SCORES["cpu"], 1):
-                queries = count * part.block
-                mask = self.mask(part, first, count)
-                if mask is None:
-                    found = heads * queries * part.window
-                else:
-                    found = (mask == 0).sum().item() * (count / len(mask)) * (heads / mask.shape[1])
-                if not part.wide:
-                    found += heads * queries * self.globals
-                    if self.drawn_total:
-                        drawn = self.drawn_apart(part, first, count)
-                        found += drawn.sum().item() * (heads / len(drawn))
-                total += found
-        return total / self.heads
+    def missing(self) -> Bool[Tensor, "#head query column"] | None:
+        """The columns that do not exist; None if all do."""
+        hidden = self.hidden(slice(self.globals, None), slice(self.globals))[None]
+        if self.random is not None:
+            exist = self.random.exist
+            hidden = torch.cat([hidden.expand(len(exist), -1, -1), ~exist], -1)
+        return hidden if hidden.any() else None
+
+    def column_products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query column"]:
+        """Products of vectors of each query with those of its columns."""
+        query = query[:, :, self.globals :]
+        products = []
+        if self.globals:
+            keys = key[:, :, : self.globals].transpose(-1, -2)
+            products.append(query.to(_exact(query.dtype)) @ keys.to(_exact(key.dtype)))
+        if self.random:
+            products.append(self.random.products(query, key))
+        return torch.cat(products, -1) if len(products) > 1 else products[0]
+
+    def mix_columns(self, into: Flat, weights: Float[Tensor, "row head query column"], value: Flat) -> None:
+        """Add to each query the weighted sum over its columns."""
+        if self.globals:
+            _add_product(into, weights[..., : self.globals], value[:, :, : self.globals])
+        if self.random:
+            into.add_(self.random.mix(weights[..., self.globals :], value))
+
+    def mix_queries(self, into: Flat, weights: Float[Tensor, "row head query column"], query: Flat) -> None:
+        """Add to each key the weighted sum over the queries that have it as a column."""
+        query = query[:, :, self.globals :]
+        if self.globals:
+            _add_product(into[:, :, : self.globals], weights[..., : self.globals].transpose(-1, -2), query)
+        if self.random:
+            into.add_(self.random.mix_back(weights[..., self.globals :], query))
 
 
-def banded(
-    query: Float[Tensor, "batch head length width"],
-    key: Float[Tensor, "batch head length width"],
-    value: Float[Tensor, "batch head length width"],
-    band: Band,
-    dropout: float = 0.0,
-    scale: float | None = None,
-) -> Float[Tensor, "batch head length width"]:
-    """Attention over the pairs of a band; padding queries get 0. `dropout` falls on attention weights."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    weights = band.layout.weights
-    weights = weights if weights is None else weights.to(query.device)
-    return _Banded.apply(query, key, value, weights, band, dropout, scale)
+class RandomKeys:
+    """Some keys of each query's own. Heads of tokens are rows of a table, token by token.
+
+    torch's embedding bags gather, weigh and add such rows in one pass over memory.
+    """
+
+    def __init__(
+        self,
+        keys: Int[Tensor, "query drawn"],
+        exist: Bool[Tensor, "#head query drawn"],
+        heads: int,
+        length: int,
+    ):
+        self.keys, self.exist, self.heads = keys, exist, heads
+        count, head = keys.shape[1], torch.arange(heads, device=keys.device)[:, None]
+        self._to = (keys[:, None] * heads + head).flatten(0, 1)  # rows of each query's keys
+        self._first = torch.arange(0, self._to.numel(), count, device=keys.device)
+        self._queries = torch.arange(len(self._to), device=keys.device).repeat_interleave(count)
+        # The same the other way round: for each head and key the queries that have it.
+        self._order = keys.flatten().argsort(stable=True)
+        self._from = ((self._order // count) * heads + head).flatten()
+        having = keys.flatten().bincount(minlength=length)
+        self._first_from = (head * keys.numel() + having.cumsum(0) - having).flatten()
+
+    def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query drawn"]:
+        """Products of each query with its keys."""
+        each = [
+            _PRODUCTS(a, b, self._to.flatten(), self._first, self._queries, 0)
+            for a, b in zip(_rows(query), _rows(key), strict=True)
+        ]
+        return torch.stack(each).unflatten(1, (-1, self.heads, self.keys.shape[1])).transpose(1, 2)
+
+    def mix(self, weights: Float[Tensor, "row head query drawn"], value: Flat) -> Flat:
+        """The weighted sum of each query's values."""
+        each = [
+            embedding_bag(
+                self._to, rows, mode="sum", per_sample_weights=w.transpose(0, 1).reshape(self._to.shape)
+            )
+            for w, rows in zip(weights, _rows(value), strict=True)
+        ]
+        return torch.stack(each).unflatten(1, (-1, self.heads)).transpose(1, 2)
+
+    def mix_back(self, weights: Float[Tensor, "row head query drawn"], query: Flat) -> Flat:
+        """The weighted sum for each key over the queries that have it."""
+        each = [
+            embedding_bag(
+                self._from,
+                rows,
+                self._first_from,
+                mode="sum",
+                per_sample_weights=w.flatten(1)[:, self._order].flatten(),
+            )
+            for w, rows in zip(weights, _rows(query), strict=True)
+        ]
+        return torch.stack(each).unflatten(1, (self.heads, -1))
+
+
+def _rows(x: Flat) -> Float[Tensor, "row token_and_head width"]:
+    return x.transpose(1, 2).flatten(1, 2).to(_exact(x.dtype))
+
+
+# ---- forward and backward ------------------------------------------------------------------------
 
 
 class _Banded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, weights, band, dropout, scale):
+    def forward(ctx, query, key, value, near, far, band, dropout, scale):
+        query, key, value = map(_in_rows, (query, key, value))
         seed = int(torch.randint(2**62, ())) if dropout else 0
-        call = _Call(weights, dropout, seed, scale, query)
-        output = _room(query, zero=band.padded)
+        call = _Call(near, far, dropout, seed, scale)
+        output = _buffer(query, query.dtype, zero=band.padded)
         normaliser = query.new_empty(query.shape[:3], dtype=_exact(query.dtype))
         for rows, places, pairs in band.calls():
             call.forward(pairs, *(x[rows, :, places] for x in (query, key, value, output, normaliser)))
-        ctx.save_for_backward(query, key, value, weights, output, normaliser)
+        ctx.save_for_backward(query, key, value, near, far, output, normaliser)
         ctx.call = (band, dropout, seed, scale)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        query, key, value, weights, output, normaliser = ctx.saved_tensors
+        query, key, value, near, far, output, normaliser = ctx.saved_tensors
         band, dropout, seed, scale = ctx.call
-        call = _Call(weights, dropout, seed, scale, query)
-        of_query, of_key, of_value = _room(query, band.padded), _room(key), _room(value)
-        known = (query, key, value, output, normaliser, grad, of_query, of_key, of_value)
+        call = _Call(near, far, dropout, seed, scale)
+        call.of_near, call.of_far = (
+            torch.zeros_like(table) if wanted else None
+            for table, wanted in zip((near, far), ctx.needs_input_grad[3:5], strict=True)
+        )
+        exact = _exact(query.dtype)
+        gradients = _buffer(query, exact, band.padded), _buffer(key, exact), _buffer(value, exact)
+        known = (query, key, value, output, normaliser, _in_rows(grad), *gradients)
         for rows, places, pairs in band.calls():
             call.backward(pairs, *(x[rows, :, places] for x in known))
-        return of_query, of_key, of_value, call.of_weights, None, None, None
+        return *(x.to(query.dtype) for x in gradients), call.of_near, call.of_far, None, None, None
 
 
 class _Call:
-    """Forward and backward of one call, sequence by sequence, part by part, a few blocks at a time."""
+    """Forward and backward of one call, sequence by sequence: windows, global queries, columns."""
 
-    def __init__(self, weights, dropout, seed, scale, like):
-        self.scale, self.dropout, self.seed, self.weights = scale, dropout, seed, weights
-        learned = weights is not None and weights.requires_grad
-        self.of_weights = torch.zeros_like(weights) if learned else None
-        self.fused = like.device.type == "cpu" and not dropout and not learned and _FUSED is not None
-        self.scores = _SCORES.get(like.device.type, _SCORES["cuda"])
-        self.generator = torch.Generator(like.device) if dropout else None
+    def __init__(self, near: Table | None, far: Table | None, dropout: float, seed: int, scale: float):
+        self.near, self.far, self.dropout, self.seed, self.scale = near, far, dropout, seed, scale
+        self.of_near: Table | None = None  # gradients, where they are wanted
+        self.of_far: Table | None = None
         self.number = 0
 
-    def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
-        for part in pairs.parts:
-            # Scores that the fused kernel never holds need no memory.
-            scores = self.scores * (4 if self.fused else 1) // len(query)
-            for chunk in pairs.chunks(part, scores, query.shape[3]):
-                tiles = part.tiles(query, *chunk)
-                windows = part.windows(key, *chunk), part.windows(value, *chunk)
-                added = self.added(pairs, part, chunk, len(query), query.dtype)
-                if self.fused:
-                    mixed, total = _FUSED(tiles, *windows, 0.0, False, attn_mask=added, scale=self.scale)
-                else:
-                    scores = self.window_scores(tiles, windows[0], added)
-                    total = scores.logsumexp(-1)
-                    weights = self.dropped(scores.sub_(total[..., None]).exp_())
-                    mixed = weights.to(value.dtype) @ windows[1]
-                mixed, total = flat(mixed, len(query)), flat(total, len(query))
-                places = part.places(*chunk)
-                if pairs.columns and not part.wide:
-                    columns = _Columns(self, pairs, part, chunk, query, key)
-                    both = torch.logaddexp(total, columns.scores.logsumexp(-1))
-                    weights = self.dropped((columns.scores - both[..., None]).exp()).to(value.dtype)
-                    mixed.mul_((total - both).exp()[..., None])
-                    columns.mix_into(mixed, weights, value)
-                    total = both
-                output[:, part.heads, places] = mixed
-                normaliser[:, part.heads, places] = total
+    def forward(
+        self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser: Tensor
+    ) -> None:
+        for part, chunk in self.chunks(pairs, query):
+            tiles = part.tiles(query, *chunk)
+            windows = part.windows(key, *chunk), part.windows(value, *chunk)
+            added = self.added(pairs, part, chunk, len(query))
+            if self.fused(query):
+                added = added if added is None else added.to(query.dtype)
+                mixed, total = _FUSED(tiles, *windows, 0.0, False, attn_mask=added, scale=self.scale)
+            else:
+                weights, total = self.weights(self.scores(tiles, windows[0], added))
+                mixed = weights.to(value.dtype) @ windows[1]
+            output[:, part.heads, part.places(*chunk)] = flat(mixed, len(query))
+            normaliser[:, part.heads, part.places(*chunk)] = flat(total, len(query))
+        for places in pairs.global_queries(self.most_scores(query)):
+            weights, normaliser[:, :, places] = self.weights(self.global_scores(pairs, places, query, key))
+            output[:, :, places] = weights @ value.to(weights.dtype)
+        if pairs.columns:
+            rest = slice(pairs.globals, None)
+            scores, total = self.column_scores(pairs, query, key), normaliser[:, :, rest]
+            both = torch.logaddexp(total, scores.logsumexp(-1))
+            weights = self.dropped(scores.sub_(both[..., None]).exp_())
+            mixed = output[:, :, rest].to(weights.dtype)
+            mixed.mul_((total - both).exp_()[..., None])
+            pairs.mix_columns(mixed, weights, value)
+            if mixed.dtype != output.dtype:
+                output[:, :, rest] = mixed
+            total.copy_(both)
 
     def backward(
         self, pairs, query, key, value, output, normaliser, grad, of_query, of_key, of_value
     ) -> None:
-        for part in pairs.parts:
-            for chunk in pairs.chunks(part, self.scores // len(query), query.shape[3]):
-                tiles, grads, outputs = (part.tiles(x, *chunk) for x in (query, grad, output))
-                windows = part.windows(key, *chunk), part.windows(value, *chunk)
-                total = part.tiles(normaliser[..., None], *chunk)
-                added = self.added(pairs, part, chunk, len(query), query.dtype)
-                if self.fused:
-                    dq, dk, dv = _FUSED_BACKWARD(
-                        grads, tiles, *windows, outputs, total[..., 0].contiguous(), 0.0, False,
-                        attn_mask=added, scale=self.scale,
-                    )  # fmt: skip
-                else:
-                    weights = self.window_scores(tiles, windows[0], added).sub_(total).exp_()
-                    share = (grads * outputs).sum(-1, keepdim=True, dtype=weights.dtype)
-                    left = self.dropped(torch.ones_like(weights)) if self.dropout else 1.0
-                    dv = (weights * left).to(grads.dtype).transpose(-1, -2) @ grads
-                    of_scores = weights * ((grads @ windows[1].transpose(-1, -2)) * left - share)
-                    self.add_weights(pairs, part, of_scores)
-                    of_scores = (of_scores * self.scale).to(query.dtype)
-                    dq, dk = of_scores @ windows[0], of_scores.transpose(-1, -2) @ tiles
-                places = part.places(*chunk)
-                dq = flat(dq, len(query))
-                if pairs.columns and not part.wide:
-                    columns = _Columns(self, pairs, part, chunk, query, key)
-                    columns.backward(value, output, normaliser, grad, dq, of_key, of_value)
-                of_query[:, part.heads, places] = dq
-                part.add_windows(of_key, dk, *chunk)
-                part.add_windows(of_value, dv, *chunk)
+        for part, chunk in self.chunks(pairs, query, backward=True):
+            tiles, grads, outputs = (part.tiles(x, *chunk) for x in (query, grad, output))
+            windows = part.windows(key, *chunk), part.windows(value, *chunk)
+            total = part.tiles(normaliser[..., None], *chunk)
+            added = self.added(pairs, part, chunk, len(query))
+            if self.fused(query):
+                added = added if added is None else added.to(query.dtype)
+                dq, dk, dv = _FUSED_BACKWARD(
+                    grads, tiles, *windows, outputs, total[..., 0].contiguous(), 0.0, False,
+                    attn_mask=added, scale=self.scale,
+                )  # fmt: skip
+            else:
+                weights = self.scores(tiles, windows[0], added).sub_(total).exp_()
+                of_weights = _exact_product(grads, windows[1].transpose(-1, -2))
+                weights, of_scores = self.of_scores(weights, of_weights, grads, outputs)
+                if self.of_near is not None:
+                    _add_to_table(self.of_near, part.heads, part.offsets, of_scores)
+                of_scores = of_scores.mul_(self.scale).to(query.dtype)
+                dq, dk = of_scores @ windows[0], of_scores.transpose(-1, -2) @ tiles
+                dv = weights.to(grads.dtype).transpose(-1, -2) @ grads
+            of_query[:, part.heads, part.places(*chunk)] = flat(dq, len(query))
+            part.add_windows(of_key, dk, *chunk)
+            part.add_windows(of_value, dv, *chunk)
+        every = slice(0, pairs.heads)
+        for places in pairs.global_queries(self.most_scores(query)):
+            total, grads = normaliser[:, :, places, None], grad[:, :, places]
+            weights = self.global_scores(pairs, places, query, key).sub_(total).exp_()
+            of_weights = _exact_product(grads, value.transpose(-1, -2))
+            weights, of_scores = self.of_scores(weights, of_weights, grads, output[:, :, places])
+            if self.of_far is not None:
+                _add_to_table(self.of_far, every, pairs.offsets(places), of_scores)
+            of_scores.mul_(self.scale)
+            of_query[:, :, places] = of_scores @ key.to(weights.dtype)
+            _add_product(of_key, of_scores.transpose(-1, -2), query[:, :, places])
+            _add_product(of_value, weights.transpose(-1, -2), grads)
+        if pairs.columns:
+            rest = slice(pairs.globals, None)
+            weights = self.column_scores(pairs, query, key).sub_(normaliser[:, :, rest, None]).exp_()
+            of_weights = pairs.column_products(grad, value)
+            weights, of_scores = self.of_scores(weights, of_weights, grad[:, :, rest], output[:, :, rest])
+            if self.of_far is not None:
+                _add_to_table(self.of_far, every, pairs.column_offsets, of_scores)
+            of_scores.mul_(self.scale)
+            pairs.mix_columns(of_query[:, :, rest], of_scores, key)
+            pairs.mix_queries(of_key, of_scores, query)
+            pairs.mix_queries(of_value, weights, grad)
 
-    def window_scores(self, tiles: Tiles, keys: Tiles, added: Tensor | None) -> Tensor:
-        scores = ((tiles * self.scale) @ keys.transpose(-1, -2)).to(_exact(tiles.dtype))
-        return scores if added is None else scores + added
+    def fused(self, query: Flat) -> bool:
+        on_cpu = query.device.type == "cpu" and _FUSED is not None
+        return on_cpu and not self.dropout and self.of_near is None
+
+    def most_scores(self, query: Flat) -> int:
+        return max(1, _SCORES.get(query.device.type, _SCORES["cuda"]) // len(query))
+
+    def chunks(
+        self, pairs: Pairs, query: Flat, backward: bool = False
+    ) -> Iterator[tuple[Part, tuple[int, int]]]:
+        """The parts of the band, some blocks at a time: first and count."""
+        for part in pairs.parts:
+            heads = part.heads.stop - part.heads.start
+            queries = self.most_scores(query) // (heads * part.window)
+            if self.fused(query):  # which holds no scores
+                queries = _QUERIES[backward] // (heads * query.shape[3])
+            for chunk in part.chunks(queries):
+                yield part, chunk
+
+    # Scores are exact, whatever the inputs' precision, so that they are rounded once at most.
+
+    def scores(self, query: Tiles, key: Tiles, added: Tensor | None) -> Tensor:
+        scores = _exact_product(query, key.transpose(-1, -2)).mul_(self.scale)
+        return scores if added is None else scores.add_(added)
+
+    def global_scores(self, pairs: Pairs, places: slice, query: Flat, key: Flat) -> Tensor:
+        added = None if self.far is None else _at(self.far, pairs.offsets(places))
+        scores = self.scores(query[:, :, places], key, added)
+        if pairs.layout.window is not None:
+            scores.masked_fill_(pairs.hidden(places), -torch.inf)
+        return scores
+
+    def column_scores(self, pairs: Pairs, query: Flat, key: Flat) -> Tensor:
+        scores = pairs.column_products(query, key).mul_(self.scale)
+        if self.far is not None:
+            scores.add_(_at(self.far, pairs.column_offsets))
+        return scores if pairs.missing is None else scores.masked_fill_(pairs.missing, -torch.inf)
 
     def added(
-        self, pairs: Pairs, part: Part, chunk: tuple[int, int], rows: int, dtype: torch.dtype
+        self, pairs: Pairs, part: Part, chunk: tuple[int, int], rows: int
     ) -> Float[Tensor, "#tile #head query key"] | None:
-        """What is added to the scores of windows: minus infinity where there is no pair, and the weights."""
-        kind = dtype if self.fused else _exact(dtype)
-        key = (part, kind)
-        if key in pairs.added:
-            return pairs.added[key]
+        """What is added to the scores of windows: minus infinity where there is no pair, and the table."""
         added = pairs.mask(part, *chunk)
-        of_each_block = not part.wide and pairs.fractional(part)
-        if of_each_block:
+        if added is not None and len(added) > 1:
             added = added.repeat(rows, 1, 1, 1)
-        if self.weights is not None and (not part.wide or pairs.layout.weigh_all):
-            bias = self.bias(part, part.distances.to(self.weights.device))[None]
-            added = bias if added is None else added + bias
-        added = added if added is None else added.to(kind)
-        if self.of_weights is None and not of_each_block:
-            pairs.added[key] = added
-        return added
+        if self.near is None:
+            return added
+        table = self.near[part.heads] if len(self.near) > 1 else self.near
+        bias = _at(table, part.offsets.to(table.device))[None]
+        return bias if added is None else added + bias
 
-    def bias(self, part: Part, distances: Int[Tensor, "..."]) -> Float[Tensor, "#head ..."]:
-        table = self.weights[part.heads] if len(self.weights) > 1 else self.weights
-        return table[:, distances.clamp(max=table.shape[1] - 1)]
+    def weights(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax of scores, which are overwritten, after dropout, and its normaliser."""
+        total = scores.logsumexp(-1)
+        return self.dropped(scores.sub_(total[..., None]).exp_()), total
 
-    def add_weights(self, pairs: Pairs, part: Part, of_scores: Float[Tensor, "tile head query key"]) -> None:
-        if self.of_weights is not None and (not part.wide or pairs.layout.weigh_all):
-            self.add_bias(part, part.distances.to(of_scores.device), of_scores.sum(0))
-
-    def add_bias(self, part: Part, distances: Tensor, of_scores: Float[Tensor, "head ..."]) -> None:
-        into = self.of_weights[part.heads] if len(self.of_weights) > 1 else self.of_weights
-        if len(into) == 1:
-            of_scores = of_scores.sum(0, keepdim=True)
-        where = distances.clamp(max=into.shape[1] - 1).flatten()
-        into.index_add_(1, where, of_scores.flatten(1).to(into.dtype))
+    def of_scores(
+        self, weights: Tensor, of_weights: Tensor, grad: Tensor, output: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weights after dropout, and the gradient of scores."""
+        share = (grad.to(weights.dtype) * output).sum(-1, keepdim=True)
+        if not self.dropout:
+            return weights, of_weights.sub_(share).mul_(weights)
+        left = self.dropped(torch.ones_like(weights))
+        return weights * left, of_weights.mul_(left).sub_(share).mul_(weights)
 
     def dropped(self, weights: Tensor) -> Tensor:
-        """Dropout, which falls the same way when the backward pass comes to the same blocks."""
+        """Dropout, which falls the same way when the backward pass comes to the same weights."""
         if not self.dropout:
             return weights
         self.number += 1
-        self.generator.manual_seed((self.seed + self.number) % 2**63)
-        return weights * kept(weights.shape, self.dropout, weights.dtype, weights.device, self.generator)
-
-
-class _Columns:
-    """Global keys, which all queries of some blocks have, and the keys that each of them drew."""
-
-    def __init__(self, call: _Call, pairs: Pairs, part: Part, chunk: tuple[int, int], query: Flat, key: Flat):
-        self.call, self.pairs, self.part = call, pairs, part
-        self.places = part.places(*chunk)
-        self.query, self.key = query[:, part.heads, self.places], key[:, part.heads]
-        scores = []
-        if pairs.globals:
-            scores.append(self.query @ self.key[:, :, : pairs.globals].transpose(-1, -2))
-        if pairs.drawn_total:
-            self.drawn = pairs.drawn[0][self.places]
-            self.exist = pairs.drawn_apart(part, *chunk)
-            scores.append((self.query[..., None, :] * self.of_drawn(self.key)).sum(-1))
-            scores[-1] = scores[-1].masked_fill(~self.exist, -torch.inf)
-        self.scores = torch.cat(scores, -1).to(_exact(query.dtype)) * call.scale
-        if pairs.layout.weigh_all:
-            self.scores = self.scores + call.bias(part, self.distances)
-
-    @property
-    def distances(self) -> Int[Tensor, "query column"]:
-        device = self.query.device
-        places = torch.arange(self.places.start, self.places.stop, device=device)[:, None]
-        columns = [torch.arange(self.pairs.globals, device=device).expand(len(places), -1)]
-        return (places - torch.cat([*columns, self.drawn] if self.pairs.drawn_total else columns, 1)).abs()
-
-    def of_drawn(self, x: Flat) -> Float[Tensor, "row head query drawn width"]:
-        return x.index_select(2, self.drawn.flatten()).unflatten(2, self.drawn.shape)
-
-    def mix_into(self, mixed: Flat, weights: Float[Tensor, "row head query column"], value: Flat) -> None:
-        value, split = value[:, self.part.heads], self.pairs.globals
-        _add_product(mixed, weights[..., :split], value[:, :, :split])
-        if self.pairs.drawn_total:
-            mixed += (weights[..., split:, None] * self.of_drawn(value)).sum(-2)
-
-    def backward(self, value, output, normaliser, grad, of_query, of_key, of_value) -> None:
-        """Add the gradients of queries (of these blocks), keys, values (of all tokens) and weights."""
-        call, split = self.call, self.pairs.globals
-        value, of_key, of_value = (x[:, self.part.heads] for x in (value, of_key, of_value))
-        output, normaliser, grad = (x[:, self.part.heads, self.places] for x in (output, normaliser, grad))
-        weights = (self.scores - normaliser[..., None]).exp()
-        left = call.dropped(torch.ones_like(weights))
-        of_weights = [grad @ value[:, :, :split].transpose(-1, -2)]
-        if self.pairs.drawn_total:
-            of_weights.append((grad[..., None, :] * self.of_drawn(value)).sum(-1))
-        share = (grad * output).sum(-1, keepdim=True, dtype=weights.dtype)
-        of_scores = weights * (torch.cat(of_weights, -1) * left - share)
-        if call.of_weights is not None and self.pairs.layout.weigh_all:
-            call.add_bias(self.part, self.distances, of_scores.sum(0))
-        weights, of_scores = (weights * left).to(grad.dtype), (of_scores * call.scale).to(grad.dtype)
-        _add_product(of_query, of_scores[..., :split], self.key[:, :, :split])
-        of_key[:, :, :split] += of_scores[..., :split].transpose(-1, -2) @ self.query
-        of_value[:, :, :split] += weights[..., :split].transpose(-1, -2) @ grad
-        if self.pairs.drawn_total:
-            places = self.drawn.flatten()
-            of_query += (of_scores[..., split:, None] * self.of_drawn(self.key)).sum(-2)
-            to_keys = of_scores[..., split:, None] * self.query[..., None, :]
-            of_key.index_add_(2, places, to_keys.flatten(2, 3))
-            of_value.index_add_(2, places, (weights[..., split:, None] * grad[..., None, :]).flatten(2, 3))
+        generator = torch.Generator(weights.device).manual_seed((self.seed + self.number) % 2**63)
+        return weights * kept(weights.shape, self.dropout, weights.dtype, weights.device, generator)
 
 
 _FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _FUSED_BACKWARD = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+_PRODUCTS = torch.ops.aten._embedding_bag_per_sample_weights_backward
+
+
+def _at(table: Table, offsets: Int[Tensor, "query key"]) -> Float[Tensor, "#head query key"]:
+    reach = table.shape[1] // 2
+    return table[:, offsets.clamp(-reach, reach) + reach]
+
+
+def _add_to_table(
+    table: Table,
+    heads: slice,
+    offsets: Int[Tensor, "query key"],
+    of_scores: Float[Tensor, "tile head query key"],
+) -> None:
+    of_scores = of_scores.sum(0)
+    into = table[heads] if len(table) > 1 else table
+    if len(into) == 1:
+        of_scores = of_scores.sum(0, keepdim=True)
+    reach = table.shape[1] // 2
+    places = (offsets.clamp(-reach, reach) + reach).to(table.device).flatten()
+    into.index_add_(1, places, of_scores.flatten(1).to(table.dtype))
+
+
+def _exact_product(left: Tensor, right: Tensor) -> Tensor:
+    exact = _exact(left.dtype)
+    if left.is_cuda and left.dtype != exact:  # tensor cores add up in float32 and need not round
+        heads = left.shape[:2]
+        right = right.expand(*heads, -1, -1)
+        product = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=exact)
+        return product.unflatten(0, heads)
+    return left.to(exact) @ right.to(exact)
 
 
 def _add_product(into: Flat, left: Float[Tensor, "row head query column"], right: Flat) -> None:
+    right = right.to(left.dtype)
+    if left.shape[-1] == 1:  # one global token, for which a product of matrices takes twice as long
+        into.addcmul_(left, right)
+        return
     for row, (a, b) in enumerate(zip(left, right, strict=True)):
         into[row].baddbmm_(a, b)
 
 
-def _room(like: Flat, zero: bool = True) -> Flat:
+def _in_rows(x: Heads) -> Heads:
+    """The same numbers with those of a row side by side, as the fused attention reads them."""
+    if x.stride(3) == 1 and x.stride(2) >= x.shape[3]:
+        return x
+    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def _buffer(like: Flat, dtype: torch.dtype, zero: bool = True) -> Flat:
     """Memory in which a token's heads lie side by side, as the layers around attention want it."""
     shape = (like.shape[0], like.shape[2], like.shape[1], like.shape[3])
-    return (like.new_zeros if zero else like.new_empty)(shape).transpose(1, 2)
+    return (like.new_zeros if zero else like.new_empty)(shape, dtype=dtype).transpose(1, 2)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

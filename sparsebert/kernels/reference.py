@@ -5,40 +5,38 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.kernels.dropout import kept
-from sparsebert.patterns import Bias, Dense, Pattern, Relation
-from sparsebert.patterns.batches import Batch
+from sparsebert.kernels.kernel import ByOffset, Context, Heads, Kernel
+from sparsebert.patterns.layouts import Layout
+from sparsebert.registry import register
 
-Heads = Float[Tensor, "batch head length width"]
 Added = Float[Tensor, "#batch #head #query key"]
 
 
-class Reference:
-    """A pattern's mask in one batch; called "dense" where it allows all pairs of real tokens."""
+@register
+class Reference(Kernel):
+    """A pattern's mask in one batch; called "dense" where all pairs of real tokens are allowed."""
 
-    def __init__(self, pattern: Pattern, batch: Batch):
-        self.batch = batch
-        self.mask: Relation | None = None
-        self.bias: Bias | None = None
-        if not isinstance(pattern, Dense):
-            with torch.no_grad():
-                allowed = pattern.allowed(batch)
-            self.bias = pattern.bias(batch)
-            if self.bias is not None or not (allowed == batch.pairs).all():
-                self.mask = allowed
-        self.name = "dense" if self.mask is None else "reference"
+    name = "reference"
+
+    @classmethod
+    def cost(cls, layout: Layout | None, context: Context) -> float:
+        return context.length**2
+
+    def __init__(self, layout: Layout | None, context: Context):
+        super().__init__(layout, context)
+        dense = layout is not None and layout.dense
+        self.bias = None if dense else context.pattern.bias(context.batch)
+        self.masked = not dense and (
+            self.bias is not None or not bool((context.allowed == context.batch.pairs).all())
+        )
+        if not self.masked:
+            self.name = "dense"
         self._cached: Added | None = None
-
-    def count(self, own: Relation | None = None) -> float:
-        """Allowed pairs of real tokens, averaged over heads."""
-        pairs = self.batch.pairs if self.mask is None else self.mask
-        if own is not None and own.ndim == 4:
-            pairs = pairs & own
-        return pairs.sum().item() / pairs.shape[1]
 
     def __call__(
         self,
@@ -47,40 +45,46 @@ class Reference:
         value: Heads,
         dropout: float = 0.0,
         scale: float | None = None,
-        own: Relation | None = None,
+        by_offset: ByOffset | None = None,
     ) -> Heads:
-        """`own` is what the encoder itself allows beside padding, such as its local windows."""
-        added = self._added(query.dtype) if own is None else self._within(own, query.dtype)
+        added = self._added(query.dtype)
+        if by_offset is not None:
+            table = _by_place(by_offset.to(query.dtype), query.shape[2])
+            added = table if added is None else added + table
         if dropout and not query.is_cuda:
             return _with_dropout(query, key, value, added, dropout, scale)
         return scaled_dot_product_attention(
             query, key, value, attn_mask=added, dropout_p=dropout, scale=scale
         )
 
-    @cached_property
-    def _all_real(self) -> bool:
-        return bool(self.batch.real.all())
-
     def _added(self, dtype: torch.dtype) -> Added | None:
         """What is added to the scores; a layer of the same pattern finds it there."""
-        if self.mask is None and self._all_real:
+        if self._rows is None:
             return None
         if self._cached is None or self._cached.dtype != dtype:
-            allowed = self.batch.real[:, None, None] if self.mask is None else self._rows_not_empty()
-            self._cached = self._where(allowed, dtype)
+            zero = torch.zeros((), dtype=dtype, device=self._rows.device) if self.bias is None else self.bias
+            self._cached = torch.where(self._rows, zero, -torch.inf).to(dtype)
         return self._cached
 
-    def _within(self, own: Relation, dtype: torch.dtype) -> Added:
-        allowed = own if self.mask is None else self.mask & own
-        return self._where(allowed | ~self.batch.real[:, None, :, None], dtype)
+    @cached_property
+    def _rows(self) -> Bool[Tensor, "#batch #head #query key"] | None:
+        """Where queries may attend; None: anywhere.
 
-    def _rows_not_empty(self) -> Relation:
-        """A padding query may attend anywhere: its row must not be empty; no one reads it."""
-        return self.mask if self._all_real else self.mask | ~self.batch.real[:, None, :, None]
+        A row without any key would give NaN. So a padding query, which no one reads, may attend anywhere, and
+        so may all of a sequence that is nothing but padding.
+        """
+        real = self.context.batch.real
+        if self.masked:
+            return self.context.allowed | ~real[:, None, :, None]
+        return None if real.all() else (real | ~real.any(-1, keepdim=True))[:, None, None]
 
-    def _where(self, allowed: Relation, dtype: torch.dtype) -> Added:
-        zero = torch.zeros((), dtype=dtype, device=allowed.device) if self.bias is None else self.bias
-        return torch.where(allowed, zero, -torch.inf).to(dtype)
+
+def _by_place(by_offset: ByOffset, length: int) -> Float[Tensor, "1 head query key"]:
+    """The table's value for each pair of places."""
+    reach = by_offset.shape[1] // 2
+    offsets = torch.arange(1 - length, length, device=by_offset.device)
+    by_query = by_offset[:, offsets.clamp(-reach, reach) + reach].unfold(1, length, 1)  # the last query first
+    return by_query.flip(1)[None]
 
 
 def _with_dropout(

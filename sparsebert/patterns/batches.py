@@ -112,8 +112,10 @@ class Collator:
     token, 0 and 0; `label` becomes `labels`; columns that no model takes (`length`) are left out.
     """
 
-    def __init__(self, pad_token_id: int):
+    def __init__(self, pad_token_id: int, token_types: bool = True):
         self.padding = _PADDING | {"input_ids": pad_token_id}
+        if not token_types:  # which some tokenizers give and the model has no use for
+            del self.padding["token_type_ids"]
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         length = max(len(row["input_ids"]) for row in rows)

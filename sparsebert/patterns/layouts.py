@@ -1,4 +1,4 @@
-"""What a pattern is made of where position alone decides: a band, global tokens and drawn keys.
+"""What a pattern is made of where position alone decides: a band, global tokens and random keys.
 
 This is all that a kernel needs that never builds a [length, length] tensor.
 """
@@ -8,8 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.hard_degrees import quantiles
+
+_AT_ONCE = 2**20  # pairs that are looked at together when they are counted
 
 Table = Float[Tensor, "head distance"]
 
@@ -22,7 +27,8 @@ class Layout:
     `quantiles(i)` is below `kept[h, o]` (see `HardDegrees`); where it is `open_ended`, the last column, that
     of `width`, stands for all larger distances, too. `tokens` first tokens are global. `random` lists
     (k, seed) as in `Random`. `weights[h, o]` is added to the scores of the band's pairs, with `weigh_all` to
-    those of all pairs, the last column for all larger distances.
+    those of all pairs, the last column for all larger distances. With a `window` no pair is farther apart
+    than that, whatever allows it.
     """
 
     width: int = 0
@@ -33,6 +39,18 @@ class Layout:
     random: tuple[tuple[int, int], ...] = ()
     weights: Table | None = None
     weigh_all: bool = False
+    window: int | None = None
+
+    @classmethod
+    def everything(cls) -> Layout:
+        """All pairs, whatever the length."""
+        return cls(kept=torch.ones(1, 1), open_ended=True)
+
+    @property
+    def dense(self) -> bool:
+        """Whether these are all pairs, whatever the length, without weights."""
+        free = self.open_ended and self.weights is None and self.window is None
+        return free and bool((self.kept == 1).all())
 
     def __or__(self, other: Layout) -> Layout | None:
         """The union; None where pairs of both would need different weights."""
@@ -56,7 +74,7 @@ class Layout:
             open_ended,
             max(self.layer, other.layer),
             max(self.tokens, other.tokens),
-            (*self.random, *(drawn for drawn in other.random if drawn not in self.random)),
+            (*self.random, *(keys for keys in other.random if keys not in self.random)),
             weights,
         )
 
@@ -72,9 +90,68 @@ class Layout:
 
     def up_to(self, distance: int) -> Layout:
         """The same where no two tokens are farther apart than that: a band that ends."""
-        if not self.open_ended:
-            return self
+        return self._cut(distance) if self.open_ended else self
+
+    def within(self, window: int) -> Layout:
+        """The pairs that are at most so far apart."""
+        cut = self if self.width <= window and not self.open_ended else self._cut(window)
+        return replace(cut, window=window) if self.tokens or self.random else cut
+
+    def _cut(self, distance: int) -> Layout:
         return _banded(self._shares(max(distance, self.width))[:, : distance + 1], self)
+
+    # ---- which pairs there are in a sequence of some length, padding left out -----------------------
+
+    def count(self, batch: Batch, heads: int) -> float:
+        """Allowed pairs of real tokens in a batch whose rows have no gaps, averaged over the heads."""
+        lengths = batch.real.sum(-1).tolist()
+        return sum(lengths.count(n) * self._count(n, heads, batch.real.device) for n in set(lengths) if n)
+
+    def random_keys(
+        self, length: int, heads: int, device: torch.device
+    ) -> tuple[Int[Tensor, "query drawn"], Bool[Tensor, "#head query drawn"]]:
+        """The random keys of each query, and which of them neither the band has nor a global token."""
+        from sparsebert.patterns import drawn_keys
+
+        drawn = [drawn_keys(k, seed, length) for k, seed in self.random if length > 1]
+        keys = torch.cat([torch.zeros(length, 0, dtype=torch.long), *drawn], 1).to(device)
+        place = torch.arange(length, device=device)[:, None]
+        new = (keys >= self.tokens) & (place >= self.tokens)
+        if len(drawn) > 1:  # one draw alone has no key twice
+            new &= ~(keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
+        distance = (place - keys).abs()
+        if self.window is not None:
+            new &= distance <= self.window
+        if self.kept is None:
+            return keys, (new & (distance > self.width))[None]
+        shares = self._shares(max(length - 1, self.width)).to(device)
+        own = quantiles(place.T, self.layer, heads)[0, :, :, None]
+        return keys, new & (own >= shares.expand(heads, -1)[:, distance])
+
+    def _count(self, n: int, heads: int, device: torch.device) -> float:
+        tokens = min(self.tokens, n)
+        window = n - 1 if self.window is None else self.window
+        with_globals = _within(n, window) - _within(n - tokens, window)
+        drawn = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
+        return with_globals + self._count_band(tokens, n, heads, device) + drawn
+
+    def _count_band(self, first: int, n: int, heads: int, device: torch.device) -> float:
+        """Pairs of the band among the tokens from `first` to n, averaged over the heads."""
+        if self.kept is None:
+            return _within(n - first, self.width)
+        shares = self._shares(max(n - 1, self.width))[:, : n - first].to(device)
+        there = 2 * (n - first - torch.arange(shares.shape[1], device=device))
+        there[:1] //= 2
+        total = (there * (shares == 1)).sum().item() * (heads / len(shares))
+        some = ((shares > 0) & (shares < 1)).any(0).nonzero()[:, 0]
+        if len(some):
+            place = torch.arange(first, n, device=device)[:, None]
+            own = quantiles(torch.arange(n, device=device)[None], self.layer, heads)[0, :, first:, None]
+            limits = torch.where(shares < 1, shares, 0).expand(heads, -1)
+            for distances in some.split(max(1, _AT_ONCE // (heads * (n - first)))):
+                sides = (place - distances >= first).int() + (place + distances < n).int()
+                total += ((own < limits[:, None, distances]) * sides).sum().item()
+        return total / heads
 
     def _shares(self, width: int) -> Table:
         if self.kept is None:
@@ -105,4 +182,11 @@ def _banded(kept: Table, rest: Layout) -> Layout:
     """A layout with these shares, as far as any is above 0."""
     used = kept.any(0).nonzero()
     width = int(used.max()) if len(used) else 0
-    return replace(rest, width=width, kept=kept[:, : width + 1], open_ended=False)
+    kept = kept[:, : width + 1]
+    return replace(rest, width=width, kept=None if (kept == 1).all() else kept, open_ended=False)
+
+
+def _within(n: int, width: int) -> int:
+    """Pairs of n tokens that are at most `width` apart."""
+    width = min(width, n - 1)
+    return n + 2 * n * width - width * (width + 1) if n else 0

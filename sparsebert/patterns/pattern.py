@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol
@@ -31,6 +31,12 @@ class Learner(Protocol):
     def learned(self, layer: int) -> Pattern: ...
 
     def weighted(self, layer: int, pattern: Pattern) -> Pattern: ...
+
+    def follow(self, patterns: Sequence[Pattern]) -> None:
+        """Called once, with the pattern of each layer."""
+
+    def prepare(self, batch: Batch) -> None:
+        """Called with each batch before its patterns are asked."""
 
 
 @dataclass(frozen=True)

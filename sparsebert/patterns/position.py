@@ -22,6 +22,9 @@ class Dense(Pattern):
     def related(self, batch: Batch) -> Relation:
         return batch.pairs
 
+    def layout(self) -> Layout:
+        return Layout.everything()
+
 
 @register
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sparsebert.errors import InputError
-from sparsebert.models.encoders import load_classifier, load_tokenizer
+from sparsebert.models.architectures import architecture_of
+from sparsebert.models.encoders import columns_of, load_classifier, load_tokenizer
 from sparsebert.patterns.batches import Collator, Rows
 
 
@@ -31,15 +32,16 @@ def attention_to_copies(encoder: str, rows: Dataset, batch_size: int = 32) -> Lo
     rows = rows if isinstance(rows, Rows) else Rows(rows)
     tokenizer = load_tokenizer(encoder)
     model = load_classifier(encoder, ["any"], length=max(rows.lengths)).eval()
-    model.set_attn_implementation("eager")  # the others don't give their attention away
+    architecture_of(model).detach("eager")  # other implementations don't give their attention away
     special = torch.tensor(tokenizer.all_special_ids)
     paid, tokens = torch.zeros(()), 0
+    columns = columns_of(model)
     for inputs in DataLoader(rows, batch_size, collate_fn=Collator(tokenizer.pad_token_id)):
         ids = inputs["input_ids"]
         text = (ids == tokenizer.sep_token_id).cumsum(-1)  # the second begins behind the first separator
         copies = (ids[:, :, None] == ids[:, None, :]) & (text[:, :, None] != text[:, None, :])
         copies &= ~torch.isin(ids, special)[:, :, None]
-        taken = {name: inputs[name] for name in tokenizer.model_input_names if name in inputs}
+        taken = {name: inputs[name] for name in columns if name in inputs}
         attentions = model(**taken, output_attentions=True).attentions
         paid = paid + torch.stack([(layer * copies[:, None]).sum((0, 2, 3)) for layer in attentions])
         tokens += int(copies.any(-1).sum())

@@ -89,6 +89,13 @@ def recorded(name: str | None = None) -> list[RunRecord]:
     return records if name else list({record.name: record for record in records}.values())
 
 
+def evidence() -> list[RunRecord]:
+    """The recorded runs that claims are judged by: those of all files but `quick`, the chapters' own."""
+    names = recorded_names() if project_root() else []
+    records = [record for name in names if name != "quick" for record in recorded(name)]
+    return list({record.name: record for record in records}.values())
+
+
 def run_named(name: str, store: RunStore) -> RunRecord:
     """The run of that name in a store, or else among the recorded ones; `InputError` if there is none."""
     on_record = (r for r in recorded() if name in (r.name, *r.config.former_names))

@@ -22,7 +22,8 @@ import sparsebert
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
 from sparsebert.machine import COMMIT_FILE, commit
-from sparsebert.models.encoders import ENCODERS, load_classifier, packaged_minilm
+from sparsebert.models.encoders import load_classifier
+from sparsebert.models.packaged import ENCODERS
 from sparsebert.paths import Folders, check_writable
 from sparsebert.reading import path_of
 from sparsebert.sweeps.grids import load_grid
@@ -100,11 +101,9 @@ def _package() -> dict[str, Path]:
 def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
     """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
     if name in ENCODERS:
-        folder = packaged_minilm()
-        module, prefix = folder.parent / "__init__.py", folder.parent.name
-        files = {f"{prefix}/{folder.name}/{path.name}": path for path in _encoder_files(folder)}
-        files = {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
-        return files | {f"{prefix}/__init__.py": module}
+        prefix = f"sparsebert/models/packaged/{name}"
+        files = {f"{prefix}/{path.name}": path for path in _encoder_files(ENCODERS[name].get())}
+        return {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
     folder = path_of(name)
     if folder.is_dir():
         prefix = _inside(name, "encoder")

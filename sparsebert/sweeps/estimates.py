@@ -154,3 +154,10 @@ def in_words(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def spent(records: Iterable[RunRecord]) -> str:
+    """How many runs these are and how long they took one after the other, by their records."""
+    each = {record.name: sum(record.seconds.values()) for record in records}
+    runs = "one run" if len(each) == 1 else f"{len(each)} runs"
+    return f"{runs} that took {in_words(sum(each.values()))} one after the other"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -25,7 +24,7 @@ from sparsebert.errors import InputError
 from sparsebert.machine import device_name, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import Folders, write_whole
+from sparsebert.paths import Folders, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.registry import external_components, load_components
 from sparsebert.sweeps import unfinished
@@ -98,23 +97,21 @@ def run_all(
     store: RunStore | None = None,
     folders: Folders | None = None,
     workers: int | None = None,
-    fresh: bool | None = None,
 ) -> list[RunRecord]:
     """The records of all configs, in their order, with a line of progress on stderr for each run.
 
-    A run is found in the store, or else among those that are recorded with the book, if it was made from the
-    same data. With `fresh` (default: whether SPARSEBERT_FRESH is set to 1) all are trained. Before that a
-    line says how many are recorded, how many will train, and for about how long.
+    A run is found in the store, or else among those that are recorded with the book (but not where
+    SPARSEBERT_FRESH is set), if it was made from the same data. Before anything is trained a line says how
+    many are recorded, how many will train, and for about how long.
 
     `workers` processes share the processor's cores (default: `default_workers()`). Each run is recorded
     when it is finished, so that an interrupted call continues where it stopped. The first run that fails
     stops the call. Raises `InputError` as `check_runs` does, before anything is trained.
     """
     store = store or RunStore()
-    fresh = os.environ.get("SPARSEBERT_FRESH", "") == "1" if fresh is None else fresh
     runs, records = _resolved(configs, folders), {}
-    book = {} if fresh else {(record.name, record.data_hash): record for record in _book()}
-    for run in () if fresh else runs:
+    book = {} if fresh_runs() else {(record.name, record.data_hash): record for record in _book()}
+    for run in runs:
         with_the_book = book.get((run.config.name, run.data_hash))
         if record := store.find(run.config, run.data_hash) or with_the_book:
             records[run.config] = record
@@ -130,7 +127,7 @@ def run_all(
         to_train = f"{len(missing)} to train, {_about(seconds)}" if missing else "none to train"
         _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
         started = time.perf_counter()
-        for done, (run, future, _) in enumerate(_outcomes(missing, store, executor, fresh=fresh), 1):
+        for done, (run, future, _) in enumerate(_outcomes(missing, store, executor), 1):
             records[run.config] = future.result()
             left = (time.perf_counter() - started) / done * (len(missing) - done)
             _say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
@@ -325,7 +322,6 @@ def _outcomes(
     store: RunStore,
     executor: Executor,
     in_time: Callable[[Run, int], bool] = lambda run, running: True,
-    fresh: bool = False,
 ) -> Iterator[tuple[Run, Future, bool]]:
     """Each run as it is finished: with the future of its record, which is in the store, and if it was found.
 
@@ -351,11 +347,11 @@ def _outcomes(
                     continue
                 claims[run] = all_claims.enter_context(claim)
                 waiting.remove(run)
-                if record := None if fresh else _find(run, store):
+                if record := _find(run, store):
                     claims.pop(run).close()
                     yield run, _done(record), True
                 else:
-                    running[_submit(run, store, executor, fresh)] = run
+                    running[_submit(run, store, executor)] = run
             if not running and not elsewhere:
                 return
             if not running:
@@ -383,7 +379,7 @@ def _find(run: Run, store: RunStore) -> RunRecord | None:
     return left and unfinished.keep(left, store, scratch)
 
 
-def _submit(run: Run, store: RunStore, executor: Executor, fresh: bool) -> Future:
+def _submit(run: Run, store: RunStore, executor: Executor) -> Future:
     inline = isinstance(executor, InlineExecutor)
     return executor.submit(
         train,
@@ -393,7 +389,6 @@ def _submit(run: Run, store: RunStore, executor: Executor, fresh: bool) -> Futur
         run.data_hash,
         progress_seconds=15 if inline else 0,
         components=() if inline else external_components(),
-        fresh=fresh,
     )
 
 
@@ -426,7 +421,6 @@ def train(
     data_hash: str,
     progress_seconds: float = 0,
     components: Sequence[tuple[str | bytes, str]] = (),
-    fresh: bool = False,
 ) -> str:
     """Train one run of a sweep, wherever this is called: JSON of the config in, JSON of the record out.
 
@@ -440,7 +434,7 @@ def train(
     if run.data_hash != data_hash:
         raise InputError("the worker has other data than the process that asked for this run")
     with unfinished.checkpoints(scratch, alone=True) as folder:
-        record = None if fresh else unfinished.left(folder, run.config.name, data_hash)
+        record = unfinished.left(folder, run.config.name, data_hash)
         if not record:
             record = finetune(run, folder, progress_seconds=progress_seconds)
             unfinished.leave(record, folder)

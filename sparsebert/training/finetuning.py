@@ -34,8 +34,9 @@ from sparsebert.machine import (
     resolve_precision,
     versions,
 )
-from sparsebert.models.encoders import label_names, load_tokenizer, quiet
-from sparsebert.models.sparsified import DensityMeter, Sparsified, attention_layers, sparsify
+from sparsebert.models.architectures import architecture_of
+from sparsebert.models.encoders import columns_of, label_names, load_tokenizer, quiet
+from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
@@ -88,7 +89,8 @@ def finetune(
     model = run.model()
     max_length = run.length(model)
     learner = attach_degrees(model, run.plan, config.degrees)
-    run.plan.layers(attention_layers(model), learner)  # tells before the parsing if the plan does not fit
+    layers = architecture_of(model).layers
+    run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
         data = run.rows(max_length)
         resume, first_step = last_whole(scratch, together.num_processes)
@@ -101,7 +103,7 @@ def finetune(
     prepared = time.perf_counter()
 
     with sparsify(model, run.plan, learner, config.kernel) as sparse, quiet():
-        if learner and run.plan.open_layers(attention_layers(model), "degrees"):
+        if learner and run.plan.open_layers(layers, "degrees"):
             trainer.learn_degrees(sparse, lambda: score(trainer, run.task, data["validation"]))
         outcome = trainer.train(resume_from_checkpoint=resume and str(resume))
         trained = time.perf_counter()
@@ -273,7 +275,9 @@ def build_trainer(
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
-        data_collator=Collator(load_tokenizer(config.encoder).pad_token_id),
+        data_collator=Collator(
+            load_tokenizer(config.encoder).pad_token_id, "token_type_ids" in columns_of(model)
+        ),
     )
     trainer.remove_callback(PrinterCallback)  # which would print the last log as a dictionary
     return trainer

@@ -135,15 +135,17 @@ class RunConfig(BaseModel):
     def _known(cls, text: str, info: ValidationInfo) -> str:
         if info.mode == "json":  # of a record or another process: what it names may be known there alone
             return text
-        from sparsebert.kernels import KERNELS  # these take long to import, and reading records needs none
+        from sparsebert.kernels import (
+            kernel_names,
+        )  # these take long to import, and reading records needs none
         from sparsebert.models.encoders import check_encoder
 
         if info.field_name == "plan":
             return _canonical(text)
         if info.field_name == "encoder":
             return check_encoder(text)
-        if text not in KERNELS:
-            raise unknown_name("kernel", text, KERNELS)
+        if text not in kernel_names():
+            raise unknown_name("kernel", text, kernel_names())
         return text
 
     @field_validator("labels")
@@ -161,11 +163,14 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _computable(self) -> RunConfig:
         soft = self.degrees is not None and self.degrees.soft
-        if soft and self.kernel in ("banded", "flex"):
-            raise InputError(
-                f"kernel={self.kernel} can't compute degrees while they are learned; write kernel=auto, "
-                "which takes it when they are hard and it pays"
-            )
+        if soft and self.kernel != "auto":
+            from sparsebert.kernels import needs_band
+
+            if needs_band(self.kernel):
+                raise InputError(
+                    f"kernel={self.kernel} can't compute degrees while they are learned; write kernel=auto, "
+                    "which takes it when they are hard and it pays"
+                )
         return self
 
     @classmethod

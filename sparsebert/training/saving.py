@@ -5,33 +5,68 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from transformers import AutoConfig, PreTrainedModel
 
+from sparsebert import __version__, reading
 from sparsebert.degrees import LearnedDegrees
-from sparsebert.errors import InputError
-from sparsebert.models.encoders import load_tokenizer, quiet
+from sparsebert.errors import InputError, shown
+from sparsebert.models.encoders import (
+    check_reads,
+    columns_of,
+    explained,
+    load_tokenizer,
+    model_files,
+    positions,
+    quiet,
+    read_model,
+)
 from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.hard_degrees import load_degrees
 from sparsebert.patterns.plans import Plan, parse_plan
-from sparsebert.reading import path_of, read_model
+from sparsebert.reading import path_of
 from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
 DEGREES = "degrees.json"
+CARD = "README.md"
+NOTE = (
+    "Opened with AutoModel alone this model's attention is dense, and its answers are not those that were "
+    "measured; sparsebert.load opens it with its plan"
+)
+_CARD = """\
+# A text classifier with sparse attention
+
+Fine-tuned by sparsebert {version} under this plan:
+
+    {plan}
+
+{note}:
+
+    from sparsebert import load
+
+    model = load("FOLDER").model
+"""
 
 
 class Settings(BaseModel):
-    """What stands in `sparsebert.json`: the plan, with paths inside the folder, and the run it comes from."""
+    """What stands in `sparsebert.json`: the plan, with files of the folder, and the run it comes from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     plan: str
-    max_length: int
-    labels: list[str]
+    max_length: int = Field(ge=1, le=32768)
+    labels: list[str] = Field(min_length=1)
     config: dict[str, Any]  # as it was: what it names, such as its encoder, may be gone by now
+
+    @field_validator("plan")
+    @classmethod
+    def _of_the_folder(cls, text: str) -> str:
+        for path in parse_plan(text).files:
+            if path in ("", ".", "..") or Path(path).name != path:
+                raise InputError(f"it names the file '{shown(path)}', which is not one of the folder's own")
+        return text
 
 
 def save(
@@ -55,20 +90,26 @@ def save(
     for number, (path, found) in enumerate(degrees, 1):
         names[path] = DEGREES if number == 1 else f"degrees-{number}.json"
         found.save(folder / names[path])
+    saved_plan = str(plan.with_files(names.get))
     attached = model._modules.pop("sparsebert_degrees", None)  # not among the weights: they are in the file
+    model.config.sparsebert = {"plan": saved_plan, "note": NOTE} if saved_plan != "dense" else None
     try:
         with quiet():
             model.save_pretrained(folder)
     finally:
+        del model.config.sparsebert
         if attached is not None:
             model.sparsebert_degrees = attached
     tokenizer = load_tokenizer(config.encoder)
     tokenizer.model_max_length = max_length
+    tokenizer.padding_side = "right"  # as in the training
+    columns = [name for name in tokenizer.model_input_names if name in columns_of(model)]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = columns  # else it isn't saved
     tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
-    settings = Settings(
-        plan=str(plan.with_files(names.get)), max_length=max_length, labels=labels, config=config.model_dump()
-    )
+    settings = Settings(plan=saved_plan, max_length=max_length, labels=labels, config=config.model_dump())
+    if saved_plan != "dense":
+        write_whole(folder / CARD, _CARD.format(plan=saved_plan, note=NOTE, version=__version__))
     write_whole(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
     return folder
 
@@ -100,19 +141,24 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     """
     folder = path_of(folder)
     settings = read_settings(folder)
-    try:
-        with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"the model in '{folder}' can't be loaded ({reason}); save it again") from None
+    what = f"the model in '{folder}'"
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
-    return sparsify(model.eval(), plan, kernel=kernel)
+    with explained(what, "save it again"):
+        model_files(folder)
+        source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+        config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
+        model = read_model(what, source, config, new_head=False)
+        check_reads(what, model, load_tokenizer(str(folder)))
+    labels = [str(label) for label in model.config.id2label.values()]
+    if labels != settings.labels or settings.max_length > positions(model):
+        raise InputError(
+            f"{what} has {positions(model)} positions and the labels {shown(', '.join(labels))}, and its "
+            f"{SETTINGS} says otherwise; save it again"
+        )
+    return sparsify(model, plan, kernel=kernel)
 
 
 def read_settings(folder: str | Path) -> Settings:
     """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
     instead = "give a folder that this version's `sparsebert finetune --save FOLDER` wrote"
-    return read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)
+    return reading.read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)

@@ -17,14 +17,10 @@ runs of eight words with longer ones is therefore left out; the 2,007 that remai
 
 from __future__ import annotations
 
-import hashlib
 import html
 import importlib.util
 import re
-import subprocess
-import sys
 import tarfile
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -33,15 +29,18 @@ import pandas as pd
 
 from sparsebert.data.tasks.task import Splits, Task, hold_out
 from sparsebert.errors import InputError
-from sparsebert.paths import cache_dir, check_writable, write_whole
+from sparsebert.fetching import Download, fetch
+from sparsebert.paths import cache_dir
 
 CLEAR_RATING = 0.5
 REUSED = 0.2
 TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 
-ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
-ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-REQUIREMENT = "vaderSentiment==3.3.2"
+RATINGS = Download(
+    "vaderSentiment==3.3.2",
+    "vaderSentiment-3.3.2.tar.gz",
+    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
 
 
 def _read_reviews() -> Splits:
@@ -126,38 +125,12 @@ def _decoded(data: bytes) -> str:
 
 def _rated_sentences() -> str:
     """Lines of id, mean rating and sentence, tab-separated."""
-    path = cache_dir() / ARCHIVE
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != ARCHIVE_SHA256:
-        _download(path)
-    inner_name = f"{ARCHIVE.removesuffix('.tar.gz')}/additional_resources/hutto_ICWSM_2014.tar.gz"
+    # The wheel lacks the ratings, the source archive has them.
+    (path,) = fetch("task 'reviews'", [RATINGS], cache_dir(), "--no-binary", "vaderSentiment")
+    inner_name = f"{RATINGS.file.removesuffix('.tar.gz')}/additional_resources/hutto_ICWSM_2014.tar.gz"
     with tarfile.open(path) as outer, tarfile.open(fileobj=outer.extractfile(inner_name)) as inner:
         sentences = inner.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
         return sentences.read().decode("utf-8")
-
-
-def _download(path: Path) -> None:
-    """Has pip fetch the source archive (the wheel lacks the ratings) and check its sha256.
-
-    The file appears whole or not at all.
-    """
-    check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--retries", "2", "--no-deps", "--no-binary", "vaderSentiment", "--require-hashes"]
-        command += ["-r", str(requirements), "-d", folder]
-        pip = subprocess.run(command, capture_output=True, text=True, check=False)
-        if pip.returncode:
-            said = pip.stderr.strip().splitlines() or ["no message"]
-            error = next((line for line in said if line.startswith("ERROR: ")), said[-1])
-            reason = error.removeprefix("ERROR: ")
-            raise InputError(
-                f"task 'reviews' needs {ARCHIVE} and pip could not download it ({reason}); "
-                f"where pip can, run `pip download --no-deps --no-binary vaderSentiment {REQUIREMENT}` "
-                f"and put the file in {path.parent}"
-            )
-        write_whole(path, (Path(folder) / ARCHIVE).read_bytes())
 
 
 _BBC = {

