@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparsebert
 from sparsebert import fetching
 from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.data.tasks.metrics import score
@@ -23,6 +25,7 @@ from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.paths import Folders, cache_dir
+from sparsebert.registry import TASKS
 
 
 def rows_of(task, split):
@@ -822,3 +825,32 @@ def test_diverged_predictions_are_refused_and_shapes_are_checked():
 def test_readers_are_documented():
     assert all(suffix in files.__doc__ for suffix in files.READERS)
     assert all(alias in files.__doc__ for alias in files.ALL_COLUMNS)
+
+
+# ---- tasks of one's own ------------------------------------------------------------------------------
+
+
+def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
+    monkeypatch.setattr(TASKS, "fingerprints", dict(TASKS.fingerprints))
+    rows = pd.DataFrame({"text": ["good", "bad", "fine", "poor"] * 4, "label": [1, 0, 1, 0] * 4})
+    own = Task(
+        name="mine",
+        summary="is it good?",
+        metrics=("accuracy",),
+        label_names=("no", "yes"),
+        max_length=16,
+        paired=False,
+        source="made here",
+        licence="none",
+        read=lambda: {"train": rows, "validation": rows[:4]},
+    )
+    sparsebert.register(own)
+    try:
+        assert get_task("mine") is own and "mine" in task_names()
+        assert own.load()["validation"].num_rows == 4
+        with pytest.raises(InputError, match="unknown task 'mien': did you mean 'mine'"):
+            get_task("mien")
+        with pytest.raises(InputError, match="registered already"):
+            sparsebert.register(dataclasses.replace(get_task("reviews"), name="reviews"))
+    finally:
+        del TASKS["mine"]

@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from sparsebert.data.tasks.metrics import score
+from sparsebert.registry import TASKS, Registry
 
 if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd
@@ -28,8 +30,10 @@ class Task:
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words.
+    a few words. A task of your own is known by its name after `sparsebert.register(task)`.
     """
+
+    registry: ClassVar[Registry] = TASKS
 
     name: str
     summary: str
@@ -40,6 +44,10 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+
+    def in_folder(self, folder: Path | None) -> Task:
+        """The task where data sets in the GLUE layout lie in `folder`, which only benchmarks look into."""
+        return self
 
     @property
     def num_labels(self) -> int:
