@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsebert import fetching
+from sparsebert import fetching, registry
 from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.data.tasks.metrics import score
 from sparsebert.data.tasks.task import Task, hold_out
@@ -478,7 +478,7 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
 
 def test_a_folder_where_a_file_should_be_is_named(tmp_path):
     (tmp_path / "SST-2" / "train.tsv").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"train\.tsv can't be read: Is a directory"):
+    with pytest.raises(InputError, match=r"train\.tsv' cannot be read: it is a folder"):
         get_task("glue/sst2", Folders.named(tmp_path)).load()
 
 
@@ -487,7 +487,7 @@ def test_a_folder_where_a_file_should_be_is_named(tmp_path):
     [
         (
             {"SST-2/train.tsv": "sentence\tlabel\na\t1\n"},
-            r"dev\.tsv is missing; SST-2 .* has train\.tsv, dev\.tsv",
+            r"dev\.tsv' cannot be read: No such file.*; SST-2 .* has train\.tsv, dev\.tsv",
         ),
         (
             {"SST-2/train.tsv": "text\tlabel\na\t1\n"},
@@ -516,7 +516,7 @@ def test_a_bad_local_file_is_named_with_line_and_remedy(contents, sentence, fold
 
 def test_bad_bytes_and_bad_scores_are_named(folder):
     (folder({"SST-2/dev.tsv": ""}) / "SST-2/train.tsv").write_bytes(b"sentence\tlabel\ncaf\xe9\t1\n")
-    with pytest.raises(InputError, match=r"train\.tsv is not in UTF-8"):
+    with pytest.raises(InputError, match=r"train\.tsv' cannot be read: it is not in UTF-8"):
         get_task("glue/sst2", Folders.named(folder({}))).load()
     row = "0\tnews\tf\t2012\t1\tnone\tnone\tA.\tB.\t{}\n"
     for bad in ("high", "nan", ""):
@@ -822,3 +822,26 @@ def test_diverged_predictions_are_refused_and_shapes_are_checked():
 def test_readers_are_documented():
     assert all(suffix in files.__doc__ for suffix in files.READERS)
     assert all(alias in files.__doc__ for alias in files.ALL_COLUMNS)
+
+
+# ---- tasks of one's own
+
+
+def _read_own():
+    rows = pd.DataFrame({"text": ["good", "bad"], "label": [1, 0]})
+    return {"train": rows, "validation": rows}
+
+
+def test_a_task_of_ones_own_is_registered_and_goes_to_workers(monkeypatch):
+    about = {"metrics": ("accuracy",), "label_names": ("no", "yes"), "max_length": 8, "paired": False}
+    about |= {"summary": "mine", "source": "here", "licence": "mine", "read": _read_own}
+    monkeypatch.setattr(Task, "registry", registry.Registry("task"))
+    monkeypatch.setattr("sparsebert.data.tasks.TASKS", Task.registry)
+    own = registry.register(Task(name="own", **about))
+    assert get_task("own") is own and "own" in task_names()
+    assert rows_of(own, "train") == [("good", 1), ("bad", 0)]
+    assert Task.registry.fingerprints.keys() == {"own"}
+    assert registry.register(Task(name="own", **about)).data_hash == own.data_hash  # a cell that runs twice
+    for name in ("glue/sst2", "file:x.csv"):
+        with pytest.raises(InputError, match="choose another name"):
+            registry.register(Task(name=name, **about))

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import Task
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
+from sparsebert.registry import TASKS
 
 __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 
@@ -22,7 +23,7 @@ __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 def task_names() -> tuple[str, ...]:
     """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own.
 
-    Of prepared data, the names of its tasks.
+    Those of registered tasks are among them. Of prepared data, the names of its tasks.
     """
     if folder := prepared_dir():
         return prepared_tasks(folder)
@@ -30,7 +31,7 @@ def task_names() -> tuple[str, ...]:
     from sparsebert.data.tasks.glue import GLUE
     from sparsebert.data.tasks.packaged import PACKAGED
 
-    return (*PACKAGED, *GLUE, f"{PREFIX}PATH")
+    return (*PACKAGED, *GLUE, *(TASKS.keys() - PACKAGED), f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
@@ -54,12 +55,12 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
     from sparsebert.data.tasks.glue import GLUE, glue_task
     from sparsebert.data.tasks.packaged import PACKAGED
 
-    if name in PACKAGED:
-        return PACKAGED[name]
+    if name in PACKAGED or name in TASKS:
+        return PACKAGED.get(name) or TASKS[name]
     if name in GLUE:
         return glue_task(name, folders.data.resolve() if folders.data else None)
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):
-        raise InputError(f"unknown task '{name}'; of your own data write {PREFIX}{name}")
+        raise InputError(f"unknown task '{shown(name)}'; of your own data write {PREFIX}{shown(name)}")
     raise unknown_name("task", name, task_names())

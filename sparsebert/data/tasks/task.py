@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from sparsebert.data.tasks.metrics import score
+from sparsebert.errors import InputError
+from sparsebert.registry import TASKS, Registry
 
 if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd
@@ -23,13 +25,15 @@ Splits = dict[str, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled texts in fixed splits.
+    """Labelled texts in fixed splits; `sparsebert.register` makes one of your own known by its name.
 
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words.
+    a few words; `read`: gives the rows of the splits train and validation, see `Splits`.
     """
+
+    registry: ClassVar[Registry] = TASKS
 
     name: str
     summary: str
@@ -40,6 +44,11 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+
+    def check_component(self) -> None:
+        """`InputError` for a name that stands for data of another kind."""
+        if self.name.startswith(("file:", "glue/", "imdb")):
+            raise InputError(f"'{self.name}' stands for data from a file or of GLUE; choose another name")
 
     @property
     def num_labels(self) -> int:
