@@ -15,7 +15,7 @@ from typing import Any
 
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import Task
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
 from sparsebert.registry import TASKS
 
@@ -25,7 +25,7 @@ __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 def task_names() -> tuple[str, ...]:
     """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own.
 
-    Of prepared data, the names of its tasks.
+    Those of registered tasks are among them. Of prepared data, the names of its tasks.
     """
     if folder := prepared_dir():
         return prepared_tasks(folder)
@@ -58,7 +58,7 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):
-        raise InputError(f"unknown task '{name}'; of your own data write {PREFIX}{name}")
+        raise InputError(f"unknown task '{shown(name)}'; of your own data write {PREFIX}{shown(name)}")
     raise unknown_name("task", name, task_names())
 
 
