@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,13 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsebert import fetching, registry
+import sparsebert
+from sparsebert import fetching
 from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.data.tasks.metrics import score
 from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.paths import Folders, cache_dir
+from sparsebert.registry import TASKS
 
 
 def rows_of(task, split):
@@ -824,24 +827,31 @@ def test_readers_are_documented():
     assert all(alias in files.__doc__ for alias in files.ALL_COLUMNS)
 
 
-# ---- tasks of one's own
+# ---- tasks of one's own ------------------------------------------------------------------------------
 
 
-def _read_own():
-    rows = pd.DataFrame({"text": ["good", "bad"], "label": [1, 0]})
-    return {"train": rows, "validation": rows}
-
-
-def test_a_task_of_ones_own_is_registered_and_goes_to_workers(monkeypatch):
-    about = {"metrics": ("accuracy",), "label_names": ("no", "yes"), "max_length": 8, "paired": False}
-    about |= {"summary": "mine", "source": "here", "licence": "mine", "read": _read_own}
-    monkeypatch.setattr(Task, "registry", registry.Registry("task"))
-    monkeypatch.setattr("sparsebert.data.tasks.TASKS", Task.registry)
-    own = registry.register(Task(name="own", **about))
-    assert get_task("own") is own and "own" in task_names()
-    assert rows_of(own, "train") == [("good", 1), ("bad", 0)]
-    assert Task.registry.fingerprints.keys() == {"own"}
-    assert registry.register(Task(name="own", **about)).data_hash == own.data_hash  # a cell that runs twice
-    for name in ("glue/sst2", "file:x.csv"):
-        with pytest.raises(InputError, match="choose another name"):
-            registry.register(Task(name=name, **about))
+def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
+    monkeypatch.setattr(TASKS, "fingerprints", dict(TASKS.fingerprints))
+    rows = pd.DataFrame({"text": ["good", "bad", "fine", "poor"] * 4, "label": [1, 0, 1, 0] * 4})
+    own = Task(
+        name="mine",
+        summary="is it good?",
+        metrics=("accuracy",),
+        label_names=("no", "yes"),
+        max_length=16,
+        paired=False,
+        source="made here",
+        licence="none",
+        read=lambda: {"train": rows, "validation": rows[:4]},
+    )
+    sparsebert.register(own)
+    try:
+        assert get_task("mine") is own and "mine" in task_names()
+        assert "mine" in TASKS.fingerprints  # so that it goes to workers
+        assert own.load()["validation"].num_rows == 4
+        with pytest.raises(InputError, match="unknown task 'mien': did you mean 'mine'"):
+            get_task("mien")
+        with pytest.raises(InputError, match="registered already"):
+            sparsebert.register(dataclasses.replace(get_task("reviews"), name="reviews"))
+    finally:
+        del TASKS["mine"]
