@@ -121,7 +121,7 @@ def model_rows(
 def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:
     """A classifier of two classes that takes `length` tokens; `InputError` as from `load_classifier`."""
     if encoder in SIZES:
-        return extend_positions(BertForSequenceClassification(BertConfig(num_labels=2)), length)
+        return extend_positions(BertForSequenceClassification(BertConfig()), length)
     return load_classifier(check_encoder(encoder), ("no", "yes"), length)
 
 

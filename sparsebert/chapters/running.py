@@ -100,7 +100,7 @@ def execute(
     failed = out.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"profile": profile, "parameters": parameters, "key": key}
+    record: dict[str, Any] = {"profile": profile, "parameters": parameters, "key": key}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, _quiet_papermill():
         given, done = Path(folder, "given.ipynb"), Path(folder, "done.ipynb")

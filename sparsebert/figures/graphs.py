@@ -116,7 +116,7 @@ def arcs(
     two_lines = words is not None
     words = list(words) if two_lines else tokens
     pieces: dict[int, list[int]] = {}  # of each word that has any
-    for token, word in enumerate(word_ids if two_lines else range(len(tokens))):
+    for token, word in enumerate(range(len(tokens)) if word_ids is None else word_ids):
         if word >= 0:
             pieces.setdefault(int(word), []).append(token)
     if relation is not None:

@@ -39,7 +39,7 @@ class DensityMeter:
     def __init__(self, layers: int, padded_to: int | None = None):
         self.padded_to = padded_to
         self._allowed = torch.zeros(layers, dtype=torch.float64)
-        self._real = self._padded = 0
+        self._real = self._padded = 0.0
 
     def count_batch(self, batch: Batch) -> None:
         """Count the pairs there are: n² per sequence of n real tokens, and the square it is padded to."""

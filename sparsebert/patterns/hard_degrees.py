@@ -121,7 +121,7 @@ class HardDegrees(BaseModel):
 
     def table(self, layer: int, weights: bool = False) -> Float[Tensor, "head distance"]:
         """Shares (or weights) of one layer at distances 0, 1, ..., `max_distance`, and one for all beyond."""
-        rows = (self.weights if weights else self.kept)[layer]
+        rows = (self.weights if weights else self.kept)[layer] or []
         table = torch.zeros(len(rows), self.max_distance + 2)
         for head, row in enumerate(rows):
             table[head, 1 : 1 + len(row)] = torch.tensor(row)

@@ -124,7 +124,7 @@ class Forecast:
         shown = [
             name
             for name in fields
-            if name in ("task", "plan", "seed") or fields[name].nunique(dropna="degrees" in name) > 1
+            if name in ("task", "plan", "seed") or fields[name].nunique(dropna="degrees" in str(name)) > 1
         ]
         fields = fields[shown].astype(object).where(fields[shown].notna(), "-")
         times = [in_words(self.seconds[c]) if c in self.seconds else "found" for c in self.configs]

@@ -126,7 +126,8 @@ class _Worker:
 
     def __init__(self, *settings: Any):
         self._settings = settings
-        self._pool = self._pid = None
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: int | None = None
 
     def call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         try:

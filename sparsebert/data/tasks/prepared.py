@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     task: str
     summary: str
-    metrics: tuple[Literal[tuple(METRICS)], ...] = Field(min_length=1)
+    metrics: tuple[Annotated[str, Field(pattern=f"^({'|'.join(METRICS)})$")], ...] = Field(min_length=1)
     label_names: tuple[str, ...]
     default_length: PositiveInt
     paired: bool
