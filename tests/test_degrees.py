@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from models import tiny_batch, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
-from sparsebert.degrees import DegreeConfig, DegreeTraining, LearnedDegrees, attach_degrees
+from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import other_parts
 from sparsebert.degrees.methods import Survival, attention_mass
 from sparsebert.degrees.pairs import count_pairs
+from sparsebert.degrees.training import DegreeTraining, attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import Global, parse_pattern
@@ -576,8 +577,8 @@ def test_a_run_ends_with_hard_degrees_of_the_density_asked_for(small, degrees):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_of_itself_what_figures_and_tables_ask(method):
     config = DegreeConfig(method=method, target_density=0.5)
-    assert config.label and config.kind in ("learned", "read off", "other")
-    assert config.soft == (method in SOFT) and METHODS.fingerprint([method]) is None
+    assert config.label and config.method_class.kind in ("learned", "read off", "other")
+    assert config.method_class.soft == (method in SOFT) and METHODS.fingerprint([method]) is None
     assert f"{method}: " in DegreeConfig.model_fields["method"].description
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from sparsebert.degrees.methods import Method
 from sparsebert.degrees.pairs import Table, count_pairs
 from sparsebert.errors import InputError
-from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union, parts_of
+from sparsebert.patterns import Bias, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges
 from sparsebert.patterns.layouts import Layout, layout_of_shares
@@ -65,7 +65,7 @@ class DegreeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> DegreeConfig:
-        how = METHODS.get(self.method, Method)
+        how = self.method_class
         if self.harden not in how.hardenings:
             raise InputError(
                 f"method={self.method} gives no degree distribution to draw from, so harden={self.harden} "
@@ -76,14 +76,9 @@ class DegreeConfig(BaseModel):
         return self
 
     @property
-    def soft(self) -> bool:
-        """Whether edges count in part before they harden."""
-        return METHODS.get(self.method, Method).soft
-
-    @property
-    def kind(self) -> str:
-        """What a run with it is to the rules of the claims: learned, read off or other."""
-        return METHODS.get(self.method, Method).kind
+    def method_class(self) -> type[Method]:
+        """The class of its method; `Method` itself for one of a record that is not known here."""
+        return METHODS.get(self.method, Method)
 
     @property
     def label(self) -> str:
@@ -156,9 +151,6 @@ class LearnedDegrees(nn.Module):
 
     def learned(self, layer: int) -> Pattern:
         return LiveLayer(self, layer)
-
-    def weighted(self, layer: int, pattern: Pattern) -> Pattern:
-        return Biased(pattern, LiveLayer(self, layer))
 
     def follow(self, patterns: Sequence[Pattern]) -> None:
         if not self.is_hard:

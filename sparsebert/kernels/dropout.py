@@ -46,7 +46,7 @@ class Dropout(nn.Dropout):
         return values * kept(values.shape, self.p, values.dtype)
 
 
-def quicken_dropout(model: nn.Module) -> None:
+def speed_up_dropout(model: nn.Module) -> None:
     """Put `Dropout` in the place of each `nn.Dropout` of a model; its weights and settings stay."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

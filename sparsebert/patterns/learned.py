@@ -67,7 +67,7 @@ class Weighted(Pattern):
             if degrees.weights is None:
                 raise InputError(f"'{self.path}' has degrees without weights; write weighted({self.pattern})")
             return Biased(pattern, HardLayer(degrees, layer))
-        return learner.weighted(layer, pattern) if learner else pattern
+        return Biased(pattern, learner.learned(layer)) if learner else pattern
 
 
 @dataclass(frozen=True, eq=False)
