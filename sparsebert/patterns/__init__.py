@@ -12,7 +12,7 @@ Each pattern is a class that says all that is known of it and is registered wher
 # isort: off
 from sparsebert.patterns.position import Dense, Global, Neighbour
 from sparsebert.patterns.dilated import Dilated as Dilated
-from sparsebert.patterns.random import Random, drawn_keys
+from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
 # isort: on
@@ -53,7 +53,6 @@ __all__ = [
     "Syntax",
     "Union",
     "Weighted",
-    "drawn_keys",
     "parse_pattern",
     "parse_plan",
     "parts_of",
