@@ -301,7 +301,7 @@ def _kernel(name: str, case: Case, gradient: bool) -> Made:
     if unfused or name == "reference":
         case.check_dense()
     kernel = kernel_for(case.pattern, case.batch(), case.heads, name, gradient=gradient)
-    return Made(kernel, lambda: kernel.count() / case.length**2, kernel.name)
+    return Made(kernel, lambda: kernel.count / case.length**2, kernel.name)
 
 
 @_contender("flex alone", has_masks=True)
@@ -413,13 +413,13 @@ def _without_projections(
 
 def _plain_layout(case: Case, who: str) -> Layout:
     layout = case.pattern.layout()
-    if layout is None or layout.kept is not None or layout.random or layout.weights is not None:
+    if layout is None or not layout.plain or layout.random or layout.weights is not None:
         raise Missing(f"{who} has a band and global tokens only")
     return layout
 
 
 def _density(case: Case) -> float:
-    return kernel_for(case.pattern, case.batch(), case.heads).count() / case.length**2
+    return kernel_for(case.pattern, case.batch(), case.heads).count / case.length**2
 
 
 # ---- bars ---------------------------------------------------------------------------------------

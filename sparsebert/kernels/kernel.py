@@ -78,12 +78,8 @@ class Kernel(ABC):
     def cost(cls, layout: Layout | None, context: Context) -> float:
         """About how long a head takes for one sequence, in scores of dense attention; dense: length²."""
 
-    @classmethod
-    def prepare(cls, layout: Layout | None, context: Context) -> Kernel:
-        """The kernel with what it needs for this batch, such as masks."""
-        return cls(layout, context)
-
     def __init__(self, layout: Layout | None, context: Context):
+        """Make what it needs for this batch, such as masks."""
         self.layout, self.context = layout, context
 
     @abstractmethod
@@ -102,12 +98,9 @@ class Kernel(ABC):
         behind their query, the first and the last entry also where they are more than D apart.
         """
 
+    @cached_property
     def count(self) -> float:
         """Allowed pairs of real tokens, averaged over heads."""
-        return self._count
-
-    @cached_property
-    def _count(self) -> float:
         if self.layout is not None and self.context.batch.gapless:
             return self.layout.count(self.context.batch, self.context.heads)
         return self.context.allowed.sum().item() / self.context.allowed.shape[1]
@@ -134,9 +127,8 @@ def kernel_for(
     context = Context(pattern, batch, heads, dropout, gradient, window)
     layout = pattern.layout()
     if layout is not None:
-        layout = layout.up_to(context.length - 1)
-        layout = layout if window is None else layout.within(window)
-    return _chosen(kernel, layout, context).prepare(layout, context)
+        layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
+    return _chosen(kernel, layout, context)(layout, context)
 
 
 def check_kernel(kernel: str, pattern: Pattern) -> None:

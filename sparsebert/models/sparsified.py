@@ -148,33 +148,21 @@ class Sparsified:
     def prepared(self, batch: Batch) -> list[Kernel]:
         """The kernel of each layer for a batch; layers of one pattern share it."""
         dropout = self.architecture.dropout if self.model.training else 0.0
-        windows = self.architecture.windows
-        gradients = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        whole = bool(batch.real.all())
-        ready: dict[tuple, Kernel] = {}
-        layers = []
-        for layer, pattern in enumerate(self.patterns):
-            window = windows.get(layer)
-            key = (pattern, window, batch.real.shape, batch.real.device, dropout > 0, gradients)
-            kept = whole and pattern.keepable
-            found = ready.get(key) or (self._kept.get(key) if kept else None)
-            if found is None:
-                found = kernel_for(
-                    pattern,
-                    batch,
-                    self.architecture.heads,
-                    self.kernel,
-                    dropout,
-                    torch.is_grad_enabled(),
-                    window,
-                )
-                if kept:
-                    if len(self._kept) >= _MOST_KEPT:
-                        self._kept.pop(next(iter(self._kept)))
-                    self._kept[key] = found
-            ready[key] = found
-            layers.append(found)
-        return layers
+        whole, gradient = bool(batch.real.all()), torch.is_grad_enabled()
+        shared = whole, batch.real.shape, batch.real.device, dropout > 0
+        shared += gradient, torch.is_inference_mode_enabled()
+        heads, windows = self.architecture.heads, self.architecture.windows
+        keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
+        ready = dict(self._kept)
+        for key in keys:
+            if key not in ready:
+                pattern, window, *_ = key
+                ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
+                if whole and pattern.keepable:
+                    self._kept[key] = ready[key]
+        for key in list(self._kept)[:-_MOST_KEPT]:
+            del self._kept[key]
+        return [ready[key] for key in keys]
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
@@ -245,7 +233,7 @@ class _Forward:
         kernel = self.kernels[layer]
         self.sparse.kernels[layer] = kernel.name
         if self.meter:
-            self.meter.count_layer(layer, kernel.count())
+            self.meter.count_layer(layer, kernel.count)
         return kernel(query, key, value, dropout=dropout, scale=scale, by_offset=self.by_offset)
 
 
