@@ -681,7 +681,7 @@ def test_an_interrupted_run_ends_with_the_same_degrees(small, workspace, method,
     found, expected = resumed.learning.degrees, whole.learning.degrees
     for layer in range(2):
         torch.testing.assert_close(found.table(layer), expected.table(layer), rtol=0, atol=1e-4)
-        weights = [degrees.table(layer, weights=True) for degrees in (found, expected)]
+        weights = [degrees.weight_table(layer) for degrees in (found, expected)]
         torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
     assert resumed.metrics == pytest.approx(whole.metrics, rel=1e-4)
     assert resumed.density_per_layer == pytest.approx(whole.density_per_layer)

@@ -220,7 +220,7 @@ def test_a_table_has_a_column_for_all_larger_distances():
     assert closed.table(0).tolist() == [[1, 1, 0.5, 0.25, 0], [1, 1, 0, 0, 0]]
     opened = HardDegrees(max_distance=2, open_ended=True, kept=kept, weights=[[[3, 2, 1], []]])
     assert opened.table(0).tolist() == [[1, 1, 0.5, 0.25], [1, 1, 0, 0]]
-    assert opened.table(0, weights=True).tolist() == [[0, 3, 2, 1], [0, 0, 0, 0]]
+    assert opened.weight_table(0).tolist() == [[0, 3, 2, 1], [0, 0, 0, 0]]
 
 
 def test_the_hash_of_a_file_follows_what_it_means_and_not_its_layout(tmp_path):
@@ -278,7 +278,7 @@ def test_a_torn_file_is_refused(tmp_path, share):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    assert "no.json' cannot be read: no such file" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
+    assert "no.json' cannot be read: No such file" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
     assert "--save FOLDER" in refusal(lambda: load_degrees(str(tmp_path)))
 
 

@@ -20,10 +20,10 @@ from torch.nn.functional import pad
 from sparsebert.degrees.methods import Method
 from sparsebert.degrees.pairs import Table, count_pairs
 from sparsebert.errors import InputError
-from sparsebert.patterns import Bias, Pattern, Relation, Union, parts_of
+from sparsebert.patterns import Bias, HardLayer, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
-from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges
-from sparsebert.patterns.layouts import Layout, layout_of_shares
+from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import METHODS
 
 
@@ -87,31 +87,24 @@ class DegreeConfig(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class LiveLayer(Pattern):
+class LiveLayer(HardLayer):
     """The pattern `learned` at one layer, while its degrees are learned."""
 
     degrees: LearnedDegrees
     layer: int
     changes = True
 
-    def __str__(self) -> str:
-        return "learned"
+    def check_heads(self, heads: int) -> None:
+        """They were made for this model."""
 
     def related(self, batch: Batch) -> Relation:
-        return self.degrees.related(self.layer, batch)
+        return super().related(batch) if self.degrees.is_hard else self.degrees.related(batch)
 
     def bias(self, batch: Batch) -> Bias | None:
-        return self.degrees.bias(self.layer, batch)
-
-    def weight_table(self) -> Float[Tensor, "head distance"] | None:
-        """The weights on hard edges at distances 0, 1, ..., and one for all beyond."""
-        return self.degrees.edge_weights(self.layer) if self.degrees.config.weights else None
+        return super().bias(batch) if self.degrees.is_hard else self.degrees.bias(self.layer, batch)
 
     def layout(self) -> Layout | None:
-        if not self.degrees.is_hard:
-            return None
-        kept = self.degrees.kept[self.degrees.rows[self.layer]]
-        return layout_of_shares(kept, self.layer, self.weight_table())
+        return super().layout() if self.degrees.is_hard else None
 
 
 class LearnedDegrees(nn.Module):
@@ -175,24 +168,25 @@ class LearnedDegrees(nn.Module):
             pairs = count_pairs(batch, self.others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
 
-    def related(self, layer: int, batch: Batch) -> Relation:
-        if self.is_hard:
-            return kept_edges(self.kept[self.rows[layer]], layer, batch)
+    def related(self, batch: Batch) -> Relation:
+        """The pairs that a layer may have while it is soft."""
         if self.config.open_ended:
             return batch.pairs
         return (batch.distances <= self.config.max_distance)[:, None]
 
-    def bias(self, layer: int, batch: Batch) -> Bias | None:
-        row = self.rows[layer]
-        if self.is_hard:
-            return by_distance(self.edge_weights(layer), batch) if self.config.weights else None
-        return self.method.bias(self._soft[row], layer, batch, self.temperature)
+    def bias(self, layer: int, batch: Batch) -> Bias:
+        """What a layer's soft edges add to the scores."""
+        return self.method.bias(self._soft[self.rows[layer]], layer, batch, self.temperature)
 
     # hard degrees
 
-    def edge_weights(self, layer: int) -> Float[Tensor, "head distance"]:
+    def table(self, layer: int) -> Float[Tensor, "head distance"]:
+        """Shares of tokens that keep the edges of one layer."""
+        return self.kept[self.rows[layer]]
+
+    def weight_table(self, layer: int) -> Float[Tensor, "head distance"] | None:
         """Weights of one layer; a token's pair with itself is no edge and has none."""
-        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0))
+        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0)) if self.config.weights else None
 
     @torch.no_grad()
     def keep_in_reach(self) -> None:

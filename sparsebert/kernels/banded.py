@@ -406,12 +406,11 @@ class _Banded(torch.autograd.Function):
 
 
 class _Call:
-    """Forward and backward of one call, sequence by sequence: windows, global queries, columns."""
+    """Forward and backward of one call, sequence by sequence: parts, then columns."""
 
     def __init__(self, near: Table | None, far: Table | None, dropout: float, seed: int, scale: float):
         self.near, self.far, self.dropout, self.seed, self.scale = near, far, dropout, seed, scale
-        self.of_near: Table | None = None  # gradients, where they are wanted
-        self.of_far: Table | None = None
+        self.of_near = self.of_far = None  # gradients of the tables, where they are wanted
         self.number = 0
 
     def forward(

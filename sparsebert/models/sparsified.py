@@ -167,14 +167,12 @@ class Sparsified:
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What the plan's patterns read of the arguments of a model's call."""
-        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), self._embeddings(inputs))
-
-    def _embeddings(self, given: dict[str, Any]) -> Float[Tensor, "batch length width"] | None:
-        if "embeddings" not in self.plan.needs:
-            return None
-        if given.get("inputs_embeds") is not None:
-            return given["inputs_embeds"]
-        return self.model.get_input_embeddings()(given["input_ids"])
+        embeddings = None
+        if "embeddings" in self.plan.needs:
+            embeddings = inputs.get("inputs_embeds")
+            if embeddings is None:
+                embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
+        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), embeddings)
 
 
 def sparsify(
@@ -263,9 +261,9 @@ AttentionMaskInterface.register("sparsebert", _no_mask)
 
 def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
     mask = given.get("attention_mask")
-    if mask is not None and mask.ndim == 2:
-        return mask.bool()
     if mask is not None:
+        if mask.ndim == 2:
+            return mask.bool()
         raise InputError(
             f"a sparsified model takes an attention_mask of shape [batch, length] (1 for real tokens), not "
             f"{list(mask.shape)}; say which pairs are allowed with a plan"

@@ -92,7 +92,7 @@ class HardLayer(Pattern):
 
     def weight_table(self) -> Float[Tensor, "head distance"] | None:
         """Its weights at distances 0, 1, ..., and one for all beyond."""
-        return None if self.degrees.weights is None else self.degrees.table(self.layer, weights=True)
+        return self.degrees.weight_table(self.layer)
 
     def layout(self) -> Layout | None:
         return layout_of_shares(self.degrees.table(self.layer), self.layer, self.weight_table())

@@ -79,13 +79,11 @@ class Pattern(ABC):
 
     def __post_init__(self) -> None:
         """Check each field by its annotation, and the number of parts."""
-        composed = False
         for field in fields(self):
             value, takes = getattr(self, field.name), _words_of(str(field.type))
             if not (value is None and "None" in takes):
                 self._check(field.name, value, takes)
-                composed = composed or "Pattern" in takes
-        parts = composed and sum(not isinstance(part, Union | Difference) for part in self.walk())
+        parts = sum(not isinstance(part, Union | Difference) for part in self.walk())
         if parts > MOST_PARTS:
             raise InputError(f"a pattern has at most {MOST_PARTS} parts, and this one has {parts}")
 
