@@ -131,7 +131,7 @@ def test_a_span_has_a_gradient_however_far_a_step_went(far):
     learner = learner_of(method="span")
     with torch.no_grad():
         learner.theta.fill_(far)
-    learner.keep_in_reach()
+    learner.method.keep_in_reach(learner.theta.data)
     learner.prepare(Batch.of_lengths([LONGEST + 2]))
     learner.density.mean().backward()
     assert (learner.theta.grad > 1e-3).all()

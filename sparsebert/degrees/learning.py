@@ -91,7 +91,6 @@ class LiveLayer(HardLayer):
     """The pattern `learned` at one layer, while its degrees are learned."""
 
     degrees: LearnedDegrees
-    layer: int
     changes = True
 
     def check_heads(self, heads: int) -> None:
@@ -187,12 +186,6 @@ class LearnedDegrees(nn.Module):
     def weight_table(self, layer: int) -> Float[Tensor, "head distance"] | None:
         """Weights of one layer; a token's pair with itself is no edge and has none."""
         return pad(self.weights[self.rows[layer]][:, 1:], (1, 0)) if self.config.weights else None
-
-    @torch.no_grad()
-    def keep_in_reach(self) -> None:
-        """After a step of the optimizer, see `Method.keep_in_reach`."""
-        if not self.is_hard:
-            self.method.keep_in_reach(self.theta)
 
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:

@@ -96,7 +96,7 @@ class DegreeTraining(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:
             return
-        self.learner.keep_in_reach()
+        self.learner.method.keep_in_reach(self.learner.theta.data)
         soft_steps = max(1, round(self.config.soft_share * state.max_steps))
         done = state.global_step / soft_steps
         self.learner.temperature.fill_(self.learner.method.temperature(done))

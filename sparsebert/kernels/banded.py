@@ -492,16 +492,14 @@ class _Call:
         near, far = (self.of_near, self.of_far) if gradient else (self.near, self.far)
         return far if part.of_globals else near
 
-    def most_scores(self, query: Flat) -> int:
-        return max(1, _SCORES.get(query.device.type, _SCORES["cuda"]) // len(query))
-
     def chunks(
         self, pairs: Pairs, query: Flat, backward: bool = False
     ) -> Iterator[tuple[Part, tuple[int, int]]]:
         """The parts of the band, some blocks at a time: first and count."""
         for part in pairs.parts:
             heads = part.heads.stop - part.heads.start
-            queries = self.most_scores(query) // (heads * part.window)
+            scores = _SCORES.get(query.device.type, _SCORES["cuda"])
+            queries = scores // (len(query) * heads * part.window)
             if self.fused(part, query):  # which holds no scores
                 queries = _QUERIES[backward] // (heads * query.shape[3])
             some = max(1, queries // part.block)

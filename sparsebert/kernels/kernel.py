@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sparsebert.errors import InputError, unknown_name
@@ -42,17 +42,14 @@ class Context:
         return self.batch.real.device
 
     @cached_property
-    def places_apart(self) -> Int[Tensor, "query key"]:
-        """Place of the key less place of the query."""
-        place = torch.arange(self.length, device=self.device)
-        return place - place[:, None]
-
-    @cached_property
     def allowed(self) -> Tensor:
         """The pairs as a mask, of shape [batch, 1 or heads, length, length]."""
         with torch.no_grad():
             allowed = self.pattern.allowed(self.batch)
-            return allowed if self.window is None else allowed & (self.places_apart.abs() <= self.window)
+            if self.window is None:
+                return allowed
+            place = torch.arange(self.length, device=self.device)
+            return allowed & ((place - place[:, None]).abs() <= self.window)
 
 
 class Kernel(ABC):
