@@ -38,7 +38,7 @@ def path_of(given: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:  # no such user, a NUL, half of a character, ...
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"'{shown(given)}' is no usable path: {reason}; write another") from None
+        raise InputError(f"'{shown(Path(given))}' is no usable path: {reason}; write another") from None
     return path
 
 
@@ -76,6 +76,11 @@ def read_model(given: str | Path, model: type[Model], what: str, instead: str = 
         return model.model_validate_json(read_bytes(given, what, instead))
     except ValidationError as error:
         raise _unreadable(given, what, first_mistake(error), instead) from None
+
+
+def read_yaml(given: str | Path, what: str = "the file") -> Any:
+    """Plain data from a file of YAML; raises what `read_bytes` and `plain_yaml` do."""
+    return plain_yaml(read_text(given, what), shown(Path(given)))
 
 
 def plain_yaml(text: str, place: str) -> Any:
@@ -191,5 +196,5 @@ class _PlainData:
 
 def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> InputError:
     return InputError(
-        f"{what} '{shown(given)}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
+        f"{what} '{shown(Path(given))}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
     )

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -31,6 +30,7 @@ from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError
+from sparsebert.reading import read_yaml
 from sparsebert.sweeps.executors import WorkerDied, open_executor
 
 
@@ -154,7 +154,7 @@ def _for_the_book(marker: Marker | None) -> bool:
 
 def _chapters_in_toc(root: Path) -> list[Path]:
     """The notebooks that the table of contents lists, in its order."""
-    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    toc = read_yaml(root / "book" / "_toc.yml")
     listed = [root / f"{page}.ipynb" for page in pages_in_toc(toc) if page.startswith("notebooks/")]
     for notebook in listed:
         if not notebook.is_file():
@@ -177,7 +177,7 @@ def pages_in_toc(toc: Any) -> list[str]:
 
 def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
     """The folder that is rendered: the prose pages, the executed notebooks, and a page about this build."""
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    config = read_yaml(root / "_config.yml")
     students = config["sphinx"]["config"].get("hide_solutions", False)
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".ipynb_checkpoints", ".*"))

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from sparsebert.errors import InputError, shown, unknown_name
-from sparsebert.reading import plain_yaml, read_text
+from sparsebert.reading import plain_yaml, read_yaml
 from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
@@ -43,7 +43,7 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     exist, a value that no run can have, a condition that leaves nothing out, lists that multiply to more than
     100,000 runs.
     """
-    return expand_grid(plain_yaml(read_text(path, "the grid"), shown(path)), shown(path))
+    return expand_grid(read_yaml(path, "the grid"), shown(Path(path)))
 
 
 def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:

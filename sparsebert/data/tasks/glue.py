@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import huggingface_hub
@@ -18,8 +19,11 @@ import pandas as pd
 from sparsebert.data.tasks.task import Splits, Task
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
+from sparsebert.reading import read_text
+from sparsebert.registry import TASKS, Registry
 
 NO_GOLD_LABEL = ("-1", "-")
+LARGEST_FILE = 2**32  # bytes
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Benchmark:
     two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split).
     """
 
+    registry: ClassVar[Registry] = TASKS
+
+    name: str
     summary: str
     folder: str
     columns: tuple[str, ...]
@@ -47,9 +54,14 @@ class Benchmark:
         default_factory=lambda: {"train": ("train.tsv", "train"), "validation": ("dev.tsv", "validation")}
     )
 
+    def in_folder(self, folder: Path | None) -> Task:
+        """The task from a folder in the GLUE layout if that has its data, else from the hub."""
+        return glue_task(self.name, folder)
 
-GLUE = {
-    "glue/cola": Benchmark(
+
+_BENCHMARKS = (
+    Benchmark(
+        name="glue/cola",
         summary="sentence: is it acceptable English?",
         folder="CoLA",
         header=("source", "label", "judgement", "sentence"),
@@ -60,7 +72,8 @@ GLUE = {
         metrics=("matthews", "accuracy"),
         licence="examples from linguistics texts, fair use",
     ),
-    "glue/mnli": Benchmark(
+    Benchmark(
+        name="glue/mnli",
         summary="sentence pair: does the premise entail the hypothesis, or contradict it?",
         folder="MNLI",
         columns=("sentence1", "sentence2", "gold_label"),
@@ -74,7 +87,8 @@ GLUE = {
         },
         licence="by genre: OANC, CC BY 3.0, CC BY-SA 3.0",
     ),
-    "glue/mrpc": Benchmark(
+    Benchmark(
+        name="glue/mrpc",
         summary="sentence pair: do the two mean the same?",
         folder="MRPC",
         columns=("#1 String", "#2 String", "Quality"),
@@ -84,7 +98,8 @@ GLUE = {
         metrics=("accuracy", "f1"),
         licence="Microsoft Research, non-commercial",
     ),
-    "glue/qnli": Benchmark(
+    Benchmark(
+        name="glue/qnli",
         summary="sentence pair: does the sentence answer the question?",
         folder="QNLI",
         columns=("question", "sentence", "label"),
@@ -93,7 +108,8 @@ GLUE = {
         label_names=("entailment", "not_entailment"),
         licence="CC BY-SA 4.0",
     ),
-    "glue/qqp": Benchmark(
+    Benchmark(
+        name="glue/qqp",
         summary="sentence pair: do two questions ask the same?",
         folder="QQP",
         columns=("question1", "question2", "is_duplicate"),
@@ -104,7 +120,8 @@ GLUE = {
         torn_rows=True,
         licence="Quora's terms of service, non-commercial",
     ),
-    "glue/rte": Benchmark(
+    Benchmark(
+        name="glue/rte",
         summary="sentence pair: does the first entail the second?",
         folder="RTE",
         columns=("sentence1", "sentence2", "label"),
@@ -113,7 +130,8 @@ GLUE = {
         label_names=("entailment", "not_entailment"),
         licence="none stated, for research",
     ),
-    "glue/sst2": Benchmark(
+    Benchmark(
+        name="glue/sst2",
         summary="sentence sentiment: is this part of a movie review positive?",
         folder="SST-2",
         columns=("sentence", "label"),
@@ -122,7 +140,8 @@ GLUE = {
         label_names=("negative", "positive"),
         licence="none stated, for research",
     ),
-    "glue/stsb": Benchmark(
+    Benchmark(
+        name="glue/stsb",
         summary="sentence pair, regression: how similar are the two, from 0 to 5?",
         folder="STS-B",
         columns=("sentence1", "sentence2", "score"),
@@ -132,7 +151,8 @@ GLUE = {
         metrics=("pearson", "spearman"),
         licence="by source, for research",
     ),
-    "imdb": Benchmark(
+    Benchmark(
+        name="imdb",
         summary="long documents: is this movie review positive?",
         folder="IMDB",
         columns=("sentence", "label"),
@@ -143,7 +163,8 @@ GLUE = {
         splits={"train": ("train.tsv", "train"), "validation": ("dev.tsv", "test")},
         licence="none stated, for research",
     ),
-}
+)
+GLUE = {benchmark.name: TASKS.add(benchmark) for benchmark in _BENCHMARKS}
 
 
 @cache
@@ -176,15 +197,9 @@ def _read_folder(benchmark: Benchmark, data_dir: Path) -> Splits:
 
 def _read_tsv(path: Path, benchmark: Benchmark) -> pd.DataFrame:
     """Fields end at tabs and rows at newlines alone: quotation marks, U+0085 and CR belong to a text."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        files = ", ".join(file for file, _ in benchmark.splits.values())
-        raise InputError(f"{path} is missing; {benchmark.folder} in the GLUE layout has {files}") from None
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
+    files = ", ".join(file for file, _ in benchmark.splits.values())
+    instead = f"{benchmark.folder} in the GLUE layout has {files}, in UTF-8"
+    content = read_text(path, "the data", instead, most=LARGEST_FILE)
     lines = [line.removesuffix("\r") for line in content.rstrip("\r\n").split("\n")]
     header = benchmark.header or tuple(lines.pop(0).split("\t"))
     missing = [column for column in benchmark.columns if column not in header]
