@@ -213,16 +213,10 @@ class Pairs:
         self.columns = self.globals < length and bool(self.globals or self.random)
 
     def _parts(self) -> Iterator[Part]:
-        some = max(1, _SCORES["cpu"] // (self.heads * self.length))
-        for start in range(0, self.globals, some):
-            queries = min(some, self.globals - start)
-            yield Part(slice(0, self.heads), start, queries, 1, 0, self.length, of_globals=True)
-        if self.globals == self.length:
-            return
-        for heads, width in head_groups(self.layout, self.heads):
-            width = min(width, self.length - 1)
+        first, last = self.globals, self.length
+        for heads, width in head_groups(self.layout, self.heads) if first < last else []:
+            width = min(width, last - 1)
             block = block_size(width)
-            first, last = self.globals, self.length
             edge = -(-width // block) * block  # queries whose windows would begin before the first key
             blocks = (last - first - edge - width) // block
             if blocks < 1:  # each query meets all keys, or nearly so
@@ -237,6 +231,9 @@ class Pairs:
             end = inner + blocks * block
             if end < last:
                 yield Part(heads, end, last - end, 1, end - width, last - end + width)
+        some = max(1, _SCORES["cpu"] // (self.heads * last))
+        for start in range(0, first, some):
+            yield Part(slice(0, self.heads), start, min(some, first - start), 1, 0, last, of_globals=True)
 
     def mask(self, part: Part, first: int, count: int) -> Float[Tensor, "#tile #head query key"] | None:
         """0 for the pairs that exist and minus infinity for others; None if all exist."""
