@@ -328,6 +328,7 @@ def test_local_layers_go_through_the_band():
     for text in ("dense", "neighbour(200)", "neighbour(4) | global(cls)"):
         assert kernel_for(parse_pattern(text), batch, 2, window=64).name == "banded"
     assert kernel_for(parse_pattern("dense"), batch, 2, window=2047).name == "dense"
+    assert kernel_for(parse_pattern("dense"), batch, 2, "banded").name == "dense"  # whatever is asked for
 
 
 EMPTY = torch.tensor([[1] * 6, [0] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]).bool()

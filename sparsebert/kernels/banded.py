@@ -314,8 +314,8 @@ class RandomKeys:
 
     def __init__(
         self,
-        keys: Int[Tensor, "query drawn"],
-        exist: Bool[Tensor, "#head query drawn"],
+        keys: Int[Tensor, "query own"],
+        exist: Bool[Tensor, "#head query own"],
         heads: int,
         length: int,
     ):
@@ -330,7 +330,7 @@ class RandomKeys:
         having = keys.flatten().bincount(minlength=length)
         self._first_from = (head * keys.numel() + having.cumsum(0) - having).flatten()
 
-    def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query drawn"]:
+    def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query own"]:
         """Products of each query with its keys."""
         each = [
             _PRODUCTS(a, b, self._to.flatten(), self._first, self._queries, 0)
@@ -338,7 +338,7 @@ class RandomKeys:
         ]
         return torch.stack(each).unflatten(1, (-1, self.heads, self.keys.shape[1])).transpose(1, 2)
 
-    def mix(self, weights: Float[Tensor, "row head query drawn"], value: Flat) -> Flat:
+    def mix(self, weights: Float[Tensor, "row head query own"], value: Flat) -> Flat:
         """The weighted sum of each query's values."""
         each = [
             embedding_bag(
@@ -348,7 +348,7 @@ class RandomKeys:
         ]
         return torch.stack(each).unflatten(1, (-1, self.heads)).transpose(1, 2)
 
-    def mix_back(self, weights: Float[Tensor, "row head query drawn"], query: Flat) -> Flat:
+    def mix_back(self, weights: Float[Tensor, "row head query own"], query: Flat) -> Flat:
         """The weighted sum for each key over the queries that have it."""
         each = [
             embedding_bag(

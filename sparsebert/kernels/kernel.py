@@ -123,9 +123,15 @@ def kernel_for(
         window = None
     context = Context(pattern, batch, heads, dropout, gradient, window)
     layout = pattern.layout()
+    dense = layout is not None and layout.dense and window is None
     if layout is not None:
         layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
-    return _chosen(kernel, layout, context)(layout, context)
+    _check(kernel, layout, context)
+    if kernel in KERNELS and not dense:
+        return KERNELS[kernel](layout, context)
+    # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.
+    able = [kind for kind in KERNELS.values() if kind.supports(layout, context) is None]
+    return min(able, key=lambda kind: kind.cost(layout, context))(layout, context)
 
 
 def check_kernel(kernel: str, pattern: Pattern) -> None:
@@ -152,15 +158,6 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
     if layout is None:
         return f"'{context.pattern}' is not made of a band, global tokens and random keys alone"
     return None if context.batch.gapless else "a row has padding between its tokens"
-
-
-def _chosen(name: str, layout: Layout | None, context: Context) -> type[Kernel]:
-    _check(name, layout, context)
-    if name in KERNELS and not (layout is not None and layout.dense):
-        return KERNELS[name]
-    # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.
-    able = [kind for kind in KERNELS.values() if kind.supports(layout, context) is None]
-    return min(able, key=lambda kind: kind.cost(layout, context))
 
 
 def _check(name: str, layout: Layout | None, context: Context) -> None:

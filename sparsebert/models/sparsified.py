@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from sparsebert.errors import InputError
 from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
-from sparsebert.models.architectures import architecture_of, check_architecture
+from sparsebert.models.architectures import architecture_of
 from sparsebert.patterns import Learner, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
@@ -195,7 +195,6 @@ def sparsify(
     >>> with sparsify(model, Neighbour(2) | Global("cls")):  # doctest: +SKIP
     ...     model(**tokenizer("A text.", return_tensors="pt"))
     """
-    check_architecture(model.config)
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
     if isinstance(plan, Pattern):

@@ -65,7 +65,7 @@ class Layout:
     @property
     def dense(self) -> bool:
         """Whether these are all pairs, whatever the length, without weights."""
-        return self.open_ended and self.plain and self.weights is None and self.window is None
+        return self.open_ended and self.plain and self.weights is None
 
     def __or__(self, other: Layout) -> Layout | None:
         """The union; None where pairs of both would need different weights."""
@@ -119,15 +119,15 @@ class Layout:
 
     def random_keys(
         self, length: int, heads: int, device: torch.device
-    ) -> tuple[Int[Tensor, "query drawn"], Bool[Tensor, "#head query drawn"]]:
+    ) -> tuple[Int[Tensor, "query own"], Bool[Tensor, "#head query own"]]:
         """The random keys of each query, and which of them neither the band has nor a global token."""
         from sparsebert.patterns.random import random_keys
 
-        drawn = [random_keys(k, seed, length) for k, seed in self.random if length > 1]
-        keys = torch.cat([torch.zeros(length, 0, dtype=torch.long), *drawn], 1).to(device)
+        each = [random_keys(k, seed, length) for k, seed in self.random if length > 1]
+        keys = torch.cat([torch.zeros(length, 0, dtype=torch.long), *each], 1).to(device)
         place = torch.arange(length, device=device)[:, None]
         new = (keys >= self.tokens) & (place >= self.tokens)
-        if len(drawn) > 1:  # one draw alone has no key twice
+        if len(each) > 1:  # one alone has no key twice
             new &= ~(keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
         distance = (place - keys).abs()
         if self.window is not None:
@@ -142,8 +142,8 @@ class Layout:
         tokens = min(self.tokens, n)
         window = n - 1 if self.window is None else self.window
         with_globals = _within(n, window) - _within(n - tokens, window)
-        drawn = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
-        return with_globals + self._count_band(tokens, n, heads, device) + drawn
+        own = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
+        return with_globals + self._count_band(tokens, n, heads, device) + own
 
     def _count_band(self, first: int, n: int, heads: int, device: torch.device) -> float:
         """Pairs of the band among the tokens from `first` to n, averaged over the heads."""
