@@ -208,7 +208,7 @@ def test_minus_binds_tighter_than_union_as_in_python():
         ("neighbour(2.5)", "unexpected '.'"),
         ("neighbour(cls)", "unknown pattern 'cls'"),
         ("x" * 5000, "unknown pattern 'xxx"),
-        ("neighbour(2)\x00", "unexpected '�'"),
+        ("neighbour(2)\x00", "unexpected '\\x00'"),
         ("neighbour(2) |" * 5000, "at most 100 parts"),
         (" | ".join(["neighbour(1)"] * 600), "at most 100 parts"),
         (" - ".join(["neighbour(1)"] * 600), "at most 100 parts"),

@@ -6,5 +6,3 @@ and `training` does both within a run.
 
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.methods import Method
-
-__all__ = ["DegreeConfig", "LearnedDegrees", "Method"]
