@@ -32,8 +32,10 @@ help:  ## this list
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE)
 
-test: $(INSTALLED)  ## everything that is needed, then the linter and the tests
+test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/lint-imports --no-logo > .lint-imports.log || { cat .lint-imports.log; exit 1; }
+	@$(BIN)/pyrefly check --summary none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)

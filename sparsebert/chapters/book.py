@@ -25,6 +25,7 @@ from papermill.exceptions import strip_color
 
 import sparsebert
 from sparsebert import paths
+from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.running import execute, was_executed
@@ -176,7 +177,7 @@ def pages_in_toc(toc: Any) -> list[str]:
 
 
 def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
-    """The folder that is rendered: the prose pages, the executed notebooks, and a page about this build."""
+    """The folder that is rendered: prose pages, executed notebooks, pages of components and of this build."""
     config = read_yaml(root / "_config.yml")
     students = config["sphinx"]["config"].get("hide_solutions", False)
     shutil.rmtree(source, ignore_errors=True)
@@ -187,6 +188,7 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> N
         write_notebook(
             source / "notebooks" / notebook.name, without_solutions(chapter) if students else chapter
         )
+    (source / "components.md").write_text(components_page(), encoding="utf-8")
     (source / "this_build.md").write_text(_about_this_build(executed, profile), encoding="utf-8")
 
 

@@ -66,7 +66,7 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 @click.option(
     "--no-wheels",
     is_flag=True,
-    help="The machine has accelerate, click, jaxtyping, pydantic and ruamel.yaml.",
+    help="The machine has accelerate, click, jaxtyping and pydantic.",
 )
 @click.option(
     "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."

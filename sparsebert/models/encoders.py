@@ -33,7 +33,7 @@ from sparsebert.reading import path_of
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _USUAL = {  # what a config may say alone, and why nothing else
-    "position_embedding_type": ("absolute", "transformers computes no others any more; give another model"),
+    "position_embedding_type": ("absolute", "transformers no longer computes other ones; give another model"),
     "is_decoder": (False, "a decoder's tokens don't see those behind them; give an encoder"),
     "quantization_config": (None, "quantised weights can't be trained; save it in float32"),
 }

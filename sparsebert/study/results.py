@@ -334,7 +334,7 @@ def merge(
     """
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
-    path = (folder or results_dir()) / f"{into}.jsonl"
+    path = path_of((folder or results_dir()) / f"{into}.jsonl")
     with alone_in(path.parent):
         kept: dict[str, _Kept] = {}
         for place, record, line in _records(path, _refuse) if path.exists() else ():
@@ -409,7 +409,7 @@ def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int,
     known = recorded_names(folder)
     if name not in known:
         raise unknown_name("file of recorded runs", name, known)
-    path = (folder or results_dir()) / f"{name}.jsonl"
+    path = path_of((folder or results_dir()) / f"{name}.jsonl")
     records = [record for _, record, _ in _records(path, _refuse)]
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]

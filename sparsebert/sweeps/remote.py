@@ -20,7 +20,6 @@ BROUGHT = {
     "click": "8.1",
     "jaxtyping": "0.3",
     "pydantic": "2.10",
-    "ruamel.yaml": "0.18",
 }
 WITH = {  # what these need beside what torch and transformers have brought
     "accelerate": ("psutil",),

@@ -19,7 +19,7 @@ from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
 from sparsebert.registry import TASKS
 
-__all__ = ["Task", "get_task", "glue_folders", "task_names"]
+__all__ = ["Task", "get_task", "glue_folders", "registered", "task_names"]
 
 
 def task_names() -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def task_names() -> tuple[str, ...]:
         return prepared_tasks(folder)
     from sparsebert.data.tasks.files import PREFIX
 
-    return (*_registered(), f"{PREFIX}PATH")
+    return (*registered(), f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
         return prepared_task(name, folders.prepared)
     from sparsebert.data.tasks.files import PREFIX, READERS, file_task
 
-    if name in (tasks := _registered()):
+    if name in (tasks := registered()):
         return tasks[name].in_folder(folders.data.resolve() if folders.data else None)
     if name.startswith(PREFIX):
         return file_task(name)
@@ -62,7 +62,7 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
     raise unknown_name("task", name, task_names())
 
 
-def _registered() -> dict[str, Any]:
+def registered() -> dict[str, Any]:
     """All tasks but files, those of packages first; the modules that read texts are imported for it."""
     from sparsebert.data.tasks import glue, packaged
 
