@@ -16,7 +16,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsebert.degrees import DegreeConfig, LearnedDegrees, attach_degrees
+    from sparsebert.degrees import DegreeConfig, LearnedDegrees
+    from sparsebert.degrees.training import attach_degrees
     from sparsebert.errors import InputError
     from sparsebert.models.encoders import load_classifier, load_tokenizer
     from sparsebert.models.sparsified import Sparsified, sparsify
@@ -50,7 +51,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _NAMES = {
-    "sparsebert.degrees": ("DegreeConfig", "LearnedDegrees", "attach_degrees"),
+    "sparsebert.degrees": ("DegreeConfig", "LearnedDegrees"),
+    "sparsebert.degrees.training": ("attach_degrees",),
     "sparsebert.errors": ("InputError",),
     "sparsebert.models.encoders": ("load_classifier", "load_tokenizer"),
     "sparsebert.models.sparsified": ("Sparsified", "sparsify"),

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from models import tiny_batch, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
-from sparsebert.degrees import DegreeConfig, DegreeTraining, LearnedDegrees, attach_degrees
+from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.hardening import check_target, harden, mass_widths
 from sparsebert.degrees.learning import other_parts
 from sparsebert.degrees.methods import Survival, attention_mass
 from sparsebert.degrees.pairs import count_pairs
+from sparsebert.degrees.training import DegreeTraining, attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import Global, parse_pattern
@@ -130,7 +131,7 @@ def test_a_span_has_a_gradient_however_far_a_step_went(far):
     learner = learner_of(method="span")
     with torch.no_grad():
         learner.theta.fill_(far)
-    learner.keep_in_reach()
+    learner.method.keep_in_reach(learner.theta.data)
     learner.prepare(Batch.of_lengths([LONGEST + 2]))
     learner.density.mean().backward()
     assert (learner.theta.grad > 1e-3).all()
@@ -576,8 +577,8 @@ def test_a_run_ends_with_hard_degrees_of_the_density_asked_for(small, degrees):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_of_itself_what_figures_and_tables_ask(method):
     config = DegreeConfig(method=method, target_density=0.5)
-    assert config.label and config.kind in ("learned", "read off", "other")
-    assert config.soft == (method in SOFT) and METHODS.fingerprint([method]) is None
+    assert config.label and config.method_class.kind in ("learned", "read off", "other")
+    assert config.method_class.soft == (method in SOFT) and METHODS.fingerprint([method]) is None
     assert f"{method}: " in DegreeConfig.model_fields["method"].description
 
 
@@ -681,7 +682,7 @@ def test_an_interrupted_run_ends_with_the_same_degrees(small, workspace, method,
     found, expected = resumed.learning.degrees, whole.learning.degrees
     for layer in range(2):
         torch.testing.assert_close(found.table(layer), expected.table(layer), rtol=0, atol=1e-4)
-        weights = [degrees.table(layer, weights=True) for degrees in (found, expected)]
+        weights = [degrees.weight_table(layer) for degrees in (found, expected)]
         torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
     assert resumed.metrics == pytest.approx(whole.metrics, rel=1e-4)
     assert resumed.density_per_layer == pytest.approx(whole.density_per_layer)

@@ -5,7 +5,7 @@ import torch
 from models import tiny_batch, tiny_model
 from torch import nn
 
-from sparsebert.kernels.dropout import Dropout, kept, quicken_dropout
+from sparsebert.kernels.dropout import Dropout, kept, speed_up_dropout
 from sparsebert.models.architectures import ARCHITECTURES
 
 
@@ -62,7 +62,7 @@ def test_a_model_keeps_its_dropout_and_its_outputs(kind):
     }
     before, weights = model(**inputs).logits, set(model.state_dict())
     rates = {name: (m.p, m.training) for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
-    quicken_dropout(model)
+    speed_up_dropout(model)
     after = {name: (m.p, m.training) for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
     assert after == rates and set(model.state_dict()) == weights
     assert not any(type(module) is nn.Dropout for module in model.modules())

@@ -220,7 +220,7 @@ def test_a_table_has_a_column_for_all_larger_distances():
     assert closed.table(0).tolist() == [[1, 1, 0.5, 0.25, 0], [1, 1, 0, 0, 0]]
     opened = HardDegrees(max_distance=2, open_ended=True, kept=kept, weights=[[[3, 2, 1], []]])
     assert opened.table(0).tolist() == [[1, 1, 0.5, 0.25], [1, 1, 0, 0]]
-    assert opened.table(0, weights=True).tolist() == [[0, 3, 2, 1], [0, 0, 0, 0]]
+    assert opened.weight_table(0).tolist() == [[0, 3, 2, 1], [0, 0, 0, 0]]
 
 
 def test_the_hash_of_a_file_follows_what_it_means_and_not_its_layout(tmp_path):

@@ -11,12 +11,12 @@ from transformers import AutoModelForSequenceClassification, DebertaV2Config, pi
 from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
 from sparsebert.kernels import KERNELS
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import (
     extend_positions,
     fitting_length,
     load_classifier,
     load_tokenizer,
-    positions,
 )
 from sparsebert.models.sparsified import sparsify
 from sparsebert.study.results import recorded
@@ -54,7 +54,7 @@ def test_outputs_for_texts_that_fitted_before_stay_the_same_to_the_bit(kind):
     model, _ = short_model(kind)
     fitting = inputs(model, FEW, 7)
     before = model(**fitting).logits
-    assert extend_positions(model, 100) is model and positions(model) == 100
+    assert extend_positions(model, 100) is model and architecture_of(model).positions == 100
     assert torch.equal(model(**fitting).logits, before)
     if kind in WITH_A_TABLE:  # the others compute their positions and need no extension to read on
         with pytest.raises((IndexError, RuntimeError)):
@@ -85,7 +85,7 @@ def test_an_extended_model_is_saved_and_loaded_as_it_is(kind, tmp_path):
     extend_positions(model, 70).save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
     long = inputs(model, 70, 30)
-    assert positions(again) == 70
+    assert architecture_of(again).positions == 70
     assert torch.equal(again(**long).logits, model(**long).logits)
 
 
@@ -116,7 +116,7 @@ def test_an_encoder_is_never_made_shorter(kind, length):
     model, _ = short_model(kind)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     extend_positions(model, length)
-    assert positions(model) == FEW
+    assert architecture_of(model).positions == FEW
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
@@ -148,7 +148,7 @@ def test_a_classifier_is_loaded_for_a_length_with_the_same_head_and_encoder():
     for length in (None, 100, 1300):
         torch.manual_seed(0)
         models.append(load_classifier("minilm", ("no", "yes"), length))
-    assert [positions(model) for model in models] == [512, 512, 1300]
+    assert [architecture_of(model).positions for model in models] == [512, 512, 1300]
     short, _, long = (dict(model.named_parameters()) for model in models)
     table = "bert.embeddings.position_embeddings.weight"
     assert torch.equal(long.pop(table)[512:1024], short.pop(table))
@@ -234,7 +234,7 @@ def test_texts_are_cut_where_the_config_says_and_by_the_encoder_where_it_says_no
     without = finetune(RunConfig(**fields | {"max_length": None}), save_to=workspace / "without")
     assert 0.5 < given.padded_density < without.padded_density == 1  # every document fills 64 tokens
     assert [read_settings(workspace / name).max_length for name in ("given", "without")] == [1000, 64]
-    sizes = [positions(load(workspace / name).model) for name in ("given", "without")]
+    sizes = [architecture_of(load(workspace / name).model).positions for name in ("given", "without")]
     assert sizes == [1000, 64]
 
 
@@ -247,7 +247,7 @@ def test_a_saved_model_reads_long_texts(documents, workspace, caplog):
 
     sparse = load(workspace / "model", kernel="banded")
     tokenizer = load_tokenizer(str(workspace / "model"))
-    assert tokenizer.model_max_length == positions(sparse.model) == 1024
+    assert tokenizer.model_max_length == architecture_of(sparse.model).positions == 1024
     classify = pipeline("text-classification", model=sparse.model, tokenizer=tokenizer, truncation=True)
     fitting, longer = "a film " * 500, "a film " * 2000
     encoded = tokenizer([fitting, longer], truncation=True, padding=True, return_tensors="pt")

@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sparsebert.bench import measuring
 from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels import kernel_for, kernel_names
+from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
@@ -295,13 +295,16 @@ def _masked(case: Case, gradient: bool) -> Made:
 
 def _kernel(name: str, case: Case, gradient: bool) -> Made:
     """One of our kernels."""
-    unfused = name == "flex" and case.device == "cpu"
-    if unfused and case.length > _LONGEST_UNFUSED:
-        raise Missing(f"on a processor it holds all scores: not run beyond {_LONGEST_UNFUSED:,}")
-    if unfused or name == "reference":
-        case.check_dense()
+    kind, layout = KERNELS.get(name), case.pattern.layout()
+    context = Context(case.pattern, case.batch(), case.heads, gradient=gradient)
+    if kind and kind.supports(layout, context) is None:
+        cost = kind.cost(layout, context)
+        if cost == math.inf and case.length > _LONGEST_UNFUSED:
+            raise Missing(f"on this device it holds all scores: not run beyond {_LONGEST_UNFUSED:,}")
+        if cost >= case.length**2:
+            case.check_dense()
     kernel = kernel_for(case.pattern, case.batch(), case.heads, name, gradient=gradient)
-    return Made(kernel, lambda: kernel.count() / case.length**2, kernel.name)
+    return Made(kernel, lambda: kernel.count / case.length**2, kernel.name)
 
 
 @_contender("flex alone", has_masks=True)
@@ -413,13 +416,13 @@ def _without_projections(
 
 def _plain_layout(case: Case, who: str) -> Layout:
     layout = case.pattern.layout()
-    if layout is None or layout.kept is not None or layout.random or layout.weights is not None:
+    if layout is None or not layout.plain or layout.random or layout.weights is not None:
         raise Missing(f"{who} has a band and global tokens only")
     return layout
 
 
 def _density(case: Case) -> float:
-    return kernel_for(case.pattern, case.batch(), case.heads).count() / case.length**2
+    return kernel_for(case.pattern, case.batch(), case.heads).count / case.length**2
 
 
 # ---- bars ---------------------------------------------------------------------------------------

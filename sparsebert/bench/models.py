@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from sparsebert.bench import measuring
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.kernels.dropout import quicken_dropout
+from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
 from sparsebert.models.sparsified import Sparsified, sparsify
@@ -99,7 +99,7 @@ def model_rows(
             raise unknown_name("mode", mode, MODES)
     torch.manual_seed(seed)
     model = random_or_loaded(encoder, max(lengths)).to(device)
-    quicken_dropout(model)  # as in fine-tuning
+    speed_up_dropout(model)  # as in fine-tuning
     parsed.layers(architecture_of(model).layers)  # refuses what the model lacks before anything is measured
     cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
     for mode in modes:

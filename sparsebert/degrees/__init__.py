@@ -6,6 +6,3 @@ and `training` does both within a run.
 
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.methods import Method
-from sparsebert.degrees.training import DegreeTraining, attach_degrees
-
-__all__ = ["DegreeConfig", "DegreeTraining", "LearnedDegrees", "Method", "attach_degrees"]

@@ -20,10 +20,10 @@ from torch.nn.functional import pad
 from sparsebert.degrees.methods import Method
 from sparsebert.degrees.pairs import Table, count_pairs
 from sparsebert.errors import InputError
-from sparsebert.patterns import Bias, Biased, Pattern, Relation, Union, parts_of
+from sparsebert.patterns import Bias, HardLayer, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
-from sparsebert.patterns.hard_degrees import HardDegrees, by_distance, kept_edges
-from sparsebert.patterns.layouts import Layout, layout_of_shares
+from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import METHODS
 
 
@@ -65,7 +65,7 @@ class DegreeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> DegreeConfig:
-        how = METHODS.get(self.method, Method)
+        how = self.method_class
         if self.harden not in how.hardenings:
             raise InputError(
                 f"method={self.method} gives no degree distribution to draw from, so harden={self.harden} "
@@ -76,14 +76,9 @@ class DegreeConfig(BaseModel):
         return self
 
     @property
-    def soft(self) -> bool:
-        """Whether edges count in part before they harden."""
-        return METHODS.get(self.method, Method).soft
-
-    @property
-    def kind(self) -> str:
-        """What a run with it is to the rules of the claims: learned, read off or other."""
-        return METHODS.get(self.method, Method).kind
+    def method_class(self) -> type[Method]:
+        """The class of its method; `Method` itself for one of a record that is not known here."""
+        return METHODS.get(self.method, Method)
 
     @property
     def label(self) -> str:
@@ -92,31 +87,23 @@ class DegreeConfig(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class LiveLayer(Pattern):
+class LiveLayer(HardLayer):
     """The pattern `learned` at one layer, while its degrees are learned."""
 
     degrees: LearnedDegrees
-    layer: int
     changes = True
 
-    def __str__(self) -> str:
-        return "learned"
+    def check_heads(self, heads: int) -> None:
+        """They were made for this model."""
 
     def related(self, batch: Batch) -> Relation:
-        return self.degrees.related(self.layer, batch)
+        return super().related(batch) if self.degrees.is_hard else self.degrees.related(batch)
 
     def bias(self, batch: Batch) -> Bias | None:
-        return self.degrees.bias(self.layer, batch)
-
-    def weight_table(self) -> Float[Tensor, "head distance"] | None:
-        """The weights on hard edges at distances 0, 1, ..., and one for all beyond."""
-        return self.degrees.edge_weights(self.layer) if self.degrees.config.weights else None
+        return super().bias(batch) if self.degrees.is_hard else self.degrees.bias(self.layer, batch)
 
     def layout(self) -> Layout | None:
-        if not self.degrees.is_hard:
-            return None
-        kept = self.degrees.kept[self.degrees.rows[self.layer]]
-        return layout_of_shares(kept, self.layer, self.weight_table())
+        return super().layout() if self.degrees.is_hard else None
 
 
 class LearnedDegrees(nn.Module):
@@ -157,9 +144,6 @@ class LearnedDegrees(nn.Module):
     def learned(self, layer: int) -> Pattern:
         return LiveLayer(self, layer)
 
-    def weighted(self, layer: int, pattern: Pattern) -> Pattern:
-        return Biased(pattern, LiveLayer(self, layer))
-
     def follow(self, patterns: Sequence[Pattern]) -> None:
         if not self.is_hard:
             self.others = {layer: other_parts(patterns[layer]) for layer in self.layers}
@@ -183,30 +167,25 @@ class LearnedDegrees(nn.Module):
             pairs = count_pairs(batch, self.others, self.config.max_distance, self.windows)
         self.density = pairs.density(log_survival.exp())
 
-    def related(self, layer: int, batch: Batch) -> Relation:
-        if self.is_hard:
-            return kept_edges(self.kept[self.rows[layer]], layer, batch)
+    def related(self, batch: Batch) -> Relation:
+        """The pairs that a layer may have while it is soft."""
         if self.config.open_ended:
             return batch.pairs
         return (batch.distances <= self.config.max_distance)[:, None]
 
-    def bias(self, layer: int, batch: Batch) -> Bias | None:
-        row = self.rows[layer]
-        if self.is_hard:
-            return by_distance(self.edge_weights(layer), batch) if self.config.weights else None
-        return self.method.bias(self._soft[row], layer, batch, self.temperature)
+    def bias(self, layer: int, batch: Batch) -> Bias:
+        """What a layer's soft edges add to the scores."""
+        return self.method.bias(self._soft[self.rows[layer]], layer, batch, self.temperature)
 
     # hard degrees
 
-    def edge_weights(self, layer: int) -> Float[Tensor, "head distance"]:
-        """Weights of one layer; a token's pair with itself is no edge and has none."""
-        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0))
+    def table(self, layer: int) -> Float[Tensor, "head distance"]:
+        """Shares of tokens that keep the edges of one layer."""
+        return self.kept[self.rows[layer]]
 
-    @torch.no_grad()
-    def keep_in_reach(self) -> None:
-        """After a step of the optimizer, see `Method.keep_in_reach`."""
-        if not self.is_hard:
-            self.method.keep_in_reach(self.theta)
+    def weight_table(self, layer: int) -> Float[Tensor, "head distance"] | None:
+        """Weights of one layer; a token's pair with itself is no edge and has none."""
+        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0)) if self.config.weights else None
 
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.patterns import Pattern
+from sparsebert.patterns import Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
@@ -47,11 +47,7 @@ def count_pairs(
     for kind in set(kinds):
         other, window = kind
         pairs = batch.pairs if window is None else batch.pairs & (batch.distances <= window)[:, None]
-        if other is None:
-            itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-            allowed = pairs & itself
-        else:
-            allowed = other.allowed(batch) & pairs
+        allowed = (other or Neighbour(0)).allowed(batch) & pairs  # self-pairs are always allowed
         heads = allowed.shape[1]
         left = pairs & ~allowed
         distance = batch.distances.clamp(max=last)[:, None].expand_as(left)

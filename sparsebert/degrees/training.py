@@ -90,13 +90,13 @@ class DegreeTraining(TrainerCallback):
             return
         if self.config.target_density is not None:
             check_target(self.config.target_density, self.pairs(), self.config.open_ended)
-        if not self.config.soft:
+        if not self.config.method_class.soft:
             self._harden(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:
             return
-        self.learner.keep_in_reach()
+        self.learner.method.keep_in_reach(self.learner.theta.data)
         soft_steps = max(1, round(self.config.soft_share * state.max_steps))
         done = state.global_step / soft_steps
         self.learner.temperature.fill_(self.learner.method.temperature(done))
@@ -113,7 +113,7 @@ class DegreeTraining(TrainerCallback):
         pairs = self.pairs()
         with torch.no_grad():
             log_survival = self.learner.log_survival()
-        if self.config.soft:
+        if self.config.method_class.soft:
             state.log_history.append(
                 {
                     "step": state.global_step,

@@ -12,16 +12,3 @@ from sparsebert.kernels.kernel import (
     needs_band,
 )
 from sparsebert.kernels.reference import Reference
-
-__all__ = [
-    "KERNELS",
-    "Banded",
-    "Context",
-    "Flex",
-    "Kernel",
-    "Reference",
-    "check_kernel",
-    "kernel_for",
-    "kernel_names",
-    "needs_band",
-]

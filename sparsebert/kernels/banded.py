@@ -1,8 +1,8 @@
 """Attention over a band, global tokens and random keys, in plain torch, without any [length, length] tensor.
 
-Each sequence is taken by itself, without its padding. Its global tokens come first and attend to all. The
-other queries are taken in blocks: a block of B queries meets the B + 2w keys of its window, so that what is
-computed grows with the length times the width. The keys that all queries have (global) or that are each
+Each sequence is taken by itself, without its padding. Its global tokens come first; a block of them meets all
+keys. A block of B other queries meets the B + 2w keys of its window, so that what is computed grows with the
+length times the width. The keys that all queries have (global) or that are each
 query's own (random) are columns apart; the softmax over both is put together from their normalisers, as
 FlashAttention does for blocks of keys (Dao et al., 2022). Scores are computed anew in the backward pass, and
 no more than the inputs, the output and one number per query is kept for it.
@@ -25,7 +25,6 @@ from torch.nn.functional import embedding_bag, pad
 
 from sparsebert.kernels.dropout import kept
 from sparsebert.kernels.kernel import ByOffset, Context, Heads, Kernel, needs_layout
-from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import quantiles
 from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import register
@@ -73,7 +72,15 @@ class Banded(Kernel):
 
     def __init__(self, layout: Layout, context: Context):
         super().__init__(layout, context)
-        self.band = Band(layout, context.batch, context.heads)
+        real = context.batch.real
+        counts, starts = real.sum(-1).tolist(), real.int().argmax(-1).tolist()
+        self.padded = min(counts) < context.length
+        spans = list(zip(starts, counts, strict=True))
+        if real.device.type != "cpu" and len(set(spans)) == 1 and counts[0]:
+            self.sequences = [(slice(0, len(spans)), *spans[0])]
+        else:
+            self.sequences = [(slice(row, row + 1), *span) for row, span in enumerate(spans) if span[1]]
+        self._pairs = {n: Pairs(layout, n, context.heads, real.device) for n in set(counts) if n}
 
     def __call__(
         self,
@@ -91,7 +98,12 @@ class Banded(Kernel):
             weights = self.layout.weights.to(query.device)
             near = _sum(torch.cat([weights.flip(1)[:, :-1], weights], 1), by_offset)
             far = near if self.layout.weigh_all else far
-        return _Banded.apply(query, key, value, near, far, self.band, dropout, scale)
+        return _Banded.apply(query, key, value, near, far, self, dropout, scale)
+
+    def calls(self) -> Iterator[tuple[slice, slice, Pairs]]:
+        """Rows of the batch, the places of their tokens, and their pairs."""
+        for rows, start, count in self.sequences:
+            yield rows, slice(start, start + count), self._pairs[count]
 
 
 def _sum(one: Table, other: Table | None) -> Table:
@@ -119,7 +131,7 @@ def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
 
     They are computed together: calls of their own would take longer than the keys in excess.
     """
-    if layout.kept is None:
+    if layout.plain:
         return [(slice(0, heads), layout.width)]
     widths = [int(row.nonzero().max()) for row in layout.kept.expand(heads, -1)]
     steps = [max(1, -(-width // _GROUPED)) for width in widths]
@@ -131,7 +143,8 @@ def head_groups(layout: Layout, heads: int) -> list[tuple[slice, int]]:
 class Part:
     """Queries in blocks of some adjacent heads, and the windows of their keys.
 
-    Block b has the queries from `query + b * block` on and the keys from `key + b * block` on.
+    Block b has the queries from `query + b * block` on and the keys from `key + b * block` on. Its pairs are
+    those of the band, or those of global queries.
     """
 
     heads: slice
@@ -140,12 +153,7 @@ class Part:
     blocks: int
     key: int
     window: int
-
-    def chunks(self, queries: int) -> Iterator[tuple[int, int]]:
-        """Some blocks at a time, first and count, of about so many queries."""
-        some = max(1, queries // self.block)
-        for first in range(0, self.blocks, some):
-            yield first, min(some, self.blocks - first)
+    of_globals: bool = False
 
     def places(self, first: int, count: int) -> slice:
         """Where the queries of some blocks stand."""
@@ -190,26 +198,6 @@ def flat(tiles: Tensor, rows: int) -> Tensor:
     return tiles.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3)
 
 
-class Band:
-    """The pairs of a layout in one batch, whose rows hold their real tokens without gaps."""
-
-    def __init__(self, layout: Layout, batch: Batch, heads: int):
-        device = batch.real.device
-        counts, starts = batch.real.sum(-1).tolist(), batch.real.int().argmax(-1).tolist()
-        self.padded = min(counts) < batch.real.shape[1]
-        spans = list(zip(starts, counts, strict=True))
-        if device.type != "cpu" and len(set(spans)) == 1 and counts[0]:
-            self.sequences = [(slice(0, len(spans)), *spans[0])]
-        else:
-            self.sequences = [(slice(row, row + 1), *span) for row, span in enumerate(spans) if span[1]]
-        self._pairs = {count: Pairs(layout, count, heads, device) for count in set(counts) if count}
-
-    def calls(self) -> Iterator[tuple[slice, slice, Pairs]]:
-        """Rows of the batch, the places of their tokens, and their pairs."""
-        for rows, start, count in self.sequences:
-            yield rows, slice(start, start + count), self._pairs[count]
-
-
 class Pairs:
     """The pairs of a layout in a sequence of `length` tokens: parts of the band, and what is beside it."""
 
@@ -222,15 +210,13 @@ class Pairs:
         if layout.random and self.globals < length > 1:
             keys, exist = layout.random_keys(length, heads, device)
             self.random = RandomKeys(keys[self.globals :], exist[:, self.globals :], heads, length)
-        self.columns = bool(self.parts) and bool(self.globals or self.random)
+        self.columns = self.globals < length and bool(self.globals or self.random)
 
     def _parts(self) -> Iterator[Part]:
-        if self.globals == self.length:
-            return
-        for heads, width in head_groups(self.layout, self.heads):
-            width = min(width, self.length - 1)
+        first, last = self.globals, self.length
+        for heads, width in head_groups(self.layout, self.heads) if first < last else []:
+            width = min(width, last - 1)
             block = block_size(width)
-            first, last = self.globals, self.length
             edge = -(-width // block) * block  # queries whose windows would begin before the first key
             blocks = (last - first - edge - width) // block
             if blocks < 1:  # each query meets all keys, or nearly so
@@ -245,74 +231,53 @@ class Pairs:
             end = inner + blocks * block
             if end < last:
                 yield Part(heads, end, last - end, 1, end - width, last - end + width)
+        some = max(1, _SCORES["cpu"] // (self.heads * last))
+        for start in range(0, first, some):
+            yield Part(slice(0, self.heads), start, min(some, first - start), 1, 0, last, of_globals=True)
 
     def mask(self, part: Part, first: int, count: int) -> Float[Tensor, "#tile #head query key"] | None:
         """0 for the pairs that exist and minus infinity for others; None if all exist."""
-        if self.fractional(part):
-            return torch.where(self._quantiles(part, first, count) < self._shares(part), 0.0, -torch.inf)
+        if self.layout.irregular and not part.of_globals:
+            own = part.tiles(self._quantiles[..., None], first, count)
+            return torch.where(own < self._shares(part), 0.0, -torch.inf)
         if part not in self._masks:
-            if self.layout.kept is None:
-                exist = (part.offsets.abs() <= self.layout.width).to(self.device)[None]
-            else:
-                exist = self._shares(part) > 0
+            exist = self._seen(part.offsets)[None] if part.of_globals else self._shares(part) > 0
             self._masks[part] = None if exist.all() else torch.where(exist, 0.0, -torch.inf)[None]
         return self._masks[part]
 
-    def fractional(self, part: Part) -> bool:
-        """Whether some queries keep what others don't, so that no two blocks are alike."""
-        if self.layout.kept is None:
-            return False
-        kept = self.layout.kept.expand(self.heads, -1)[part.heads]
-        return not ((kept == 0) | (kept == 1)).all()
-
-    def _shares(self, part: Part) -> Float[Tensor, "head query key"]:
+    def _shares(self, part: Part) -> Float[Tensor, "#head query key"]:
         """Shares of queries that keep a pair."""
-        shares = self.layout.kept.expand(self.heads, -1)[part.heads]
+        shares = self.layout.kept[part.heads] if len(self.layout.kept) > 1 else self.layout.kept
         return pad(shares, (0, 1))[:, part.offsets.abs().clamp(max=shares.shape[1])].to(self.device)
 
-    def _quantiles(self, part: Part, first: int, count: int) -> Float[Tensor, "tile head query 1"]:
-        return part.tiles(self._all_quantiles[..., None], first, count)
-
     @cached_property
-    def _all_quantiles(self) -> Float[Tensor, "1 head length"]:
+    def _quantiles(self) -> Float[Tensor, "1 head length"]:
         return quantiles(torch.arange(self.length, device=self.device)[None], self.layout.layer, self.heads)
 
-    # The global tokens' own queries, and the columns that all other queries have beside the band: global
-    # keys first, then random ones.
-
-    def global_queries(self, scores: int) -> Iterator[slice]:
-        """Some at a time, so that a row has no more than so many scores in work."""
-        some = max(1, scores // (self.heads * self.length))
-        for first in range(0, self.globals, some):
-            yield slice(first, min(first + some, self.globals))
-
-    def offsets(self, queries: slice, keys: slice = slice(None)) -> Int[Tensor, "query key"]:
-        """Place of the key less place of the query."""
-        place = torch.arange(self.length, device=self.device)
-        return place[keys] - place[queries, None]
-
-    def hidden(self, queries: slice, keys: slice = slice(None)) -> Bool[Tensor, "query key"]:
-        """The pairs that the encoder's own window hides."""
+    def _seen(self, offsets: Int[Tensor, "query key"]) -> Bool[Tensor, "query key"]:
+        """The pairs that the encoder's own window shows."""
         window = self.length if self.layout.window is None else self.layout.window
-        return self.offsets(queries, keys).abs() > window
+        return (offsets.abs() <= window).to(self.device)
+
+    # The columns that all but the global queries have beside the band: global keys first, then random ones.
 
     @property
     def column_offsets(self) -> Int[Tensor, "query column"]:
-        rest = slice(self.globals, None)
-        offsets = self.offsets(rest, slice(self.globals))
-        if self.random is None:
-            return offsets
-        place = torch.arange(self.length, device=self.device)[rest, None]
-        return torch.cat([offsets, self.random.keys - place], 1)
+        """Place of the key less place of the query."""
+        place = torch.arange(self.length, device=self.device)
+        keys = place[: self.globals].expand(self.length - self.globals, -1)
+        keys = keys if self.random is None else torch.cat([keys, self.random.keys], 1)
+        return keys - place[self.globals :, None]
 
     @cached_property
     def missing(self) -> Bool[Tensor, "#head query column"] | None:
         """The columns that do not exist; None if all do."""
-        hidden = self.hidden(slice(self.globals, None), slice(self.globals))[None]
+        missing = ~self._seen(self.column_offsets)[None]
         if self.random is not None:
             exist = self.random.exist
-            hidden = torch.cat([hidden.expand(len(exist), -1, -1), ~exist], -1)
-        return hidden if hidden.any() else None
+            missing = missing.expand(len(exist), -1, -1).clone()
+            missing[..., self.globals :] = ~exist
+        return missing if missing.any() else None
 
     def column_products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query column"]:
         """Products of vectors of each query with those of its columns."""
@@ -349,8 +314,8 @@ class RandomKeys:
 
     def __init__(
         self,
-        keys: Int[Tensor, "query drawn"],
-        exist: Bool[Tensor, "#head query drawn"],
+        keys: Int[Tensor, "query own"],
+        exist: Bool[Tensor, "#head query own"],
         heads: int,
         length: int,
     ):
@@ -365,7 +330,7 @@ class RandomKeys:
         having = keys.flatten().bincount(minlength=length)
         self._first_from = (head * keys.numel() + having.cumsum(0) - having).flatten()
 
-    def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query drawn"]:
+    def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query own"]:
         """Products of each query with its keys."""
         each = [
             _PRODUCTS(a, b, self._to.flatten(), self._first, self._queries, 0)
@@ -373,7 +338,7 @@ class RandomKeys:
         ]
         return torch.stack(each).unflatten(1, (-1, self.heads, self.keys.shape[1])).transpose(1, 2)
 
-    def mix(self, weights: Float[Tensor, "row head query drawn"], value: Flat) -> Flat:
+    def mix(self, weights: Float[Tensor, "row head query own"], value: Flat) -> Flat:
         """The weighted sum of each query's values."""
         each = [
             embedding_bag(
@@ -383,7 +348,7 @@ class RandomKeys:
         ]
         return torch.stack(each).unflatten(1, (-1, self.heads)).transpose(1, 2)
 
-    def mix_back(self, weights: Float[Tensor, "row head query drawn"], query: Flat) -> Flat:
+    def mix_back(self, weights: Float[Tensor, "row head query own"], query: Flat) -> Flat:
         """The weighted sum for each key over the queries that have it."""
         each = [
             embedding_bag(
@@ -407,43 +372,42 @@ def _rows(x: Flat) -> Float[Tensor, "row token_and_head width"]:
 
 class _Banded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, near, far, band, dropout, scale):
+    def forward(ctx, query, key, value, near, far, kernel, dropout, scale):
         query, key, value = map(_in_rows, (query, key, value))
         seed = int(torch.randint(2**62, ())) if dropout else 0
         call = _Call(near, far, dropout, seed, scale)
-        output = _buffer(query, query.dtype, zero=band.padded)
+        output = _buffer(query, query.dtype, zero=kernel.padded)
         normaliser = query.new_empty(query.shape[:3], dtype=_exact(query.dtype))
-        for rows, places, pairs in band.calls():
+        for rows, places, pairs in kernel.calls():
             call.forward(pairs, *(x[rows, :, places] for x in (query, key, value, output, normaliser)))
         ctx.save_for_backward(query, key, value, near, far, output, normaliser)
-        ctx.call = (band, dropout, seed, scale)
+        ctx.call = (kernel, dropout, seed, scale)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         query, key, value, near, far, output, normaliser = ctx.saved_tensors
-        band, dropout, seed, scale = ctx.call
+        kernel, dropout, seed, scale = ctx.call
         call = _Call(near, far, dropout, seed, scale)
         call.of_near, call.of_far = (
             torch.zeros_like(table) if wanted else None
             for table, wanted in zip((near, far), ctx.needs_input_grad[3:5], strict=True)
         )
         exact = _exact(query.dtype)
-        gradients = _buffer(query, exact, band.padded), _buffer(key, exact), _buffer(value, exact)
+        gradients = _buffer(query, exact, kernel.padded), _buffer(key, exact), _buffer(value, exact)
         known = (query, key, value, output, normaliser, _in_rows(grad), *gradients)
-        for rows, places, pairs in band.calls():
+        for rows, places, pairs in kernel.calls():
             call.backward(pairs, *(x[rows, :, places] for x in known))
         return *(x.to(query.dtype) for x in gradients), call.of_near, call.of_far, None, None, None
 
 
 class _Call:
-    """Forward and backward of one call, sequence by sequence: windows, global queries, columns."""
+    """Forward and backward of one call, sequence by sequence: parts, then columns."""
 
     def __init__(self, near: Table | None, far: Table | None, dropout: float, seed: int, scale: float):
         self.near, self.far, self.dropout, self.seed, self.scale = near, far, dropout, seed, scale
-        self.of_near: Table | None = None  # gradients, where they are wanted
-        self.of_far: Table | None = None
+        self.of_near = self.of_far = None  # gradients of the tables, where they are wanted
         self.number = 0
 
     def forward(
@@ -453,7 +417,7 @@ class _Call:
             tiles = part.tiles(query, *chunk)
             windows = part.windows(key, *chunk), part.windows(value, *chunk)
             added = self.added(pairs, part, chunk, len(query))
-            if self.fused(query):
+            if self.fused(part, query):
                 added = added if added is None else added.to(query.dtype)
                 mixed, total = _FUSED(tiles, *windows, 0.0, False, attn_mask=added, scale=self.scale)
             else:
@@ -461,9 +425,6 @@ class _Call:
                 mixed = weights.to(value.dtype) @ windows[1]
             output[:, part.heads, part.places(*chunk)] = flat(mixed, len(query))
             normaliser[:, part.heads, part.places(*chunk)] = flat(total, len(query))
-        for places in pairs.global_queries(self.most_scores(query)):
-            weights, normaliser[:, :, places] = self.weights(self.global_scores(pairs, places, query, key))
-            output[:, :, places] = weights @ value.to(weights.dtype)
         if pairs.columns:
             rest = slice(pairs.globals, None)
             scores, total = self.column_scores(pairs, query, key), normaliser[:, :, rest]
@@ -484,54 +445,49 @@ class _Call:
             windows = part.windows(key, *chunk), part.windows(value, *chunk)
             total = part.tiles(normaliser[..., None], *chunk)
             added = self.added(pairs, part, chunk, len(query))
-            if self.fused(query):
+            if self.fused(part, query) and not part.of_globals:
                 added = added if added is None else added.to(query.dtype)
                 dq, dk, dv = _FUSED_BACKWARD(
                     grads, tiles, *windows, outputs, total[..., 0].contiguous(), 0.0, False,
                     attn_mask=added, scale=self.scale,
                 )  # fmt: skip
+                part.add_windows(of_key, dk, *chunk)
+                part.add_windows(of_value, dv, *chunk)
             else:
                 weights = self.scores(tiles, windows[0], added).sub_(total).exp_()
                 of_weights = _exact_product(grads, windows[1].transpose(-1, -2))
                 weights, of_scores = self.of_scores(weights, of_weights, grads, outputs)
-                if self.of_near is not None:
-                    _add_to_table(self.of_near, part.heads, part.offsets, of_scores)
-                of_scores = of_scores.mul_(self.scale).to(query.dtype)
-                dq, dk = of_scores @ windows[0], of_scores.transpose(-1, -2) @ tiles
-                dv = weights.to(grads.dtype).transpose(-1, -2) @ grads
+                if (table := self.table(part, gradient=True)) is not None:
+                    _add_to_table(table, part.heads, part.offsets, of_scores)
+                of_scores = of_scores.mul_(self.scale)
+                dq = of_scores.to(query.dtype) @ windows[0]
+                for into, left, right in ((of_key, of_scores, tiles), (of_value, weights, grads)):
+                    left = left.transpose(-1, -2)
+                    if part.of_globals:
+                        _add_product(into, left, right)
+                    else:
+                        part.add_windows(into, left.to(right.dtype) @ right, *chunk)
             of_query[:, part.heads, part.places(*chunk)] = flat(dq, len(query))
-            part.add_windows(of_key, dk, *chunk)
-            part.add_windows(of_value, dv, *chunk)
-        every = slice(0, pairs.heads)
-        for places in pairs.global_queries(self.most_scores(query)):
-            total, grads = normaliser[:, :, places, None], grad[:, :, places]
-            weights = self.global_scores(pairs, places, query, key).sub_(total).exp_()
-            of_weights = _exact_product(grads, value.transpose(-1, -2))
-            weights, of_scores = self.of_scores(weights, of_weights, grads, output[:, :, places])
-            if self.of_far is not None:
-                _add_to_table(self.of_far, every, pairs.offsets(places), of_scores)
-            of_scores.mul_(self.scale)
-            of_query[:, :, places] = of_scores @ key.to(weights.dtype)
-            _add_product(of_key, of_scores.transpose(-1, -2), query[:, :, places])
-            _add_product(of_value, weights.transpose(-1, -2), grads)
         if pairs.columns:
             rest = slice(pairs.globals, None)
             weights = self.column_scores(pairs, query, key).sub_(normaliser[:, :, rest, None]).exp_()
             of_weights = pairs.column_products(grad, value)
             weights, of_scores = self.of_scores(weights, of_weights, grad[:, :, rest], output[:, :, rest])
             if self.of_far is not None:
-                _add_to_table(self.of_far, every, pairs.column_offsets, of_scores)
+                _add_to_table(self.of_far, slice(0, pairs.heads), pairs.column_offsets, of_scores)
             of_scores.mul_(self.scale)
             pairs.mix_columns(of_query[:, :, rest], of_scores, key)
             pairs.mix_queries(of_key, of_scores, query)
             pairs.mix_queries(of_value, weights, grad)
 
-    def fused(self, query: Flat) -> bool:
+    def fused(self, part: Part, query: Flat) -> bool:
         on_cpu = query.device.type == "cpu" and _FUSED is not None
-        return on_cpu and not self.dropout and self.of_near is None
+        return on_cpu and not self.dropout and self.table(part, gradient=True) is None
 
-    def most_scores(self, query: Flat) -> int:
-        return max(1, _SCORES.get(query.device.type, _SCORES["cuda"]) // len(query))
+    def table(self, part: Part, gradient: bool = False) -> Table | None:
+        """What is added to the scores of a part, or where its gradient is summed."""
+        near, far = (self.of_near, self.of_far) if gradient else (self.near, self.far)
+        return far if part.of_globals else near
 
     def chunks(
         self, pairs: Pairs, query: Flat, backward: bool = False
@@ -539,24 +495,19 @@ class _Call:
         """The parts of the band, some blocks at a time: first and count."""
         for part in pairs.parts:
             heads = part.heads.stop - part.heads.start
-            queries = self.most_scores(query) // (heads * part.window)
-            if self.fused(query):  # which holds no scores
+            scores = _SCORES.get(query.device.type, _SCORES["cuda"])
+            queries = scores // (len(query) * heads * part.window)
+            if self.fused(part, query):  # which holds no scores
                 queries = _QUERIES[backward] // (heads * query.shape[3])
-            for chunk in part.chunks(queries):
-                yield part, chunk
+            some = max(1, queries // part.block)
+            for first in range(0, part.blocks, some):
+                yield part, (first, min(some, part.blocks - first))
 
     # Scores are exact, whatever the inputs' precision, so that they are rounded once at most.
 
     def scores(self, query: Tiles, key: Tiles, added: Tensor | None) -> Tensor:
         scores = _exact_product(query, key.transpose(-1, -2)).mul_(self.scale)
         return scores if added is None else scores.add_(added)
-
-    def global_scores(self, pairs: Pairs, places: slice, query: Flat, key: Flat) -> Tensor:
-        added = None if self.far is None else _at(self.far, pairs.offsets(places))
-        scores = self.scores(query[:, :, places], key, added)
-        if pairs.layout.window is not None:
-            scores.masked_fill_(pairs.hidden(places), -torch.inf)
-        return scores
 
     def column_scores(self, pairs: Pairs, query: Flat, key: Flat) -> Tensor:
         scores = pairs.column_products(query, key).mul_(self.scale)
@@ -571,9 +522,10 @@ class _Call:
         added = pairs.mask(part, *chunk)
         if added is not None and len(added) > 1:
             added = added.repeat(rows, 1, 1, 1)
-        if self.near is None:
+        table = self.table(part)
+        if table is None:
             return added
-        table = self.near[part.heads] if len(self.near) > 1 else self.near
+        table = table[part.heads] if len(table) > 1 else table
         bias = _at(table, part.offsets.to(table.device))[None]
         return bias if added is None else added + bias
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 
 
 def kept(
@@ -39,14 +38,12 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` with factors from `kept`, on a processor."""
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return values
-        if values.device.type != "cpu":
-            return dropout(values, self.p, True, self.inplace)
+        if not self.training or self.p == 0 or values.device.type != "cpu":
+            return super().forward(values)
         return values * kept(values.shape, self.p, values.dtype)
 
 
-def quicken_dropout(model: nn.Module) -> None:
+def speed_up_dropout(model: nn.Module) -> None:
     """Put `Dropout` in the place of each `nn.Dropout` of a model; its weights and settings stay."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -60,28 +60,28 @@ class Flex(Kernel):
     def _block_mask(self) -> BlockMask:
         layout, real, start = self.layout, self.context.batch.real, self.start
         length, heads, device = self.context.length, self.context.heads, self.context.device
-        width, tokens = layout.width, layout.tokens
+        width, tokens, plain = layout.width, layout.tokens, layout.plain
         window = length if layout.window is None else layout.window
-        if layout.kept is not None:
+        if not plain:
             kept = layout.kept.expand(heads, -1).to(device)
             own = quantiles(torch.arange(length, device=device) - start[:, None], layout.layer, heads)
 
         def mask(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             apart = (q - k).abs()
             near = apart <= width
-            if layout.kept is not None:
+            if not plain:
                 near = near & (own[b, h, q] < kept[h, apart.clamp(max=width)])
             with_globals = (q - start[b] < tokens) | (k - start[b] < tokens)
             # A padding query may attend to itself: its row must not be empty; no one reads it.
             pairs = (near | with_globals) & (apart <= window)
             return (pairs & real[b, k] & real[b, q]) | (q == k)
 
-        heads = None if layout.kept is None else heads
+        of_heads = None if plain else heads
         rows = None if real.all() and not (start > 0).any() else len(real)
         compiled = {"_compile": True} if real.is_cuda else {}
         if compiled:
             allow_many_graphs()
-        return create_block_mask(mask, rows, heads, length, length, device=device, **compiled)
+        return create_block_mask(mask, rows, of_heads, length, length, device=device, **compiled)
 
     def _score(self, by_offset: ByOffset | None):
         layout, start = self.layout, self.start

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sparsebert.errors import InputError, unknown_name
@@ -42,17 +42,14 @@ class Context:
         return self.batch.real.device
 
     @cached_property
-    def places_apart(self) -> Int[Tensor, "query key"]:
-        """Place of the key less place of the query."""
-        place = torch.arange(self.length, device=self.device)
-        return place - place[:, None]
-
-    @cached_property
     def allowed(self) -> Tensor:
         """The pairs as a mask, of shape [batch, 1 or heads, length, length]."""
         with torch.no_grad():
             allowed = self.pattern.allowed(self.batch)
-            return allowed if self.window is None else allowed & (self.places_apart.abs() <= self.window)
+            if self.window is None:
+                return allowed
+            place = torch.arange(self.length, device=self.device)
+            return allowed & ((place - place[:, None]).abs() <= self.window)
 
 
 class Kernel(ABC):
@@ -78,12 +75,8 @@ class Kernel(ABC):
     def cost(cls, layout: Layout | None, context: Context) -> float:
         """About how long a head takes for one sequence, in scores of dense attention; dense: length²."""
 
-    @classmethod
-    def prepare(cls, layout: Layout | None, context: Context) -> Kernel:
-        """The kernel with what it needs for this batch, such as masks."""
-        return cls(layout, context)
-
     def __init__(self, layout: Layout | None, context: Context):
+        """Make what it needs for this batch, such as masks."""
         self.layout, self.context = layout, context
 
     @abstractmethod
@@ -102,12 +95,9 @@ class Kernel(ABC):
         behind their query, the first and the last entry also where they are more than D apart.
         """
 
+    @cached_property
     def count(self) -> float:
         """Allowed pairs of real tokens, averaged over heads."""
-        return self._count
-
-    @cached_property
-    def _count(self) -> float:
         if self.layout is not None and self.context.batch.gapless:
             return self.layout.count(self.context.batch, self.context.heads)
         return self.context.allowed.sum().item() / self.context.allowed.shape[1]
@@ -133,10 +123,15 @@ def kernel_for(
         window = None
     context = Context(pattern, batch, heads, dropout, gradient, window)
     layout = pattern.layout()
+    dense = layout is not None and layout.dense and window is None
     if layout is not None:
-        layout = layout.up_to(context.length - 1)
-        layout = layout if window is None else layout.within(window)
-    return _chosen(kernel, layout, context).prepare(layout, context)
+        layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
+    _check(kernel, layout, context)
+    if kernel in KERNELS and not dense:
+        return KERNELS[kernel](layout, context)
+    # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.
+    able = [kind for kind in KERNELS.values() if kind.supports(layout, context) is None]
+    return min(able, key=lambda kind: kind.cost(layout, context))(layout, context)
 
 
 def check_kernel(kernel: str, pattern: Pattern) -> None:
@@ -163,15 +158,6 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
     if layout is None:
         return f"'{context.pattern}' is not made of a band, global tokens and random keys alone"
     return None if context.batch.gapless else "a row has padding between its tokens"
-
-
-def _chosen(name: str, layout: Layout | None, context: Context) -> type[Kernel]:
-    _check(name, layout, context)
-    if name in KERNELS and not (layout is not None and layout.dense):
-        return KERNELS[name]
-    # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.
-    able = [kind for kind in KERNELS.values() if kind.supports(layout, context) is None]
-    return min(able, key=lambda kind: kind.cost(layout, context))
 
 
 def _check(name: str, layout: Layout | None, context: Context) -> None:

@@ -29,11 +29,8 @@ class Reference(Kernel):
 
     def __init__(self, layout: Layout | None, context: Context):
         super().__init__(layout, context)
-        dense = layout is not None and layout.dense
-        self.bias = None if dense else context.pattern.bias(context.batch)
-        self.masked = not dense and (
-            self.bias is not None or not bool((context.allowed == context.batch.pairs).all())
-        )
+        self.bias = context.pattern.bias(context.batch)
+        self.masked = self.bias is not None or not bool((context.allowed == context.batch.pairs).all())
         if not self.masked:
             self.name = "dense"
         self._cached: Added | None = None

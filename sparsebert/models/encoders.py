@@ -237,14 +237,9 @@ def columns_of(model: PreTrainedModel) -> tuple[str, ...]:
     return TOKENS if architecture_of(model).token_types > 1 else TOKENS[:2]
 
 
-def positions(model: PreTrainedModel) -> int:
-    """How many tokens the encoder has positions for."""
-    return architecture_of(model).positions
-
-
 def fitting_length(given: int | None, wanted: int, model: PreTrainedModel) -> int:
     """Tokens that a row is cut to: as given, or else as its task wants, within the encoder's positions."""
-    return given or min(wanted, positions(model))
+    return given or min(wanted, architecture_of(model).positions)
 
 
 def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:

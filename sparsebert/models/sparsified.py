@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from sparsebert.errors import InputError
 from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
-from sparsebert.models.architectures import architecture_of, check_architecture
+from sparsebert.models.architectures import architecture_of
 from sparsebert.patterns import Learner, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
@@ -148,45 +148,31 @@ class Sparsified:
     def prepared(self, batch: Batch) -> list[Kernel]:
         """The kernel of each layer for a batch; layers of one pattern share it."""
         dropout = self.architecture.dropout if self.model.training else 0.0
-        windows = self.architecture.windows
-        gradients = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        whole = bool(batch.real.all())
-        ready: dict[tuple, Kernel] = {}
-        layers = []
-        for layer, pattern in enumerate(self.patterns):
-            window = windows.get(layer)
-            key = (pattern, window, batch.real.shape, batch.real.device, dropout > 0, gradients)
-            kept = whole and pattern.keepable
-            found = ready.get(key) or (self._kept.get(key) if kept else None)
-            if found is None:
-                found = kernel_for(
-                    pattern,
-                    batch,
-                    self.architecture.heads,
-                    self.kernel,
-                    dropout,
-                    torch.is_grad_enabled(),
-                    window,
-                )
-                if kept:
-                    if len(self._kept) >= _MOST_KEPT:
-                        self._kept.pop(next(iter(self._kept)))
-                    self._kept[key] = found
-            ready[key] = found
-            layers.append(found)
-        return layers
+        whole, gradient = bool(batch.real.all()), torch.is_grad_enabled()
+        shared = whole, batch.real.shape, batch.real.device, dropout > 0
+        shared += gradient, torch.is_inference_mode_enabled()
+        heads, windows = self.architecture.heads, self.architecture.windows
+        keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
+        ready = dict(self._kept)
+        for key in keys:
+            if key not in ready:
+                pattern, window, *_ = key
+                ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
+                if whole and pattern.keepable:
+                    self._kept[key] = ready[key]
+        for key in list(self._kept)[:-_MOST_KEPT]:
+            del self._kept[key]
+        return [ready[key] for key in keys]
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
         """What the plan's patterns read of the arguments of a model's call."""
-        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), self._embeddings(inputs))
-
-    def _embeddings(self, given: dict[str, Any]) -> Float[Tensor, "batch length width"] | None:
-        if "embeddings" not in self.plan.needs:
-            return None
-        if given.get("inputs_embeds") is not None:
-            return given["inputs_embeds"]
-        return self.model.get_input_embeddings()(given["input_ids"])
+        embeddings = None
+        if "embeddings" in self.plan.needs:
+            embeddings = inputs.get("inputs_embeds")
+            if embeddings is None:
+                embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
+        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), embeddings)
 
 
 def sparsify(
@@ -209,7 +195,6 @@ def sparsify(
     >>> with sparsify(model, Neighbour(2) | Global("cls")):  # doctest: +SKIP
     ...     model(**tokenizer("A text.", return_tensors="pt"))
     """
-    check_architecture(model.config)
     if model.config._attn_implementation == "sparsebert":
         raise InputError("this model follows a plan already; undo() that one first")
     if isinstance(plan, Pattern):
@@ -245,7 +230,7 @@ class _Forward:
         kernel = self.kernels[layer]
         self.sparse.kernels[layer] = kernel.name
         if self.meter:
-            self.meter.count_layer(layer, kernel.count())
+            self.meter.count_layer(layer, kernel.count)
         return kernel(query, key, value, dropout=dropout, scale=scale, by_offset=self.by_offset)
 
 
@@ -275,9 +260,9 @@ AttentionMaskInterface.register("sparsebert", _no_mask)
 
 def _real_tokens(given: dict[str, Any]) -> Bool[Tensor, "batch length"]:
     mask = given.get("attention_mask")
-    if mask is not None and mask.ndim == 2:
-        return mask.bool()
     if mask is not None:
+        if mask.ndim == 2:
+            return mask.bool()
         raise InputError(
             f"a sparsified model takes an attention_mask of shape [batch, length] (1 for real tokens), not "
             f"{list(mask.shape)}; say which pairs are allowed with a plan"

@@ -11,8 +11,8 @@ Each pattern is a class that says all that is known of it and is registered wher
 # Patterns are listed in this order.
 # isort: off
 from sparsebert.patterns.position import Dense, Global, Neighbour
-from sparsebert.patterns.dilated import Dilated as Dilated
-from sparsebert.patterns.random import Random, drawn_keys
+from sparsebert.patterns.dilated import Dilated
+from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
 # isort: on
@@ -30,31 +30,3 @@ from sparsebert.patterns.pattern import (
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 from sparsebert.patterns.text import parse_pattern
 from sparsebert.registry import PATTERNS
-
-__all__ = [
-    "PATTERNS",
-    "Bias",
-    "Biased",
-    "Copies",
-    "Dense",
-    "Difference",
-    "Family",
-    "Global",
-    "HardLayer",
-    "Learned",
-    "Learner",
-    "Lexical",
-    "Neighbour",
-    "Pattern",
-    "Placement",
-    "Plan",
-    "Random",
-    "Relation",
-    "Syntax",
-    "Union",
-    "Weighted",
-    "drawn_keys",
-    "parse_pattern",
-    "parse_plan",
-    "parts_of",
-]

@@ -60,7 +60,7 @@ class Lexical(Pattern):
         # Equal words must tie exactly, whatever order a matrix product adds in: compare cosines to 4 digits.
         dissimilarity = (-1e4 * cosine).round()[:, None]
         itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
-        return lowest(dissimilarity, torch.tensor(self.k, device=cosine.device), batch.pairs & ~itself)
+        return lowest(dissimilarity, self.k, batch.pairs & ~itself)
 
 
 @register

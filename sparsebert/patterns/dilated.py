@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from sparsebert.errors import InputError
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 from sparsebert.patterns.pattern import Family, Pattern, Relation
 from sparsebert.registry import register
-
-_FARTHEST = 2**20  # tokens apart that a table of distances holds
 
 
 @register
@@ -36,7 +32,4 @@ class Dilated(Pattern):
         return ((distance % self.step == 0) & (distance <= self.w * self.step))[:, None]
 
     def layout(self) -> Layout | None:
-        width = self.w * self.step
-        if width > _FARTHEST:
-            return None
-        return Layout(width, (torch.arange(width + 1) % self.step == 0).float()[None])
+        return Layout.of_distances(self.w * self.step, self.step)

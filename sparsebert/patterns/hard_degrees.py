@@ -70,22 +70,18 @@ class HardDegrees(BaseModel):
         What is left of a method's gain then is not due to which head or layer got which degree.
         """
         order = random.Random(seed)
-        given = [layer for layer, rows in enumerate(self.kept) if rows is not None]
-        sources = dict(
-            zip(given, order.sample(given, len(given)) if over == "layers" else given, strict=True)
-        )
-        heads = {
-            layer: order.sample(range(self.heads), self.heads) if over == "heads" else range(self.heads)
-            for layer in given
-        }
+        places = [layer for layer, rows in enumerate(self.kept) if rows is not None]
+        sources = order.sample(places, len(places)) if over == "layers" else places
+        count = self.heads
+        heads = [order.sample(range(count), count) if over == "heads" else range(count) for _ in places]
 
         def moved(tables: list | None) -> list | None:
             if tables is None:
                 return None
-            return [
-                [tables[sources[layer]][head] for head in heads[layer]] if layer in sources else None
-                for layer in range(len(tables))
-            ]
+            found: list = [None] * len(tables)
+            for place, source, order_of_heads in zip(places, sources, heads, strict=True):
+                found[place] = [tables[source][head] for head in order_of_heads]
+            return found
 
         return self.model_copy(update={"kept": moved(self.kept), "weights": moved(self.weights)})
 
@@ -119,15 +115,17 @@ class HardDegrees(BaseModel):
         """Heads of each layer."""
         return next(len(layer) for layer in self.kept if layer is not None)
 
-    def table(self, layer: int, weights: bool = False) -> Float[Tensor, "head distance"]:
-        """Shares (or weights) of one layer at distances 0, 1, ..., `max_distance`, and one for all beyond."""
-        rows = (self.weights if weights else self.kept)[layer] or []
-        table = torch.zeros(len(rows), self.max_distance + 2)
-        for head, row in enumerate(rows):
-            table[head, 1 : 1 + len(row)] = torch.tensor(row)
-        if not weights:
-            table[:, 0] = 1
-        return table
+    def table(self, layer: int) -> Float[Tensor, "head distance"]:
+        """Shares of one layer at distances 0, 1, ..., `max_distance`, and one for all beyond."""
+        return self._table(self.kept[layer], itself=1)
+
+    def weight_table(self, layer: int) -> Float[Tensor, "head distance"] | None:
+        """Weights of one layer at the same distances; None if there are none."""
+        return None if self.weights is None else self._table(self.weights[layer], itself=0)
+
+    def _table(self, rows: list[list[float]], itself: float) -> Float[Tensor, "head distance"]:
+        padded = [[itself, *row] + [0.0] * (self.max_distance + 1 - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.float32)
 
     def save(self, path: str | Path) -> Path:
         """Write the file that `learned(path)` reads, a line per head."""

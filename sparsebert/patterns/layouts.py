@@ -15,24 +15,25 @@ from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import quantiles
 
 _AT_ONCE = 2**20  # pairs that are looked at together when they are counted
+_FARTHEST = 2**20  # tokens apart that a table of distances holds
 
 Table = Float[Tensor, "head distance"]
+_ITSELF: Table = torch.ones(1, 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The pairs of a pattern, by parts that may overlap; a pair that several parts allow exists once.
 
-    The band: tokens up to `width` apart, or, with `kept`, query i of head h keeps distance o if
-    `quantiles(i)` is below `kept[h, o]` (see `HardDegrees`); where it is `open_ended`, the last column, that
-    of `width`, stands for all larger distances, too. `tokens` first tokens are global. `random` lists
-    (k, seed) as in `Random`. `weights[h, o]` is added to the scores of the band's pairs, with `weigh_all` to
-    those of all pairs, the last column for all larger distances. With a `window` no pair is farther apart
-    than that, whatever allows it.
+    The band: query i of head h keeps distance o if `quantiles(i)` is below `kept[h, o]` (see `HardDegrees`);
+    a table of one row is that of all heads. Where the band is `open_ended`, the last column stands for all
+    larger distances, too. `tokens` first tokens are global. `random` lists (k, seed) as in `Random`.
+    `weights[h, o]` is added to the scores of the band's pairs, with `weigh_all` to those of all pairs, the
+    last column for all larger distances. With a `window` no pair is farther apart than that, whatever allows
+    it.
     """
 
-    width: int = 0
-    kept: Table | None = None
+    kept: Table = _ITSELF
     open_ended: bool = False
     layer: int = 0  # whose quantiles decide about shares between 0 and 1
     tokens: int = 0
@@ -42,15 +43,29 @@ class Layout:
     window: int | None = None
 
     @classmethod
-    def everything(cls) -> Layout:
-        """All pairs, whatever the length."""
-        return cls(kept=torch.ones(1, 1), open_ended=True)
+    def of_distances(cls, width: int, step: int = 1) -> Layout | None:
+        """Multiples of `step` up to `width`; None where the table would be too long."""
+        return cls((torch.arange(width + 1) % step == 0).float()[None]) if width <= _FARTHEST else None
+
+    @property
+    def width(self) -> int:
+        """The largest distance that the table of the band tells apart."""
+        return self.kept.shape[1] - 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether every head keeps all distances of the table."""
+        return bool((self.kept == 1).all())
+
+    @property
+    def irregular(self) -> bool:
+        """Whether some queries keep distances that others don't."""
+        return bool(((self.kept > 0) & (self.kept < 1)).any())
 
     @property
     def dense(self) -> bool:
         """Whether these are all pairs, whatever the length, without weights."""
-        free = self.open_ended and self.weights is None and self.window is None
-        return free and bool((self.kept == 1).all())
+        return self.open_ended and self.plain and self.weights is None
 
     def __or__(self, other: Layout) -> Layout | None:
         """The union; None where pairs of both would need different weights."""
@@ -59,9 +74,6 @@ class Layout:
         open_ended = self.open_ended or other.open_ended
         # A band that ends needs a column of its own behind it, if another goes on.
         width = max(part.width + (open_ended and not part.open_ended) for part in (self, other))
-        kept = None
-        if self.kept is not None or other.kept is not None:
-            kept = torch.maximum(self._shares(width), other._shares(width))
         weights = None
         for weighted, free in ((self, other), (other, self)):
             if weighted.weights is not None:
@@ -69,8 +81,7 @@ class Layout:
                 if weights is None:
                     return None
         return Layout(
-            width,
-            kept,
+            torch.maximum(self._shares(width), other._shares(width)),
             open_ended,
             max(self.layer, other.layer),
             max(self.tokens, other.tokens),
@@ -82,23 +93,22 @@ class Layout:
         """The same pairs, all with these weights; None if they have others."""
         if self.weights is not None:
             return None
-        return (
-            self
-            if weights is None
-            else replace(self, weights=weights, weigh_all=bool(self.tokens or self.random))
-        )
+        beside = bool(self.tokens or self.random)
+        return replace(self, weights=weights, weigh_all=weights is not None and beside)
 
     def up_to(self, distance: int) -> Layout:
-        """The same where no two tokens are farther apart than that: a band that ends."""
-        return self._cut(distance) if self.open_ended else self
+        """The same with a band that ends there."""
+        if self.width <= distance and not self.open_ended:
+            return self
+        return self._ending(self._shares(max(distance, self.width))[:, : distance + 1])
 
     def within(self, window: int) -> Layout:
         """The pairs that are at most so far apart."""
-        cut = self if self.width <= window and not self.open_ended else self._cut(window)
-        return replace(cut, window=window) if self.tokens or self.random else cut
+        return replace(self.up_to(window), window=window)
 
-    def _cut(self, distance: int) -> Layout:
-        return _banded(self._shares(max(distance, self.width))[:, : distance + 1], self)
+    def _ending(self, kept: Table) -> Layout:
+        """With a band of these shares, as far as any is above 0."""
+        return replace(self, kept=kept[:, : int(kept.any(0).nonzero().max()) + 1], open_ended=False)
 
     # ---- which pairs there are in a sequence of some length, padding left out -----------------------
 
@@ -109,22 +119,22 @@ class Layout:
 
     def random_keys(
         self, length: int, heads: int, device: torch.device
-    ) -> tuple[Int[Tensor, "query drawn"], Bool[Tensor, "#head query drawn"]]:
+    ) -> tuple[Int[Tensor, "query own"], Bool[Tensor, "#head query own"]]:
         """The random keys of each query, and which of them neither the band has nor a global token."""
-        from sparsebert.patterns import drawn_keys
+        from sparsebert.patterns.random import random_keys
 
-        drawn = [drawn_keys(k, seed, length) for k, seed in self.random if length > 1]
-        keys = torch.cat([torch.zeros(length, 0, dtype=torch.long), *drawn], 1).to(device)
+        each = [random_keys(k, seed, length) for k, seed in self.random if length > 1]
+        keys = torch.cat([torch.zeros(length, 0, dtype=torch.long), *each], 1).to(device)
         place = torch.arange(length, device=device)[:, None]
         new = (keys >= self.tokens) & (place >= self.tokens)
-        if len(drawn) > 1:  # one draw alone has no key twice
+        if len(each) > 1:  # one alone has no key twice
             new &= ~(keys[:, :, None] == keys[:, None]).tril(-1).any(-1)
         distance = (place - keys).abs()
         if self.window is not None:
             new &= distance <= self.window
-        if self.kept is None:
-            return keys, (new & (distance > self.width))[None]
         shares = self._shares(max(length - 1, self.width)).to(device)
+        if not self.irregular:
+            return keys, new & (shares == 0)[:, distance]
         own = quantiles(place.T, self.layer, heads)[0, :, :, None]
         return keys, new & (own >= shares.expand(heads, -1)[:, distance])
 
@@ -132,13 +142,11 @@ class Layout:
         tokens = min(self.tokens, n)
         window = n - 1 if self.window is None else self.window
         with_globals = _within(n, window) - _within(n - tokens, window)
-        drawn = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
-        return with_globals + self._count_band(tokens, n, heads, device) + drawn
+        own = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
+        return with_globals + self._count_band(tokens, n, heads, device) + own
 
     def _count_band(self, first: int, n: int, heads: int, device: torch.device) -> float:
         """Pairs of the band among the tokens from `first` to n, averaged over the heads."""
-        if self.kept is None:
-            return _within(n - first, self.width)
         shares = self._shares(max(n - 1, self.width))[:, : n - first].to(device)
         there = 2 * (n - first - torch.arange(shares.shape[1], device=device))
         there[:1] //= 2
@@ -154,15 +162,13 @@ class Layout:
         return total / heads
 
     def _shares(self, width: int) -> Table:
-        if self.kept is None:
-            return (torch.arange(width + 1) <= self.width).float()[None]
         missing = width + 1 - self.kept.shape[1]
         beyond = self.kept[:, -1:] * self.open_ended
         return torch.cat([self.kept, beyond.expand(-1, missing)], 1)
 
     def _spare(self, weights: Table) -> Table | None:
         """Weights of another part, without those for pairs of this one, which have none."""
-        if self.random or (self.kept is not None and not ((self.kept == 0) | (self.kept == 1)).all()):
+        if self.random or self.irregular:
             return None
         missing = max(self.width + 2 - weights.shape[1], 0)  # with a column for what lies behind this band
         weights = torch.cat([weights, weights[:, -1:].expand(-1, missing)], 1)
@@ -172,18 +178,8 @@ class Layout:
 def layout_of_shares(kept: Table, layer: int, weights: Table | None = None) -> Layout:
     """Of a table with columns for distances 0, 1, ..., and one for all beyond."""
     kept = kept.detach().cpu()
-    rest = Layout(layer=layer, weights=weights)
-    if kept[:, -1].any():
-        return replace(rest, width=kept.shape[1] - 1, kept=kept, open_ended=True)
-    return _banded(kept, rest)
-
-
-def _banded(kept: Table, rest: Layout) -> Layout:
-    """A layout with these shares, as far as any is above 0."""
-    used = kept.any(0).nonzero()
-    width = int(used.max()) if len(used) else 0
-    kept = kept[:, : width + 1]
-    return replace(rest, width=width, kept=None if (kept == 1).all() else kept, open_ended=False)
+    layout = Layout(kept, True, layer, weights=weights)
+    return layout if kept[:, -1].any() else layout._ending(kept)
 
 
 def _within(n: int, width: int) -> int:

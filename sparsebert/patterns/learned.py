@@ -67,7 +67,7 @@ class Weighted(Pattern):
             if degrees.weights is None:
                 raise InputError(f"'{self.path}' has degrees without weights; write weighted({self.pattern})")
             return Biased(pattern, HardLayer(degrees, layer))
-        return learner.weighted(layer, pattern) if learner else pattern
+        return Biased(pattern, learner.learned(layer)) if learner else pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class HardLayer(Pattern):
 
     def weight_table(self) -> Float[Tensor, "head distance"] | None:
         """Its weights at distances 0, 1, ..., and one for all beyond."""
-        return None if self.degrees.weights is None else self.degrees.table(self.layer, weights=True)
+        return self.degrees.weight_table(self.layer)
 
     def layout(self) -> Layout | None:
         return layout_of_shares(self.degrees.table(self.layer), self.layer, self.weight_table())

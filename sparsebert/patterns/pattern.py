@@ -6,7 +6,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -26,11 +27,9 @@ _LARGEST = 2**31 - 1  # number in a pattern's text
 
 
 class Learner(Protocol):
-    """What gives the patterns `learned` and `weighted(P)` their content while it is being learned."""
+    """What gives the pattern `learned`, and the weights of `weighted(P)`, while they are being learned."""
 
     def learned(self, layer: int) -> Pattern: ...
-
-    def weighted(self, layer: int, pattern: Pattern) -> Pattern: ...
 
     def follow(self, patterns: Sequence[Pattern]) -> None:
         """Called once, with the pattern of each layer."""
@@ -80,13 +79,11 @@ class Pattern(ABC):
 
     def __post_init__(self) -> None:
         """Check each field by its annotation, and the number of parts."""
-        composed = False
         for field in fields(self):
             value, takes = getattr(self, field.name), _words_of(str(field.type))
             if not (value is None and "None" in takes):
                 self._check(field.name, value, takes)
-                composed = composed or "Pattern" in takes
-        parts = composed and sum(not isinstance(part, Union | Difference) for part in self.walk())
+        parts = sum(not isinstance(part, Union | Difference) for part in self.walk())
         if parts > MOST_PARTS:
             raise InputError(f"a pattern has at most {MOST_PARTS} parts, and this one has {parts}")
 
@@ -239,10 +236,7 @@ class Union(Pattern):
     parts: tuple[Pattern, ...]
 
     def related(self, batch: Batch) -> Relation:
-        relation = self.parts[0].related(batch)
-        for part in self.parts[1:]:
-            relation = relation | part.related(batch)
-        return relation
+        return reduce(or_, (part.related(batch) for part in self.parts))
 
     def bias(self, batch: Batch) -> Bias | None:
         biases = {part: bias for part in self.parts if (bias := part.bias(batch)) is not None}
@@ -257,11 +251,8 @@ class Union(Pattern):
         return sum(biases.values()).masked_fill(free, 0)
 
     def layout(self) -> Layout | None:
-        layout = self.parts[0].layout()
-        for part in self.parts[1:]:
-            other = part.layout()
-            layout = None if layout is None or other is None else layout | other
-        return layout
+        layouts = [part.layout() for part in self.parts]
+        return reduce(lambda a, b: a and b and a | b, layouts)
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))

@@ -23,7 +23,7 @@ class Dense(Pattern):
         return batch.pairs
 
     def layout(self) -> Layout:
-        return Layout.everything()
+        return Layout(open_ended=True)
 
 
 @register
@@ -37,11 +37,10 @@ class Neighbour(Pattern):
     family = Family("neighbour", "#0173b2", "o")
 
     def related(self, batch: Batch) -> Relation:
-        position = batch.positions
-        return ((position[:, :, None] - position[:, None, :]).abs() <= self.w)[:, None]
+        return (batch.distances <= self.w)[:, None]
 
-    def layout(self) -> Layout:
-        return Layout(self.w)
+    def layout(self) -> Layout | None:
+        return Layout.of_distances(self.w)
 
     def mixture(self) -> tuple[str, int]:
         return "w", self.w

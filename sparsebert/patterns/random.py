@@ -49,12 +49,9 @@ class Random(Pattern):
         if self.besides is not None:
             candidates = candidates & ~self.besides.related(batch)
         if self.like is None:
-            degree = torch.tensor(self.k, device=batch.real.device)
+            degree = self.k
         else:
-            wanted = self.like.allowed(batch) & ~itself
-            if self.besides is not None:
-                wanted = wanted & ~self.besides.related(batch)
-            degree = wanted.sum(-1, keepdim=True)
+            degree = (self.like.allowed(batch) & candidates).sum(-1, keepdim=True)
         return lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
 
     def layout(self) -> Layout | None:
@@ -76,7 +73,7 @@ class Random(Pattern):
         return f"random({', '.join(arguments)})"
 
 
-def lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
+def lowest(scores: Tensor, degree: Tensor | int, candidates: Relation) -> Relation:
     """For each query the `degree` candidate keys of lowest score; ties go to the earlier key."""
     last = torch.iinfo(scores.dtype).max if not scores.is_floating_point() else torch.inf
     order = scores.masked_fill(~candidates, last).argsort(dim=-1, stable=True)
@@ -87,7 +84,7 @@ def lowest(scores: Tensor, degree: Tensor, candidates: Relation) -> Relation:
 
 
 @lru_cache(maxsize=64)
-def drawn_keys(k: int, seed: int, length: int) -> Int[Tensor, "length k"]:
+def random_keys(k: int, seed: int, length: int) -> Int[Tensor, "length k"]:
     """The positions that `random(k, seed)` gives each query of a sequence; fewer than k if it is short.
 
     Queries are taken some at a time, so that memory grows with the length and not with its square.

@@ -19,7 +19,7 @@ from typing import Any
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
-from sparsebert.degrees import attach_degrees
+from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer

@@ -23,9 +23,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
-from sparsebert.degrees import DegreeTraining, LearnedDegrees, attach_degrees
+from sparsebert.degrees import LearnedDegrees
+from sparsebert.degrees.training import DegreeTraining, attach_degrees
 from sparsebert.errors import InputError
-from sparsebert.kernels.dropout import quicken_dropout
+from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.machine import (
     commit,
     device_name,
@@ -261,7 +262,7 @@ def build_trainer(
         disable_tqdm=True,
     )
     arguments.mixed_precision = "bf16" if precision == "bf16" else "no"  # whatever accelerate's variables say
-    quicken_dropout(model)
+    speed_up_dropout(model)
     # Two GPUs in one process would share the plan's hook between threads; several processes are fine.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     arguments.per_device_train_batch_size, rest = divmod(config.batch_size, arguments.world_size)

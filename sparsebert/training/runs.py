@@ -162,7 +162,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _computable(self) -> RunConfig:
-        soft = self.degrees is not None and self.degrees.soft
+        soft = self.degrees is not None and self.degrees.method_class.soft
         if soft and self.kernel != "auto":
             from sparsebert.kernels import needs_band
 

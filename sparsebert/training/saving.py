@@ -11,13 +11,13 @@ from transformers import AutoConfig, PreTrainedModel
 from sparsebert import __version__, reading
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.errors import InputError, shown
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import (
     check_reads,
     columns_of,
     explained,
     load_tokenizer,
     model_files,
-    positions,
     quiet,
     read_model,
 )
@@ -149,10 +149,10 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
         config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
         model = read_model(what, source, config, new_head=False)
         check_reads(what, model, load_tokenizer(str(folder)))
-    labels = [str(label) for label in model.config.id2label.values()]
-    if labels != settings.labels or settings.max_length > positions(model):
+    labels, positions = list(map(str, model.config.id2label.values())), architecture_of(model).positions
+    if labels != settings.labels or settings.max_length > positions:
         raise InputError(
-            f"{what} has {positions(model)} positions and the labels {shown(', '.join(labels))}, and its "
+            f"{what} has {positions} positions and the labels {shown(', '.join(labels))}, and its "
             f"{SETTINGS} says otherwise; save it again"
         )
     return sparsify(model, plan, kernel=kernel)

@@ -1,6 +1,6 @@
 """What is known of each architecture: one file, one class, registered under its `model_type`."""
 
-from sparsebert.models.architectures import (  # noqa: F401  each registers its class
+from sparsebert.models.architectures import (  # each registers its class
     albert,
     bert,
     distilbert,
@@ -12,5 +12,3 @@ from sparsebert.models.architectures import (  # noqa: F401  each registers its 
 )
 from sparsebert.models.architectures.architecture import Architecture, architecture_of, check_architecture
 from sparsebert.registry import ARCHITECTURES
-
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "check_architecture"]

@@ -6,5 +6,3 @@ from sparsebert.models.packaged.minilm import MINILM, TINY
 from sparsebert.models.packaged.mpnet import MPNET
 
 ENCODERS = {encoder.name: encoder for encoder in (MINILM, E5, MPNET, TINY)}
-
-__all__ = ["ENCODERS", "PackagedEncoder"]

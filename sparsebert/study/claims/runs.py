@@ -146,7 +146,7 @@ def _learned(record: RunRecord) -> dict[str, Any]:
         return {"kind": "other"}
     if how.model_copy(update={"target_density": None, "method": "survival"}) != DegreeConfig():
         return {"kind": "other"}
-    return {"kind": how.kind, "asked": how.target_density, "density": learning.hard_density}
+    return {"kind": how.method_class.kind, "asked": how.target_density, "density": learning.hard_density}
 
 
 def labels_of(settings: Iterable[Setting]) -> dict[Setting, str]:
