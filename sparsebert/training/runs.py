@@ -41,6 +41,7 @@ _LEAST = {"accuracy": 0, "f1": 0, "matthews": -1, "pearson": -1, "spearman": -1}
 _SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
 
+@lru_cache(maxsize=2**14)
 def _unmarked(text: str) -> str:
     if not text.isprintable() or not _MARKUP.isdisjoint(text):
         raise InputError(
