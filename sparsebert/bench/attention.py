@@ -83,25 +83,17 @@ class Contender:
     ours: bool = False  # then any other error is a bug, and no reason to leave it out
 
 
-_OTHERS: dict[str, Contender] = {}
-
-
-def _contender(name: str, has_masks: bool = False) -> Callable:
-    """Registers the function below it as what makes the contender of this name."""
-
-    def register(make: Callable[[Case, bool], Made]) -> Callable[[Case, bool], Made]:
-        _OTHERS[name] = Contender(name, make, has_masks)
-        return make
-
-    return register
-
-
 def all_contenders() -> dict[str, Contender]:
     """All contenders by name: dense attention, the same with a mask, our kernels, and other libraries'."""
-    ours = {
-        name: Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()
-    }
-    return {name: _OTHERS[name] for name in ("dense", "masked")} | ours | _OTHERS
+    found = (
+        Contender("dense", _dense),
+        Contender("masked", _masked, has_masks=True),
+        *(Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()),
+        Contender("flex alone", _flex_alone, has_masks=True),
+        Contender("longformer", _longformer),
+        Contender("bigbird", _bigbird),
+    )
+    return {contender.name: contender for contender in found}
 
 
 # ---- what is measured ---------------------------------------------------------------------------
@@ -279,13 +271,11 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
 # ---- the contenders -----------------------------------------------------------------------------
 
 
-@_contender("dense")
 def _dense(case: Case, gradient: bool) -> Made:
     case.check_dense()
     return Made(scaled_dot_product_attention, lambda: 1.0)
 
 
-@_contender("masked", has_masks=True)
 def _masked(case: Case, gradient: bool) -> Made:
     case.check_dense()
     allowed = case.pattern.allowed(case.batch())
@@ -304,7 +294,6 @@ def _kernel(name: str, case: Case, gradient: bool) -> Made:
     return Made(kernel, lambda: kernel.count() / case.length**2, kernel.name)
 
 
-@_contender("flex alone", has_masks=True)
 def _flex_alone(case: Case, gradient: bool) -> Made:
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -322,7 +311,6 @@ def _flex_alone(case: Case, gradient: bool) -> Made:
     return Made(partial(compiled_flex(), block_mask=blocks), lambda: _density(case))
 
 
-@_contender("longformer")
 def _longformer(case: Case, gradient: bool) -> Made:
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -355,7 +343,6 @@ def _longformer(case: Case, gradient: bool) -> Made:
     return Made(attend, lambda: _density(case))
 
 
-@_contender("bigbird")
 def _bigbird(case: Case, gradient: bool) -> Made:
     from transformers import BigBirdConfig
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
