@@ -60,9 +60,9 @@ def results_dir() -> Path:
     return root / "book" / "results"
 
 
-def recorded_names(folder: Path | None = None) -> list[str]:
+def recorded_names() -> list[str]:
     """Names of the files of recorded runs, such as `degrees`, in alphabetical order."""
-    return sorted(path.stem for path in (folder or results_dir()).glob("*.jsonl") if path.is_file())
+    return sorted(path.stem for path in results_dir().glob("*.jsonl") if path.is_file())
 
 
 def recorded(name: str | None = None) -> list[RunRecord]:
@@ -165,17 +165,16 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
 # ---- list ---------------------------------------------------------------------------------------
 
 
-def overview(folder: Path | None = None) -> pd.DataFrame:
+def overview() -> pd.DataFrame:
     """A row for each file, task and kind of run, with its seeds, device and versions.
 
     Lines that are no records are left out; `check` names them.
     """
     import pandas as pd
 
-    folder = folder or results_dir()
     kinds: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    for name in recorded_names(folder):
-        for _, record, _ in _records(folder / f"{name}.jsonl", lambda _: None):
+    for name in recorded_names():
+        for _, record, _ in _records(results_dir() / f"{name}.jsonl", lambda _: None):
             config, rows = record.config, f"{record.train_rows} / {record.eval_rows}"
             said = kinds[name, config.task, config.encoder, _kind_of(record), rows]
             said["seeds"].append(config.seed)
@@ -244,18 +243,17 @@ def _distinct(values: Iterable[object]) -> str:
 # ---- check --------------------------------------------------------------------------------------
 
 
-def check(folder: Path | None = None) -> list[str]:
+def check() -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
     Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
     runs that stand twice, and tasks whose runs were made from different data.
     """
-    folder = folder or results_dir()
     findings: list[str] = []
     seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
     data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in recorded_names(folder):
-        for place, record, line in _records(folder / f"{name}.jsonl", findings.append):
+    for name in recorded_names():
+        for place, record, line in _records(results_dir() / f"{name}.jsonl", findings.append):
             config = record.config
             first, same = seen.setdefault(record.name, (place, hash(line)))
             if first != place:
@@ -309,9 +307,7 @@ class Merged:
         )
 
 
-def merge(
-    sources: Sequence[str | Path], into: str, newest: bool = False, folder: Path | None = None
-) -> Merged:
+def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Merged:
     """Add runs to the recorded ones in `<into>.jsonl`: from `.jsonl` files, run files, or folders of runs.
 
     A run that is found twice is kept once, with the labels of both. If its two records differ (it was made
@@ -325,7 +321,7 @@ def merge(
     """
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
-    path = (folder or results_dir()) / f"{into}.jsonl"
+    path = results_dir() / f"{into}.jsonl"
     with alone_in(path.parent):
         kept: dict[str, _Kept] = {}
         for name, new in _to_keep(_records(path, _refuse)) if path.exists() else ():
@@ -388,17 +384,16 @@ def _one_of(old: _Kept, new: _Kept, newest: bool) -> tuple[_Kept, bool]:
     return (new if later else old)._replace(line=lines[later]), later
 
 
-def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int, int]:
+def unpack(name: str, store: RunStore) -> tuple[int, int]:
     """Put the recorded runs of `<name>.jsonl` into a store, so that a sweep goes on from them.
 
     A run that the store has stays as it is there. Returns how many were put there, and how many the file
     has. Raises `InputError` if there is no such file, or if a line of it is no record.
     """
-    known = recorded_names(folder)
+    known = recorded_names()
     if name not in known:
         raise unknown_name("file of recorded runs", name, known)
-    path = (folder or results_dir()) / f"{name}.jsonl"
-    records = [record for _, record, _ in _records(path, _refuse)]
+    records = recorded(name)
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]
     if missing:
