@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from test_runs import input_hash
 
 from sparsebert.cli import main
 from sparsebert.data.tasks import get_task, task_names
@@ -28,7 +29,6 @@ from sparsebert.patterns.batches import Rows
 from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
-from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
