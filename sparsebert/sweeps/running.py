@@ -50,7 +50,6 @@ def find_or_train(
     config: RunConfig,
     store: RunStore | None = None,
     folders: Folders | None = None,
-    progress_seconds: float = 15,
     save_to: Path | None = None,
 ) -> tuple[RunRecord, bool]:
     """The record of a config, found in the store or trained now, and whether it was found.
@@ -66,8 +65,7 @@ def find_or_train(
     if save_to:
         check_free(save_to, config)
     scratch = store.scratch(config, run.data_hash).absolute()
-    keep = partial(unfinished.keep, store=store, scratch=scratch)
-    how = {"progress_seconds": progress_seconds, "save_to": save_to, "recorded": keep}
+    how = {"save_to": save_to, "recorded": partial(unfinished.keep, store=store, scratch=scratch)}
     if processes().num_processes > 1:  # which share the run and its checkpoints
         return finetune(run, scratch, **how), False
     with unfinished.claim(scratch, wait=True):
