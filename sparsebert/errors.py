@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from importlib import metadata
+from pathlib import PurePath
 
 from pydantic import ValidationError
 
@@ -25,13 +26,16 @@ class ChapterError(RuntimeError):
     """
 
 
-def shown(text: object, most: int = 80) -> str:
+def shown(text: object, most: int = 0) -> str:
     """A text of the input as an error repeats it: printable, on one line, its middle left out if it is long.
+
+    Longer than `most` characters, that is, or else 80, and 300 for a `Path`.
 
     >>> shown("neighbour(" + "9" * 5000 + ")", most=20)
     'neighbour(…99999999)'
     """
-    line = "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
+    line = " ".join(str(text).split())
+    most = most or (300 if isinstance(text, PurePath) else 80)
     half = most // 2
     line = line if len(line) <= most else f"{line[:half]}…{line[half + 1 - most :]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
@@ -53,7 +57,7 @@ def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = shown(".".join(map(str, first["loc"]))) or "the file"
-    return f"{where}: {shown(first['msg'].lower(), 500)}"
+    return f"{where}: {shown(first['msg'].lower().removeprefix('value error, '), 500)}"
 
 
 def how_to_install(error: ModuleNotFoundError) -> str:

@@ -126,7 +126,7 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
     """
     try:
         nearest = path_of(folder).absolute()
-        while not nearest.exists():
+        while not os.path.lexists(nearest):  # a link that leads nowhere is there, and no folder can be
             nearest = nearest.parent
         with tempfile.TemporaryFile(dir=nearest):
             pass

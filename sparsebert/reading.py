@@ -38,7 +38,7 @@ def path_of(given: str | Path) -> Path:
         pass
     except (OSError, RuntimeError, ValueError) as error:  # no such user, a NUL, half of a character, ...
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"'{shown(given)}' is no usable path: {reason}; write another") from None
+        raise InputError(f"'{shown(Path(given))}' is no usable path: {reason}; write another") from None
     return path
 
 
@@ -191,5 +191,5 @@ class _PlainData:
 
 def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> InputError:
     return InputError(
-        f"{what} '{shown(given)}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
+        f"{what} '{shown(Path(given))}' cannot be read: {reason}" + (f"; {instead}" if instead else "")
     )

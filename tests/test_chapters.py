@@ -99,6 +99,9 @@ def test_the_cell_gives_type_default_help_and_range(notebook):
     [
         ("task", "headlines", "headlines"),
         ("train_size", "500", 500),
+        ("train_size", "0500", 500),
+        ("train_size", "08000", 8000),
+        ("seeds", "[010, 0100]", [10, 100]),
         ("learning_rate", "2e-5", 2e-5),
         ("learning_rate", "1", 1),
         ("seeds", "[3, 4]", [3, 4]),
@@ -119,6 +122,40 @@ def test_text_becomes_a_value_of_the_parameters_type(notebook, name, text, value
 
 
 @pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", "5", "{", "[" * 9000, '{"cells": 5}', '{"cells": [{}], "nbformat": 4}', "\0", "\ud800"],
+)
+def test_what_is_no_notebook_is_refused(tmp_path, content):
+    (tmp_path / "own.ipynb").write_text(content, errors="surrogatepass")
+    with pytest.raises(InputError, match=r"own\.ipynb'") as refusal:
+        parameters_of(tmp_path / "own.ipynb")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("allowed", ["--..5", "e..", "1.2.3..4", "..--", ".."])
+def test_a_range_of_other_than_numbers_is_refused(tmp_path, allowed):
+    path = tmp_path / "own.ipynb"
+    cell = nbformat.v4.new_code_cell(f"rows: int = 3  # [{allowed}] rows", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    if allowed == "..":
+        assert parse_parameters(path) == {"rows": 3}
+    else:
+        with pytest.raises(InputError, match="write numbers"):
+            parse_parameters(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("from_layers", "[1, 2]"), ("placements", "[all, 1-2]"), ("uncontrolled", "[5-]")],
+)
+def test_layers_that_the_encoder_lacks_are_refused_before_anything_runs(name, value):
+    notebook = PROJECT / "notebooks" / "03_which_connections.ipynb"
+    assert parse_parameters(notebook, {"encoder": "tiny", "from_layers": "[1]"})["from_layers"] == [1]
+    with pytest.raises(InputError, match=f"parameter '{name}': .*its layers are 0-1"):
+        parse_parameters(notebook, {"encoder": "tiny", "from_layers": "[1]"} | {name: value})
+
+
+@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("tsk", "headlines", "did you mean 'task'"),
@@ -126,6 +163,9 @@ def test_text_becomes_a_value_of_the_parameters_type(notebook, name, text, value
         ("train_size", "many", "'many' is not int; write for example train_size=800"),
         ("train_size", "1.5", "1.5 is not int"),
         ("train_size", "true", "True is not int"),
+        ("train_size", "1:30", "'1:30' is not int"),
+        ("train_size", "1" * 5000, "a number of 5,000 digits"),
+        ("train_size", "!!int 5", "the tag"),
         ("train_size", "15", "15 is not in 16..100000"),
         ("learning_rate", ".nan", "nan is not float"),
         ("learning_rate", "fast", "'fast' is not float"),

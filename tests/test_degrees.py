@@ -671,7 +671,8 @@ def test_an_interrupted_run_ends_with_the_same_degrees(small, workspace, method,
         interrupt_at(patched, step)
         with pytest.raises(KeyboardInterrupt):
             finetune(config, scratch=scratch, checkpoint_seconds=0)
-    assert [folder.name for folder in scratch.iterdir()] == [f"checkpoint-{step - 1}"]
+    kept = {folder.name for folder in scratch.iterdir()}  # the last and the one before it
+    assert f"checkpoint-{step - 1}" in kept and len(kept) <= 2
     resumed, whole = finetune(config, scratch=scratch), finetune(config)
     assert resumed.steps == whole.steps == 10
     assert resumed.learning.soft_density == pytest.approx(whole.learning.soft_density, rel=1e-5)

@@ -278,7 +278,7 @@ def test_a_torn_file_is_refused(tmp_path, share):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    assert "no.json' cannot be read: no such file" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
+    assert "no.json' cannot be read: No such file" in refusal(lambda: load_degrees(f"{tmp_path}/no.json"))
     assert "--save FOLDER" in refusal(lambda: load_degrees(str(tmp_path)))
 
 

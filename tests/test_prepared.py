@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -114,6 +117,15 @@ def test_tokenizers_that_cut_differently_have_different_hashes():
     assert tokenizer_hash(tokenizer) != first
 
 
+def test_a_cache_that_cannot_be_read_is_made_again(small, workspace):
+    task = get_task(small["task"])
+    expected = Rows(prepare(task, "tiny", 32)["train"])
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:60]), Path.unlink):
+        for path in (workspace / "cache").rglob("*.*"):
+            damage(path)
+        assert same(Rows(prepare(task, "tiny", 32)["train"]), expected)
+
+
 # ---- what is refused
 
 
@@ -133,30 +145,130 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(write, small, a
         task.rows(**how)
 
 
-def test_torn_and_foreign_folders_are_refused_in_one_sentence(task, small):
+def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
     (place, _), folder = task.entries[0], task.folder
     arrays, manifest = (place / ARRAYS).read_bytes(), (place / MANIFEST).read_text()
     (place / ARRAYS).write_bytes(arrays[:-1])
-    with pytest.raises(InputError, match="is torn, or was changed later; prepare it again"):
+    with pytest.raises(InputError, match="is truncated, or was changed later; prepare it again"):
         prepare(task, "tiny", 32)
     (place / ARRAYS).unlink()
     with pytest.raises(InputError, match="No such file"):
         prepare(task, "tiny", 32)
     for text, answer in [
         (manifest[:-30], "the file: invalid json"),
-        (manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'), r"\(format: "),
-        ("{}", r"\(task: field required\)"),
+        (
+            manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'),
+            "format: ",
+        ),
+        ("{}", "task: field required"),
     ]:
         (place / MANIFEST).write_text(text)
         os.utime(place / MANIFEST, ns=(0, len(text)))
-        with pytest.raises(InputError, match=rf"not what this version writes.*{answer}"):
+        with pytest.raises(
+            InputError,
+            match=rf"cannot be read: (the file: |splits: )*{answer}.*; prepare it",
+        ):
             prepared_task(small["task"], folder)
     (place / MANIFEST).unlink()
     with pytest.raises(InputError, match="holds no prepared data; give a folder that `sparsebert prepare`"):
         prepared_task(small["task"], folder)
 
 
-def test_preparing_again_mends_what_is_torn(write, task, small):
+def _without(name):
+    return lambda arrays: arrays.pop(name)
+
+
+def _set(name, values=None, dtype=None, **changes):
+    """Replaces an array, casts it, or changes single values: `at_3=-1`."""
+
+    def change(arrays):
+        array = np.array(arrays[name] if values is None else values)
+        array = array.astype(dtype or array.dtype)
+        for place, value in changes.items():
+            array[int(place.removeprefix("at_"))] = value
+        arrays[name] = array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, answer",
+    [
+        (_set("train/lengths", at_0=1), "train: .* values and not"),
+        (_set("train/lengths", at_0=0), "lengths holds 0"),
+        (_set("train/lengths", dtype=np.int64, at_0=-1), "lengths holds -1"),
+        (_set("train/lengths", dtype=np.int64, at_0=10**12), r"lengths holds 10+, which is not in 1\.\.32"),
+        (_set("train/lengths", values=[], dtype=np.int64), "lengths has 0 values"),
+        (_set("train/input_ids", dtype=np.int64, at_1=10**6), "input_ids holds 1000000"),
+        (_set("train/input_ids", dtype=np.int64, at_1=-1), "input_ids holds -1"),
+        (_set("train/input_ids", dtype=np.float32), "input_ids holds no row of integers"),
+        (_set("train/input_ids", values=np.zeros((2, 2), np.int64)), "input_ids holds no row of integers"),
+        (_set("train/input_ids", values=np.zeros(3, bool)), "input_ids holds no row of integers"),
+        (_set("validation/token_type_ids", at_1=7), "validation: token_type_ids holds 7"),
+        (_set("validation/head_ids", dtype=np.int64, at_1=2**40), "head_ids holds 1099511627776"),
+        (_set("validation/head_ids", at_1=-1), "a word without a head"),
+        (_set("validation/word_ids", dtype=np.int64, at_1=-2), "word_ids holds -2"),
+        (_set("validation/label", at_0=2), r"label holds 2, which is not in 0\.\.1"),
+        (_set("validation/label", dtype=np.float64, at_0=math.nan), "label holds no row of numbers"),
+        (_set("train/order", at_0=1, at_1=1), "order names a row twice"),
+        (_set("train/order", at_0=200), "order holds 200"),
+        (_without("train/label"), "no column label"),
+        (_without("validation/input_ids"), "validation: there is no column input_ids"),
+        (_without("validation/order"), "no column order"),
+        (_without("train/word_ids"), "no column word_ids"),
+        (dict.clear, "no column lengths"),
+        (lambda arrays: arrays.update({"train/own": np.zeros(3)}), "'own' is no column of prepared data"),
+    ],
+)
+def test_prepared_data_that_holds_something_else_is_refused(task, small, change, answer):
+    (place, manifest), folder = task.entries[0], task.folder
+    arrays = safetensors.numpy.load_file(place / ARRAYS)
+    change(arrays)
+    content = safetensors.numpy.save(arrays)
+    _write(place, content, json.loads(manifest.model_dump_json()))
+    with pytest.raises(InputError, match=rf"rows.safetensors', .*{answer}.*; prepare it again"):
+        prepare(prepared_task(small["task"], folder), "tiny", 32, parsed=True)
+
+
+@pytest.mark.parametrize(
+    "changes, answer",
+    [
+        ({"splits": {}}, "there must be train and validation"),
+        ({"splits": {"train": {"rows": 3, "of": 3}}}, "there must be train and validation"),
+        ({"splits": {name: {"rows": 0, "of": 3} for name in ("train", "validation")}}, "splits.train.rows"),
+        ({"splits": {name: {"rows": 9, "of": 3} for name in ("train", "validation")}}, "more rows than"),
+        ({"metrics": []}, "metrics: "),
+        ({"metrics": ["luck"]}, "metrics.0: "),
+        ({"metrics": ["pearson"]}, "metrics: classes need those of classes"),
+        ({"label_names": []}, "metrics: classes need those of classes"),
+        ({"max_length": 0}, "max_length: "),
+        ({"default_length": -3}, "default_length: "),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(task, small, changes, answer):
+    (place, manifest), folder = task.entries[0], task.folder
+    _write(place, (place / ARRAYS).read_bytes(), json.loads(manifest.model_dump_json()) | changes)
+    with pytest.raises(InputError, match=rf"cannot be read: (the file: |splits: )*{answer}.*; prepare it"):
+        prepared_task(small["task"], folder)
+
+
+def test_arrays_that_no_library_reads_are_refused(task, small):
+    (place, manifest), folder = task.entries[0], task.folder
+    for content in (b"", b"torn", b"\xff" * 100):
+        _write(place, content, json.loads(manifest.model_dump_json()))
+        with pytest.raises(InputError, match="holds no arrays"):
+            prepared_task(small["task"], folder).check(None, None, True)
+
+
+def _write(place, content, manifest):
+    """Arrays and manifest, with a hash that is right and a time of its own."""
+    (place / ARRAYS).write_bytes(content)
+    manifest["sha256"] = hashlib.sha256(content).hexdigest()
+    (place / MANIFEST).write_text(json.dumps(manifest))
+    os.utime(place / MANIFEST, ns=(0, hash(json.dumps(manifest)) % 2**40))
+
+
+def test_preparing_again_replaces_what_is_truncated(write, task, small):
     (place, _) = task.entries[0]
     for name in (ARRAYS, MANIFEST):
         content = (place / name).read_bytes()
@@ -236,7 +348,7 @@ def test_a_grid_that_the_prepared_data_cannot_serve_is_refused_before_it_starts(
     (place,) = folder.iterdir()
     (place / ARRAYS).write_bytes(b"torn")
     (workspace / "grid.yaml").write_text(json.dumps(small | {"max_length": 32, "train_size": 20}))
-    assert "is torn" in call("sweep", "grid.yaml", "--dry-run", "--prepared", folder, code=2).stderr
+    assert "is truncated" in call("sweep", "grid.yaml", "--dry-run", "--prepared", folder, code=2).stderr
 
 
 # ---- bundles

@@ -297,7 +297,7 @@ def test_finetune_help_says_how_degrees_are_learned():
 
 
 def test_a_folder_without_a_saved_model_is_refused(workspace):
-    assert "holds no sparsebert.json" in said(lambda: load(workspace))
+    assert "sparsebert.json' cannot be read: No such file" in said(lambda: load(workspace))
     assert "finetune --save FOLDER" in refusal("evaluate", workspace / "nowhere")
 
 
@@ -315,7 +315,7 @@ def test_degrees_that_are_torn_or_missing_are_named(model):
 def test_settings_that_are_torn_or_foreign_are_named_in_one_sentence(model, change):
     settings = model / "sparsebert.json"
     settings.write_text(change(settings.read_text()))
-    assert f"'{settings}' is not what this version writes" in said(lambda: load(model))
+    assert f"the saved model's settings '{settings}' cannot be read" in said(lambda: load(model))
 
 
 def test_a_config_of_another_version_is_refused(model):

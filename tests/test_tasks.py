@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparsebert
 from sparsebert import fetching
 from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
 from sparsebert.data.tasks.metrics import score
@@ -23,6 +25,7 @@ from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
 from sparsebert.paths import Folders, cache_dir
+from sparsebert.registry import TASKS
 
 
 def rows_of(task, split):
@@ -218,6 +221,18 @@ def test_a_split_keeps_every_row_no_text_on_both_sides_and_forgets_the_order(row
 def test_a_pair_is_held_out_as_a_whole():
     rows = pd.DataFrame({"text": ["same"] * 10, "text_pair": list("abcdefghij"), "label": [0, 1] * 5})
     assert len(hold_out(rows, 0.2)["validation"]) == 2
+
+
+@given(FRAMES, st.sampled_from([0.2, 0.5, 0.9]))
+def test_no_class_is_lost_in_training_and_what_can_be_held_out_is(rows, share):
+    splits = hold_out(rows, share)
+    assert set(splits["train"]["label"]) == set(rows["label"])
+    single = rows.drop_duplicates().groupby("text")["label"].transform("nunique").eq(1).all()
+    if single:  # then each class has its share
+        held = splits["validation"].groupby("label")["text"].nunique()
+        for label, texts in rows.groupby("label")["text"]:
+            wanted = max(round(share * texts.nunique()), texts.nunique() > 1)
+            assert held.get(label, 0) == min(wanted, texts.nunique() - 1)
 
 
 # ---- GLUE and IMDB
@@ -602,38 +617,51 @@ def test_a_comma_may_be_part_of_a_file_name(folder):
         ("o.csv", "body,label\na,1\n", r"no column 'text or sentence or sentence1', only: body, label"),
         ("o.csv", "text;label\na;1\n", r"only: text;label; separate columns by commas in a \.csv"),
         ("o.csv", "text,class\na,1\n", r"no column 'label', only: text, class"),
-        ("o.csv", "text,label\na,1\nb,\n", r"row 2 of the data: no label"),
-        ("o.csv", "text,label\na,1\n  ,0\n", r"row 2 of the data: no text"),
-        ("o.tsv", "sentence\tlabel\na\t1\nb\n", r"row 2 of the data: no label"),
+        ("o.csv", "text,label\na,1\nb,\n", r"line 3: no label"),
+        ("o.csv", "text,label\na,1\n  ,0\n", r"line 3: no text"),
+        ("o.tsv", "sentence\tlabel\na\t1\nb\n", r"line 3: 1 fields, and the header has 2"),
         (
             "o.jsonl",
             '{"text": "a", "label": 1}\n{"text": null, "label": 0}\n',
-            r"row 2 of the data: no text",
+            r"line 2: no text",
         ),
         (
             "o.csv",
             "text,label\na,1\nb,c,0\n",
-            r"cannot be read \(Expected 2 fields in line 3, saw 3\); put texts",
+            r"line 3: 3 fields, and the header has 2; put texts",
         ),
-        ("o.csv", "text,label\na,b,1\nb,c,0\n", r"cannot be read .*; put texts"),
-        ("o.csv", 'text,label\n"a,1\n', r"cannot be read \(unexpected end of data\)"),
+        ("o.csv", "text,label\na,b,1\nb,c,0\n", r"line 2: 3 fields.*; put texts"),
+        ("o.csv", 'text,label\n"a,1\n', r"line 2: it cannot be read \(unexpected end of data\)"),
         ("o.csv", 'text,label\n"a,1\nb,0\n"c,1\nd,0\n', r"cannot be read .*quotation mark in them twice"),
-        ("o.csv", "text,label\na,1\nb,NaN\nc,0\n", r"row 2 of the data: no label"),
+        ("o.csv", "text,label\na,1\nb,NaN\nc,0\n", r"line 3: no label"),
         ("o.csv", "text,label\na,1.5\nb,1.5\n", r"every label is 1\.5; there is nothing to predict"),
         ("o.csv", "text,label\na,1\nb,1\n", r"every label is '1'; a classifier needs at least two"),
         ("o.csv", "text,label\na,1\nb,2\n", r"too few different texts .*VALIDATION"),
         (
             "o.csv",
             "text,label\na,1.5\nb,good\n",
-            r"row 2 of the data: label 'good' .*write numbers alone",
+            r"line 3: label 'good' .*write numbers alone",
         ),
-        ("o.csv", "text,label\na,1.5\nb,inf\n", r"row 2 of the data: label 'inf'"),
+        ("o.csv", "text,label\na,1.5\nb,inf\n", r"line 3: label 'inf'"),
         ("o.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"o\.jsonl, line 2: not JSON"),
         ("big.jsonl", '{"text": "a", "label": ' + "1" * 5000 + "}\n", r"big\.jsonl, line 1: not JSON"),
         ("half.jsonl", '{"text": "a\\ud800", "label": "b"}\n', r"half of a character"),
         ("o.jsonl", '["a", 1]\n', r"o\.jsonl, line 1: not an object"),
         ("o.jsonl", "[" * 100_000 + "\n", r"o\.jsonl, line 1: too deeply nested"),
         ("o.jsonl", '{"text": ["a"], "label": 1}\n', r"o\.jsonl, line 1: 'text' is a list or an object"),
+        ("o.csv", "text,label, label\na,1,2\n", r"has the column 'label' twice"),
+        ("o.csv", "text,label,text \na,1,2\n", r"has the column 'text' twice"),
+        ("o.csv", "text,label\na\0,1\n", r"line 2: a NUL character"),
+        ("o.csv", "text;label\na, and b;1\n", r"only: text;label; separate columns by commas"),
+        ("o.csv", 'text,label\na,"1\n0"\nb,2\n', r"line 2: the label holds a line break"),
+        ("o.csv", "text,label\na,007\nb,7\nc,8\n", r"labels '007' and '7' are one number"),
+        ("o.csv", "text,label\na,1.5\nb,1e300\n", r"line 3: label '1e300'.*none beyond 1e\+12"),
+        ("o.csv", "text,label\na,1.5\nb,nan\n", r"line 3: no label"),
+        ("o.csv", "text\u2028,label\na,1\nb\rc,0\n", r"line 3: 1 fields"),
+        ("o.csv", "x" * 100_000, r"has no column 'text.*, only: x.*; rename one"),
+        ("o.jsonl", '{"text": "a", "text": "b", "label": 1}\n', r"line 1: not JSON \(a key stands twice"),
+        ("o.jsonl", '{"text": "a", " text": "b", "label": 1}\n', r"line 1: not JSON \(a key stands twice"),
+        ("o.jsonl", '{"text": "a", "label": NaN}\n', r"NaN is no number of JSON"),
         ("o.xlsx", "x", r"must end in \.csv, \.tsv, \.jsonl"),
     ],
 )
@@ -641,6 +669,57 @@ def test_a_bad_file_is_refused_in_one_sentence(name, text, sentence, folder):
     with pytest.raises(InputError, match=sentence) as caught:
         own(folder, name, text)
     assert "\n" not in str(caught.value)
+
+
+ROWS = ["I loved it", "and so did she", "late", "broken", "fine", "works", "bad", "good", "slow", "fast"]
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("template", ["{text}|{label}", "{label}|{text}", "7|{text}|{label}"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("closes", [1, 2])
+def test_a_quotation_over_rows_never_makes_one_row_of_them(folder, separator, template, end, closes):
+    texts = ROWS.copy()
+    texts[0] = '"' + texts[0]
+    texts[closes] += '"'
+    header = {"{text}": "text", "{label}": "label", "7": "id"}
+    lines = ["|".join(header[part] for part in template.split("|"))]
+    lines += [template.format(text=text, label=n % 2) for n, text in enumerate(texts)]
+    content = end.join(lines).replace("|", separator) + end
+    with pytest.raises(InputError, match=r"line 2: .*\.jsonl"):
+        own(folder, "own.csv" if separator == "," else "own.tsv", content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"two\nlines"',
+        '"two, with commas,\nand lines, too"',
+        '"say ""hi"", 5\n\nand, go"',
+        '"a, b\nc"',
+        'say "hi"',
+    ],
+)
+@pytest.mark.parametrize("name", ["own.csv", "own.tsv"])
+def test_line_breaks_and_quotation_marks_in_a_text_are_kept(folder, text, name):
+    rows = [f"{text}|0", *(f"text {n}|{n % 2}" for n in range(9))]
+    content = "\n".join(["text|label", *rows]).replace("|", "," if name == "own.csv" else "\t")
+    task = own(folder, name, content)
+    kept = rows_of(task, "train") + rows_of(task, "validation")
+    assert len(kept) == 10
+    assert (text.removeprefix('"').removesuffix('"' if text[0] == '"' else "").replace('""', '"'), 0) in kept
+
+
+def test_json_values_are_written_as_json_writes_them(folder):
+    rows = "".join(json.dumps({"text": f"t{n}", "label": bool(n % 2)}) + "\n" for n in range(6))
+    assert own(folder, "own.jsonl", rows).label_names == ("false", "true")
+
+
+def test_a_class_keeps_a_text_in_training_where_texts_have_several_labels(folder):
+    rows = ["fast,urgent", "good value,urgent", "fast,praise", "late parcel,praise", "lamp broke,praise"]
+    rows += ["good value,complaint", "nice colour,complaint", "too loud,complaint"]
+    task = own(folder, "own.csv", "\n".join(["text,label", *rows]))
+    assert {label for _, label in rows_of(task, "train")} == {0, 1, 2}
 
 
 def test_files_that_do_not_fit_each_other_or_do_not_exist_are_refused(folder):
@@ -654,7 +733,7 @@ def test_files_that_do_not_fit_each_other_or_do_not_exist_are_refused(folder):
     (where / "latin.csv").write_bytes(b"text,label\ncaf\xe9,1\n")
     for given_name, sentence in {
         f"file:{where}/train.csv,{where}/pairs.csv": "must both have a column text_pair, or neither",
-        f"file:{where}/train.csv,{where}/other.csv": r"other\.csv, row 2 .* label 'maybe' .*one of no, yes",
+        f"file:{where}/train.csv,{where}/other.csv": r"other\.csv, line 3: label 'maybe' .*one of no, yes",
         f"file:{where}/train.csv,{where}/train.csv": "names one file twice",
         f"file:{where}/latin.csv": "is not in UTF-8",
         f"file:{where}/absent.csv": "there is no file",
@@ -746,3 +825,32 @@ def test_diverged_predictions_are_refused_and_shapes_are_checked():
 def test_readers_are_documented():
     assert all(suffix in files.__doc__ for suffix in files.READERS)
     assert all(alias in files.__doc__ for alias in files.ALL_COLUMNS)
+
+
+# ---- tasks of one's own ------------------------------------------------------------------------------
+
+
+def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
+    monkeypatch.setattr(TASKS, "fingerprints", dict(TASKS.fingerprints))
+    rows = pd.DataFrame({"text": ["good", "bad", "fine", "poor"] * 4, "label": [1, 0, 1, 0] * 4})
+    own = Task(
+        name="mine",
+        summary="is it good?",
+        metrics=("accuracy",),
+        label_names=("no", "yes"),
+        max_length=16,
+        paired=False,
+        source="made here",
+        licence="none",
+        read=lambda: {"train": rows, "validation": rows[:4]},
+    )
+    sparsebert.register(own)
+    try:
+        assert get_task("mine") is own and "mine" in task_names()
+        assert own.load()["validation"].num_rows == 4
+        with pytest.raises(InputError, match="unknown task 'mien': did you mean 'mine'"):
+            get_task("mien")
+        with pytest.raises(InputError, match="registered already"):
+            sparsebert.register(dataclasses.replace(get_task("reviews"), name="reviews"))
+    finally:
+        del TASKS["mine"]

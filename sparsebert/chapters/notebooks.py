@@ -7,7 +7,8 @@ from pathlib import Path
 import nbformat
 
 from sparsebert import paths
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.reading import path_of, read_text
 
 
 def chapters(root: str | Path | None = None) -> list[Path]:
@@ -20,7 +21,7 @@ def find_notebook(name: str | Path, root: str | Path | None = None) -> Path:
 
     Raises `InputError` with the nearest name if there is none.
     """
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
     known = chapters(root)
@@ -41,11 +42,15 @@ def find_root(root: str | Path | None) -> Path:
 
 
 def read_notebook(notebook: Path) -> nbformat.NotebookNode:
-    """A notebook as nbformat 4; `InputError` if the file can't be read as one."""
+    """A notebook as nbformat 4; `InputError` if the file can't be read or isn't one."""
+    text = read_text(notebook, "the notebook")
     try:
-        return nbformat.read(notebook, as_version=4)
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
-        raise InputError(f"'{notebook}' can't be read as a notebook: {error}") from None
+        book = nbformat.reads(text, as_version=4)
+        nbformat.validate(book)
+    except Exception as error:  # whatever nbformat comes to when it reads something else
+        reason = shown(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise InputError(f"'{shown(notebook)}' is no notebook that Jupyter could open: {reason}") from None
+    return book
 
 
 def write_notebook(path: Path, book: nbformat.NotebookNode) -> None:

@@ -19,14 +19,18 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsebert.chapters.notebooks import read_notebook
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_mistake, shown, unknown_name
+from sparsebert.reading import plain_yaml, read_text
+
+if TYPE_CHECKING:
+    from sparsebert.patterns.plans import Placement
 
 PROFILES = ("smoke", "quick", "full")  # quick is what the notebooks' own cells say
 
@@ -102,9 +106,9 @@ def _read_comment(comment: str, where: str, name: str) -> dict[str, str]:
     allowed, text = re.fullmatch(r"(?:\[([^]]*(?:\.\.|\|)[^]]*)\])?\s*(.*)", comment).groups()
     if not text:
         raise InputError(f"{where} says nothing about {name}; add a comment: meaning, range and cost")
-    number = r"[-+.\de]*?"
+    number = r"([-+]?\d+(\.\d+)?(e[-+]?\d+)?)?"
     if allowed and "|" not in allowed and not re.fullmatch(rf"{number}\.\.{number}", allowed):
-        raise InputError(f"{where} gives {name} the range [{allowed}]; write numbers: [low..high]")
+        raise InputError(f"{where} gives {name} the range [{shown(allowed)}]; write numbers: [low..high]")
     return {"help": text, "allowed": allowed or ""}
 
 
@@ -115,7 +119,7 @@ def parse_parameters(
 
     `texts` are values as a person types them, `{"train_size": "500"}`. They are read as YAML, but where a
     parameter is a string the text stands for itself. Raises `InputError` for an unknown profile, a name that
-    the notebook doesn't take, and a value of the wrong type or out of range.
+    the notebook doesn't take, a value of the wrong type or out of range, and layers that the encoder lacks.
     """
     known, changes, texts = parameters_of(notebook), _profile(notebook, profile), texts or {}
     for name in (*changes, *texts):
@@ -132,6 +136,7 @@ def parse_parameters(
         for name, value in given.items():
             _check(known[name], value, where)
         values |= given
+    _check_layers(values, notebook.stem)
     return values
 
 
@@ -140,8 +145,14 @@ def _profile(notebook: Path, profile: str) -> dict[str, Any]:
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     file = notebook.parent / "profiles.yaml"
-    profiles = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return ((profiles or {}).get(notebook.stem) or {}).get(profile) or {}
+    if not file.is_file():
+        return {}
+    profiles = plain_yaml(read_text(file, "the profiles"), str(file)) or {}
+    try:
+        TypeAdapter(dict[str, dict[Literal[PROFILES], dict[str, Any]]]).validate_python(profiles)
+    except ValidationError as error:
+        raise InputError(f"{file}: {first_mistake(error)}") from None
+    return profiles.get(notebook.stem, {}).get(profile, {})
 
 
 def _from_text(parameter: Parameter, text: str) -> Any:
@@ -154,22 +165,13 @@ def _from_text(parameter: Parameter, text: str) -> Any:
     if parameter.type_name.startswith("list[str]") and plain and not text.lstrip().startswith("["):
         return [text.strip()]
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise _wrong(parameter, f"'{text}' can't be read") from None
-    if "float" in parameter.type_name:  # YAML 1.1 reads 1e-4 as a string
-        value = [_number(item) for item in value] if isinstance(value, list) else _number(value)
+        value = plain_yaml(text, "YAML")
+    except InputError as error:
+        raise _wrong(parameter, f"'{shown(text)}' can't be read ({error})") from None
     strings = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
     if any(item.count("(") != item.count(")") for item in strings):
         raise _wrong(parameter, "an item with a comma in it needs quotes")
     return value
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _check(parameter: Parameter, value: Any, where: str) -> None:
@@ -179,14 +181,14 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
             TYPES[parameter.type_name], config=ConfigDict(strict=True, allow_inf_nan=False)
         ).validate_python(value)
     except ValidationError:
-        raise _wrong(parameter, f"{value!r} is not {parameter.type_name}", where) from None
+        raise _wrong(parameter, f"{shown(repr(value))} is not {parameter.type_name}", where) from None
     if value == [] and "may be empty" not in parameter.help:
         raise _wrong(parameter, "an empty list leaves nothing to do", where)
     for item in value if isinstance(value, list) else [value]:
         if item is None:
             continue
         if parameter.choices and str(item) not in parameter.choices:
-            raise _wrong(parameter, f"{item!r} is none of {', '.join(parameter.choices)}", where)
+            raise _wrong(parameter, f"{shown(repr(item))} is none of {', '.join(parameter.choices)}", where)
         low, high = parameter.bounds
         if isinstance(item, int | float) and not low <= item <= high:
             raise _wrong(parameter, f"{item} is not in {parameter.allowed}", where)
@@ -208,18 +210,42 @@ def _known_to_the_package(name: str, value: str) -> None:
         from sparsebert.models.encoders import check_encoder
 
         check_encoder(value)
-    elif name in ("plan", "plans"):
-        from sparsebert.patterns.plans import parse_plan
-
-        parse_plan(value)
-    elif name in ("placement", "placements", "uncontrolled"):
-        from sparsebert.patterns.plans import Placement
-
-        Placement(value)
     elif name in ("pattern", "patterns", "stepwise"):
         from sparsebert.patterns import parse_pattern
 
         parse_pattern(value)
+    _placements(name, value)
+
+
+def _placements(name: str, value: Any) -> list[Placement]:
+    """Where the value of a parameter places patterns."""
+    from sparsebert.patterns.plans import Placement, parse_plan
+
+    if name in ("plan", "plans"):
+        return [placement for _, placement in parse_plan(value).steps]
+    if name in ("placement", "placements", "uncontrolled"):
+        return [Placement(value)]
+    return [Placement(f"{value}-")] if name == "from_layers" else []
+
+
+def _check_layers(values: dict[str, Any], where: str) -> None:
+    """`InputError` for a layer that the notebook's encoder lacks; it is loaded if layers are named."""
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            for placement in _placements(name, item) if "encoder" in values else ():
+                try:
+                    if placement.text[0].isdigit():
+                        placement.layers(_layers(values["encoder"]))
+                except InputError as error:
+                    raise InputError(f"{where}: parameter '{name}': {error}") from None
+
+
+@cache
+def _layers(encoder: str) -> int:
+    from sparsebert.models.architectures import architecture_of
+    from sparsebert.models.encoders import load_classifier
+
+    return architecture_of(load_classifier(encoder, ())).layers
 
 
 def _wrong(parameter: Parameter, what: str, where: str = "") -> InputError:

@@ -27,6 +27,7 @@ from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
 from sparsebert.errors import ChapterError, InputError
 from sparsebert.paths import check_writable
+from sparsebert.reading import path_of
 
 KERNEL = "python3"
 
@@ -54,7 +55,7 @@ def run_notebook(
     if a cell fails otherwise.
     """
     notebook = find_notebook(name, root)
-    out = Path(out).expanduser() if out else Path(f"{notebook.stem}.executed.ipynb")
+    out = path_of(out) if out else Path(f"{notebook.stem}.executed.ipynb")
     parameters = parse_parameters(notebook, texts, profile)
     _check_out(out, notebook)
     execute(notebook, parameters, profile, out.resolve(), Path.cwd())

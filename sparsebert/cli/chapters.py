@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
 from sparsebert.cli.options import data_dir_option
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
+from sparsebert.reading import path_of
 
 profile_option = click.option(
     "--profile",
@@ -40,10 +40,10 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise InputError(f"-p {pair}: write a parameter as NAME=VALUE, such as -p task=headlines")
+            raise InputError(f"-p {shown(pair)}: write a parameter as NAME=VALUE, such as -p task=headlines")
         values[name.strip()] = value
     if data_dir:
-        os.environ["SPARSEBERT_DATA_DIR"] = str(Path(data_dir).expanduser().resolve())
+        os.environ["SPARSEBERT_DATA_DIR"] = str(path_of(data_dir).resolve())
     from sparsebert.chapters import run_notebook
 
     click.echo(run_notebook(notebook, values, profile=profile, out=out))

@@ -1,4 +1,4 @@
-"""What the commands share: how they answer wrong input, and the options that several take."""
+"""Options that several commands take."""
 
 from __future__ import annotations
 
@@ -9,41 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.errors import ChapterError, InputError
+from sparsebert.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from sparsebert.training.runs import RunConfig
-
-
-class Sparsebert(click.Group):
-    """A group that answers in one sentence: wrong input with exit code 2, a failed chapter 1, Ctrl-C 130."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for argument in args:
-            if argument.encode(errors="replace").decode() != argument:
-                raise click.UsageError(f"{argument!a} is not text in UTF-8; write it in UTF-8")
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2
-            raise failure from None
-        except ModuleNotFoundError as error:
-            if not error.name or error.name.startswith("sparsebert"):
-                raise
-            failure = click.ClickException(f"this needs the package {error.name}, which is not installed")
-            failure.exit_code = 2
-            raise failure from error
-        except ChapterError as error:
-            raise click.ClickException(str(error)) from None
-        except KeyboardInterrupt:
-            click.echo("interrupted: what was recorded until then is kept", err=True)
-            raise SystemExit(130) from None
 
 
 class RunCommand(click.Command):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +16,7 @@ from sparsebert.cli.options import (
     not_empty,
 )
 from sparsebert.errors import InputError
+from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
     from sparsebert.paths import Folders
@@ -48,7 +48,7 @@ def finetune(ctx: click.Context, folders: Folders, save: str | None, as_json: bo
     from sparsebert.training.runs import RunStore
 
     store = RunStore(folders.runs)
-    record, found = find_or_train(config, store, folders, save_to=Path(save).expanduser() if save else None)
+    record, found = find_or_train(config, store, folders, save_to=path_of(save) if save else None)
     if not processes().is_main_process:
         return
     if as_json:
@@ -141,7 +141,7 @@ def degrees(
     found = record.learning.degrees.unweighted() if unweighted else record.learning.degrees
     if shuffle:
         found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
-    path = Path(file).expanduser()
+    path = path_of(file)
     if path.is_dir():
         raise InputError(f"'{file}' is a folder; write the name of a file")
     if path.exists() and not force:

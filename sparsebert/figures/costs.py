@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError
 from sparsebert.figures import look
+from sparsebert.reading import path_of
 from sparsebert.study.intervals import mean_interval
 
 Mark = Callable[[Axes, pd.DataFrame, str], None]  # draws into a panel of one pattern and pass
@@ -299,7 +299,7 @@ def accuracy_against_time(
 
 def check_plot(path: str) -> None:
     """Raises `InputError` if a figure can't be written there, before anything is measured."""
-    file = Path(path).expanduser()
+    file = path_of(path)
     if file.suffix.lower() != ".png":
         raise InputError(f"--plot {path}: figures are PNG files; write a name such as costs.png")
     if not file.absolute().parent.is_dir():
@@ -312,4 +312,4 @@ def draw_costs(frame: pd.DataFrame, path: str) -> None:
     models = "mode" in frame
     figure = where_time_goes(frame) if models else times(frame)
     text = describe_shares(frame) if models else describe_times(frame)
-    figure.savefig(Path(path).expanduser(), dpi=2 * look.PIXELS_PER_INCH, metadata={"Description": text})
+    figure.savefig(path_of(path), dpi=2 * look.PIXELS_PER_INCH, metadata={"Description": text})

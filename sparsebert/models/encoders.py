@@ -29,6 +29,7 @@ from sparsebert.errors import InputError, shown
 from sparsebert.machine import hub_reachable
 from sparsebert.models.architectures import architecture_of, check_architecture
 from sparsebert.models.packaged import ENCODERS
+from sparsebert.reading import path_of
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _USUAL = {  # what a config may say alone, and why nothing else
@@ -51,7 +52,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 def check_encoder(name: str) -> str:
     """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
-    if name in ENCODERS or (name and Path(name).expanduser().is_dir()):
+    if name in ENCODERS or (name and path_of(name).is_dir()):
         return name
     near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
     if near:
@@ -66,7 +67,7 @@ def check_encoder(name: str) -> str:
 
 def folder_hash(name: str) -> str | None:
     """Hash of the files that an encoder in a local folder is loaded from; None for any other encoder."""
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if name in ENCODERS or not folder.is_dir():
         return None
     return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(folder)))
@@ -263,7 +264,7 @@ def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
 
 def _source(name: str) -> dict[str, Any]:
     """What `from_pretrained` takes: the folder or hub name, and whether not to ask the hub."""
-    folder = ENCODERS[name].get() if name in ENCODERS else Path(name).expanduser()
+    folder = ENCODERS[name].get() if name in ENCODERS else path_of(name)
     local = folder.is_dir()
     if local:
         model_files(folder)

@@ -25,6 +25,7 @@ from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import load_classifier
 from sparsebert.models.packaged import ENCODERS
 from sparsebert.paths import Folders, check_writable
+from sparsebert.reading import path_of
 from sparsebert.sweeps.grids import load_grid
 from sparsebert.sweeps.remote import BROUGHT, GRID, PREPARED, WHEELS, WITH
 from sparsebert.sweeps.running import check_runs
@@ -68,18 +69,18 @@ def bundle(
     Raises `InputError` for a grid with a run that cannot be made, a path that would not lead to the same file
     inside the bundle, and wheels that cannot be had.
     """
-    out = Path(out).expanduser()
+    out = path_of(out)
     if not out.name.endswith(SUFFIX):
         raise InputError(f"--out {out}: write a name that ends in {SUFFIX}")
     check_writable(out.parent, f"'{out}'", "--out")
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)
-    files = _package() | {GRID: Path(grid).expanduser()}
+    files = _package() | {GRID: path_of(grid)}
     for name in dict.fromkeys(run.config.encoder for run in runs):
         files |= _encoder(name, weights=name != "tiny")
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
-        files[_inside(path, "file of a plan")] = Path(path).expanduser()
+        files[_inside(path, "file of a plan")] = path_of(path)
     with tempfile.TemporaryDirectory() as temporary:
         for place in _prepare(runs, Path(prepared or temporary), progress):
             files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
@@ -103,7 +104,7 @@ def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
         prefix = f"sparsebert/models/packaged/{name}"
         files = {f"{prefix}/{path.name}": path for path in _encoder_files(ENCODERS[name].get())}
         return {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     if folder.is_dir():
         prefix = _inside(name, "encoder")
     else:

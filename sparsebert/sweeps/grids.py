@@ -44,7 +44,8 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     exist, a value that no run can have, a condition that leaves nothing out, lists that multiply to more than
     100,000 runs.
     """
-    return expand_grid(plain_yaml(read_text(path, "the grid"), shown(path)), shown(path))
+    place = shown(Path(path))
+    return expand_grid(plain_yaml(read_text(path, "the grid"), place), place)
 
 
 def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:

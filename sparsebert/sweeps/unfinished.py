@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,12 +30,21 @@ class RunInUse(RuntimeError):
     """Another process works on this run."""
 
 
-def claim(scratch: Path, wait: bool = False) -> AbstractContextManager[None]:
+@contextmanager
+def claim(scratch: Path, wait: bool = False) -> Iterator[None]:
     """Claim the run whose checkpoints are kept in `scratch`, for this process alone.
 
-    Raises `RunInUse` if another process claims it, or with `wait` waits until that one is done.
+    Raises `RunInUse` if another process claims it, or with `wait` waits until that one is done. Folders that
+    are made for the claim and hold nothing after it are removed again.
     """
-    return _held(scratch.with_name(f"{scratch.name}.lock"), wait)
+    made = [folder for folder in scratch.parents[:2] if not folder.exists()]
+    try:
+        with _held(scratch.with_name(f"{scratch.name}.lock"), wait):
+            yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager
@@ -124,10 +133,16 @@ def clean(store: RunStore) -> tuple[int, int]:
 
 @contextmanager
 def _held(path: Path, wait: bool = False) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, blocking=wait, thread_local=False)
     try:
-        lock.acquire()
+        for attempt in range(9):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+                break
+            except FileNotFoundError:  # another process has just removed the folder that it had made
+                if attempt == 8:
+                    raise
     except Timeout:
         raise RunInUse from None
     try:

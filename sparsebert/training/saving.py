@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from transformers import AutoConfig, PreTrainedModel
 
-from sparsebert import __version__
+from sparsebert import __version__, reading
 from sparsebert.degrees import LearnedDegrees
-from sparsebert.errors import InputError, first_mistake, shown
+from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import (
     check_reads,
     columns_of,
@@ -25,6 +25,7 @@ from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.hard_degrees import load_degrees
 from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.reading import path_of
 from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
@@ -81,7 +82,7 @@ def save(
     Asked to truncate, the tokenizer that is saved cuts texts to `max_length` tokens. `learner` holds the hard
     degrees or weights that the plan left open. Returns the folder.
     """
-    folder = Path(folder).expanduser()
+    folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str | None, str] = {}
     degrees = [(None, learner.hardened())] if learner else []
@@ -138,7 +139,7 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     ...     "text-classification", model=sparse.model, tokenizer="my-model", truncation=True
     ... )
     """
-    folder = Path(folder).expanduser()
+    folder = path_of(folder)
     settings = read_settings(folder)
     what = f"the model in '{folder}'"
     plan = parse_plan(settings.plan).with_files(lambda path: path and str(folder / path))
@@ -159,12 +160,5 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
 
 def read_settings(folder: str | Path) -> Settings:
     """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
-    path = Path(folder).expanduser() / SETTINGS
-    try:
-        return Settings.model_validate_json(path.read_bytes())
-    except OSError:
-        raise InputError(
-            f"'{folder}' holds no {SETTINGS}; give a folder that `sparsebert finetune --save FOLDER` wrote"
-        ) from None
-    except ValidationError as error:
-        raise InputError(f"'{path}' is not what this version writes: {first_mistake(error)}") from None
+    instead = "give a folder that this version's `sparsebert finetune --save FOLDER` wrote"
+    return reading.read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)

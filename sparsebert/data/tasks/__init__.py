@@ -11,10 +11,13 @@ ones; they have tokens instead of texts, and what reads texts is not imported.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import Task
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.paths import Folders, prepared_dir
+from sparsebert.registry import TASKS
 
 __all__ = ["Task", "get_task", "glue_folders", "task_names"]
 
@@ -27,10 +30,8 @@ def task_names() -> tuple[str, ...]:
     if folder := prepared_dir():
         return prepared_tasks(folder)
     from sparsebert.data.tasks.files import PREFIX
-    from sparsebert.data.tasks.glue import GLUE
-    from sparsebert.data.tasks.packaged import PACKAGED
 
-    return (*PACKAGED, *GLUE, f"{PREFIX}PATH")
+    return (*_registered(), f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
@@ -51,15 +52,18 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
     if folders.prepared:
         return prepared_task(name, folders.prepared)
     from sparsebert.data.tasks.files import PREFIX, READERS, file_task
-    from sparsebert.data.tasks.glue import GLUE, glue_task
-    from sparsebert.data.tasks.packaged import PACKAGED
 
-    if name in PACKAGED:
-        return PACKAGED[name]
-    if name in GLUE:
-        return glue_task(name, folders.data.resolve() if folders.data else None)
+    if name in (tasks := _registered()):
+        return tasks[name].in_folder(folders.data.resolve() if folders.data else None)
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):
         raise InputError(f"unknown task '{name}'; of your own data write {PREFIX}{name}")
     raise unknown_name("task", name, task_names())
+
+
+def _registered() -> dict[str, Any]:
+    """All tasks but files, those of packages first; the modules that read texts are imported for it."""
+    from sparsebert.data.tasks import glue, packaged
+
+    return packaged.PACKAGED | glue.GLUE | TASKS

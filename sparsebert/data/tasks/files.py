@@ -13,17 +13,19 @@ Of a single file a fifth is held out, in each class (`hold_out`).
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 import re
-import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from sparsebert.data.tasks.task import Task, hold_out
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
+from sparsebert.reading import path_of, read_text
 
 PREFIX = "file:"
 COLUMNS = {
@@ -33,6 +35,10 @@ COLUMNS = {
 }
 ALL_COLUMNS = tuple(alias for aliases in COLUMNS.values() for alias in aliases)
 HELD_OUT = 0.2
+LARGEST_FILE = 2**31  # bytes, since it is read whole
+LARGEST_LABEL = 1e12  # of numbers to predict: squares of errors and of gradients have to fit into 32 bits
+_INTEGER, _DECIMAL = r"[+-]?\d{1,18}", r"[+-]?\d*\.\d+([eE][+-]?\d+)?"
+_HALF = re.compile("[\ud800-\udfff]")  # a surrogate, which no text in UTF-8 can hold
 
 
 def file_task(name: str) -> Task:
@@ -75,133 +81,193 @@ def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> 
 
 def _paths(given: str) -> tuple[Path, ...]:
     """One file, or two separated by a comma; a comma may be part of an existing file's name."""
-    parts = [given] if Path(given).expanduser().is_file() else given.split(",")
-    if not given or len(parts) > 2 or "\0" in given:
-        raise InputError(f"'{PREFIX}{given}': write {PREFIX}PATH or {PREFIX}TRAIN,VALIDATION")
-    files = tuple(Path(part.strip()).expanduser().resolve() for part in parts)
+    parts = [given] if "," in given and path_of(given).is_file() else given.split(",")
+    if not given or len(parts) > 2:
+        raise InputError(f"'{PREFIX}{shown(given)}': write {PREFIX}PATH or {PREFIX}TRAIN,VALIDATION")
+    files = tuple(path_of(part.strip()).resolve() for part in parts)
     for path in files:
-        if not path.is_file():
-            raise InputError(f"there is no file '{path}'; give its path from the working folder, or from /")
+        if not path.exists():
+            raise InputError(
+                f"there is no file '{shown(path)}'; give its path from the working folder, or from /"
+            )
         if path.suffix.lower() not in READERS:
-            raise InputError(f"'{path}' must end in {', '.join(READERS)} to say how it is to be read")
+            raise InputError(f"'{shown(path)}' must end in {', '.join(READERS)} to say how it is to be read")
     if len(set(files)) < len(files):
         raise InputError(
-            f"'{PREFIX}{given}' names one file twice; name two, or one of which a fifth is held out"
+            f"'{PREFIX}{shown(given)}' names one file twice; name two, or one of which a fifth is held out"
         )
     return files
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Columns text, [text_pair,] label, all of them text."""
-    try:
-        frame = READERS[path.suffix.lower()](path)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
+    """Columns text, [text_pair,] label, all of them text; the index has the lines that rows begin at."""
+    text = read_text(path, "the data", most=LARGEST_FILE)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise _wrong(path, line, "a NUL character; save the file as text in UTF-8")
+    frame = READERS[path.suffix.lower()](path, text)
     if frame.empty:
         raise InputError(f"{path} has no rows; it needs a header line and one row for each example")
-    frame.columns = [str(column).strip() for column in frame.columns]
-    found = {}
-    for column, aliases in COLUMNS.items():
-        theirs = next((alias for alias in aliases if alias in frame), None)
-        if theirs:
-            found[column] = theirs
-        elif column != "text_pair":
-            wanted, there = " or ".join(aliases), ", ".join(frame.columns)
-            instead = "rename one"
-            if len(frame.columns) == 1 and re.search("[,;\t]", there):
-                instead = "separate columns by commas in a .csv and by tabs in a .tsv"
-            raise InputError(f"{path} has no column '{wanted}', only: {there}; {instead}")
-    frame = pd.DataFrame({column: frame[theirs] for column, theirs in found.items()})
-    for column, theirs in found.items():
+    names = _columns(path, list(frame))
+    frame = pd.DataFrame({column: frame[theirs] for column, theirs in names.items()})
+    for column, theirs in names.items():
         empty = ("", "nan") if column == "label" else ("",)
         missing = frame[column].isna() | frame[column].str.strip().str.lower().isin(empty)
         if missing.any():
-            row = int(missing.to_numpy().argmax()) + 1
-            raise InputError(f"{path}, row {row} of the data: no {theirs}; write one or remove the row")
+            raise _wrong(path, missing.idxmax(), f"no {theirs}; write one or remove the row")
     return frame.assign(label=frame["label"].str.strip())
 
 
-def _read_delimited(path: Path, separator: str) -> pd.DataFrame:
+def _columns(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """What the file calls our columns."""
+    found = {}
+    for column, aliases in COLUMNS.items():
+        theirs = next((alias for alias in aliases if alias in names), None)
+        if theirs:
+            found[column] = theirs
+            if names.count(theirs) > 1:
+                raise InputError(f"{path} has the column '{theirs}' twice; rename or remove one")
+        elif column != "text_pair":
+            wanted, there = " or ".join(aliases), shown(", ".join(names), 200)
+            instead = "rename one"
+            if len(names) == 1 and re.search("[,;\t]", names[0]):
+                instead = "separate columns by commas in a .csv and by tabs in a .tsv"
+            raise InputError(f"{path} has no column '{wanted}', only: {there}; {instead}")
+    return found
+
+
+def _read_delimited(path: Path, text: str, separator: str) -> pd.DataFrame:
+    """Fields and quotation marks as spreadsheets write them; see `_joined` for what is refused."""
+    advice = (
+        "put texts that hold the separator, a quotation mark or a line break between double quotes, and "
+        "write each quotation mark in them twice; or write the file as .jsonl"
+    )
+    csv.field_size_limit(LARGEST_FILE - 1)  # documents may be long
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    header, rows, spans, start = [], [], [], 0
     try:
-        with warnings.catch_warnings():
-            # A warning would mean that all rows are longer than the header and lose their end.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Python's engine is strict about quotes: the other takes all rows between two that open as one.
-            csv.field_size_limit(2**31 - 1)  # documents may be long
-            return pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, engine="python"
+        for fields in reader:
+            here, start = slice(start, reader.line_num), reader.line_num
+            if not any(fields) and len(fields) < 2:
+                continue
+            if not header:
+                header = [name.strip() for name in fields]
+                _columns(path, header)
+                continue
+            if len(fields) != len(header):
+                what = f"{len(fields)} fields, and the header has {len(header)}"
+                raise _wrong(path, here.start + 1, f"{what}; {advice}")
+            rows.append(fields)
+            spans.append(here)
+    except csv.Error as error:
+        raise _wrong(path, start + 1, f"it cannot be read ({error}); {advice}") from None
+    if not header:
+        raise InputError(f"{path} is empty; it needs a header line and one row for each example")
+    place = header.index("label")
+    labels = {fields[place].strip() for fields in rows}
+    for span in spans:
+        if span.stop - span.start > 1 and _joined(lines[span], separator, len(header), place, labels):
+            raise _wrong(
+                path, span.start + 1, f"a quotation mark makes one row of this line and the next; {advice}"
             )
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path} is empty; it needs a header line and one row for each example") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); put texts that hold the separator, a quotation mark or a line "
-            "break between double quotes, and write each quotation mark in them twice"
-        ) from None
+    return pd.DataFrame(rows, columns=header, index=[span.start + 1 for span in spans], dtype=object)
 
 
-_HALF = re.compile("[\ud800-\udfff]")  # a surrogate, which no text in UTF-8 can hold
+def _joined(lines: list[str], separator: str, fields: int, place: int, labels: set[str]) -> bool:
+    """Whether two of the lines that a row takes look like rows: all the fields, and a label in its place.
+
+    In a .tsv the number of fields is enough, as texts hardly ever hold a tab.
+    """
+    numbers = any(re.fullmatch(_DECIMAL, label) for label in labels)
+
+    def alike(line: str) -> bool:
+        parts = line.split(separator)
+        label = parts[place].strip('" \r\n') if len(parts) == fields else None
+        known = label in labels or (numbers and re.fullmatch(_DECIMAL, label or ""))
+        return label is not None and (separator == "\t" or bool(known))
+
+    return sum(map(alike, lines)) > 1
 
 
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), start=1):
+def _read_jsonl(path: Path, text: str) -> pd.DataFrame:
+    rows = {}
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_without_doubles, parse_constant=_no_number)
         except RecursionError:
-            raise InputError(
-                f"{path}, line {number}: too deeply nested; write one flat object a line"
-            ) from None
+            raise _wrong(path, number, "too deeply nested; write one flat object a line") from None
         except ValueError as error:  # a number may be too long, too
-            raise InputError(f"{path}, line {number}: not JSON ({error}); write one object a line") from None
+            raise _wrong(path, number, f"not JSON ({shown(error)}); write one object a line") from None
         if not isinstance(row, dict):
-            raise InputError(f'{path}, line {number}: not an object; write {{"text": "...", "label": "..."}}')
+            raise _wrong(path, number, 'not an object; write {"text": "...", "label": "..."}')
         nested = [column for column in ALL_COLUMNS if isinstance(row.get(column), list | dict)]
         if nested:
-            raise InputError(f"{path}, line {number}: '{nested[0]}' is a list or an object; write a text")
-        rows.append({column: None if value is None else str(value) for column, value in row.items()})
-        if half := _HALF.search("".join(filter(None, rows[-1].values()))):
-            raise InputError(
-                f"{path}, line {number}: {half[0]!a} is half of a character; write its other half, too"
-            )
-    return pd.DataFrame(rows, dtype=object)
+            raise _wrong(path, number, f"'{nested[0]}' is a list or an object; write a text")
+        rows[number] = {
+            column: value if isinstance(value, str | None) else json.dumps(value)
+            for column, value in row.items()
+        }
+        if half := _HALF.search("".join(filter(None, rows[number].values()))):
+            raise _wrong(path, number, f"{half[0]!a} is half of a character; write its other half, too")
+    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    row = {name.strip(): value for name, value in pairs}
+    if len(row) < len(pairs):
+        raise ValueError("a key stands twice")
+    return row
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 READERS = {
-    ".csv": lambda path: _read_delimited(path, ","),
-    ".tsv": lambda path: _read_delimited(path, "\t"),
+    ".csv": lambda path, text: _read_delimited(path, text, ","),
+    ".tsv": lambda path, text: _read_delimited(path, text, "\t"),
     ".jsonl": _read_jsonl,
 }
 
 
 def _label_names(labels: pd.Series, path: Path) -> tuple[str, ...]:
     """The classes in their order; none if the labels are numbers to predict."""
-    if labels.str.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?").any():
+    if labels.str.fullmatch(_DECIMAL).any():
         return ()
-    names = sorted(labels.unique(), key=int if labels.str.fullmatch(r"[+-]?\d{1,18}").all() else None)
+    integers = labels.str.fullmatch(_INTEGER).all()
+    names = sorted(labels.unique(), key=int if integers else None)
     if len(names) < 2:
-        raise InputError(f"{path}: every label is '{names[0]}'; a classifier needs at least two classes")
+        name = shown(names[0])
+        raise InputError(f"{path}: every label is '{name}'; a classifier needs at least two classes")
+    for name, other in itertools.pairwise(names):
+        if integers and int(name) == int(other):
+            raise InputError(f"{path}: the labels '{name}' and '{other}' are one number; write it one way")
+    broken = labels.str.contains(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+    if broken.any():
+        raise _wrong(path, broken.idxmax(), "the label holds a line break or the like; write a word")
     return tuple(names)
 
 
 def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) -> pd.DataFrame:
-    """Labels as the indices of classes, or as numbers."""
+    """Labels as the indices of classes, or as numbers; rows are counted anew."""
     if label_names:
         labels = frame["label"].map({name: index for index, name in enumerate(label_names)})
-        wanted = f"one of {', '.join(label_names)}"
+        wanted = f"one of {shown(', '.join(label_names), 200)}"
     else:
-        labels = pd.to_numeric(frame["label"], errors="coerce").replace([np.inf, -np.inf], np.nan)
-        if labels.nunique(dropna=False) == 1:
-            raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
-        wanted = "numbers alone, as other labels have a decimal point"
+        labels = pd.to_numeric(frame["label"], errors="coerce")
+        labels = labels.where(labels.abs() <= LARGEST_LABEL)
+        wanted = f"numbers alone, as other labels have a decimal point, and none beyond {LARGEST_LABEL:g}"
     if labels.isna().any():
-        row = int(labels.isna().to_numpy().argmax())
-        raise InputError(
-            f"{path}, row {row + 1} of the data: label '{frame['label'].iloc[row]}' does not go with "
-            f"the others; write {wanted}"
-        )
-    return frame.assign(label=labels)
+        line = labels.isna().idxmax()
+        label = shown(frame["label"][line])
+        raise _wrong(path, line, f"label '{label}' does not go with the others; write {wanted}")
+    if not label_names and labels.nunique() == 1:
+        raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
+    return frame.assign(label=labels).reset_index(drop=True)
+
+
+def _wrong(path: Path, line: object, what: str) -> InputError:
+    return InputError(f"{shown(path)}, line {line}: {what}")

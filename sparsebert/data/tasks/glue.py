@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import huggingface_hub
@@ -18,6 +19,7 @@ import pandas as pd
 from sparsebert.data.tasks.task import Splits, Task
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
+from sparsebert.registry import TASKS, Registry
 
 NO_GOLD_LABEL = ("-1", "-")
 
@@ -32,6 +34,9 @@ class Benchmark:
     two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split).
     """
 
+    registry: ClassVar[Registry] = TASKS
+
+    name: str
     summary: str
     folder: str
     columns: tuple[str, ...]
@@ -47,9 +52,14 @@ class Benchmark:
         default_factory=lambda: {"train": ("train.tsv", "train"), "validation": ("dev.tsv", "validation")}
     )
 
+    def in_folder(self, folder: Path | None) -> Task:
+        """The task from a folder in the GLUE layout if that has its data, else from the hub."""
+        return glue_task(self.name, folder)
 
-GLUE = {
-    "glue/cola": Benchmark(
+
+_BENCHMARKS = (
+    Benchmark(
+        name="glue/cola",
         summary="sentence: is it acceptable English?",
         folder="CoLA",
         header=("source", "label", "judgement", "sentence"),
@@ -60,7 +70,8 @@ GLUE = {
         metrics=("matthews", "accuracy"),
         licence="examples from linguistics texts, fair use",
     ),
-    "glue/mnli": Benchmark(
+    Benchmark(
+        name="glue/mnli",
         summary="sentence pair: does the premise entail the hypothesis, or contradict it?",
         folder="MNLI",
         columns=("sentence1", "sentence2", "gold_label"),
@@ -74,7 +85,8 @@ GLUE = {
         },
         licence="by genre: OANC, CC BY 3.0, CC BY-SA 3.0",
     ),
-    "glue/mrpc": Benchmark(
+    Benchmark(
+        name="glue/mrpc",
         summary="sentence pair: do the two mean the same?",
         folder="MRPC",
         columns=("#1 String", "#2 String", "Quality"),
@@ -84,7 +96,8 @@ GLUE = {
         metrics=("accuracy", "f1"),
         licence="Microsoft Research, non-commercial",
     ),
-    "glue/qnli": Benchmark(
+    Benchmark(
+        name="glue/qnli",
         summary="sentence pair: does the sentence answer the question?",
         folder="QNLI",
         columns=("question", "sentence", "label"),
@@ -93,7 +106,8 @@ GLUE = {
         label_names=("entailment", "not_entailment"),
         licence="CC BY-SA 4.0",
     ),
-    "glue/qqp": Benchmark(
+    Benchmark(
+        name="glue/qqp",
         summary="sentence pair: do two questions ask the same?",
         folder="QQP",
         columns=("question1", "question2", "is_duplicate"),
@@ -104,7 +118,8 @@ GLUE = {
         torn_rows=True,
         licence="Quora's terms of service, non-commercial",
     ),
-    "glue/rte": Benchmark(
+    Benchmark(
+        name="glue/rte",
         summary="sentence pair: does the first entail the second?",
         folder="RTE",
         columns=("sentence1", "sentence2", "label"),
@@ -113,7 +128,8 @@ GLUE = {
         label_names=("entailment", "not_entailment"),
         licence="none stated, for research",
     ),
-    "glue/sst2": Benchmark(
+    Benchmark(
+        name="glue/sst2",
         summary="sentence sentiment: is this part of a movie review positive?",
         folder="SST-2",
         columns=("sentence", "label"),
@@ -122,7 +138,8 @@ GLUE = {
         label_names=("negative", "positive"),
         licence="none stated, for research",
     ),
-    "glue/stsb": Benchmark(
+    Benchmark(
+        name="glue/stsb",
         summary="sentence pair, regression: how similar are the two, from 0 to 5?",
         folder="STS-B",
         columns=("sentence1", "sentence2", "score"),
@@ -132,7 +149,8 @@ GLUE = {
         metrics=("pearson", "spearman"),
         licence="by source, for research",
     ),
-    "imdb": Benchmark(
+    Benchmark(
+        name="imdb",
         summary="long documents: is this movie review positive?",
         folder="IMDB",
         columns=("sentence", "label"),
@@ -143,7 +161,8 @@ GLUE = {
         splits={"train": ("train.tsv", "train"), "validation": ("dev.tsv", "test")},
         licence="none stated, for research",
     ),
-}
+)
+GLUE = {benchmark.name: TASKS.add(benchmark) for benchmark in _BENCHMARKS}
 
 
 @cache

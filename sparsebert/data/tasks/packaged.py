@@ -31,6 +31,7 @@ from sparsebert.data.tasks.task import Splits, Task, hold_out
 from sparsebert.errors import InputError
 from sparsebert.fetching import Download, fetch
 from sparsebert.paths import cache_dir
+from sparsebert.registry import TASKS
 
 CLEAR_RATING = 0.5
 REUSED = 0.2
@@ -138,7 +139,7 @@ _BBC = {
     "licence": "texts are the BBC's, for non-commercial research; package MIT",
 }
 PACKAGED = {
-    task.name: task
+    task.name: TASKS.add(task)
     for task in (
         Task(
             name="reviews",

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from sparsebert.data.tasks.metrics import METRICS, REGRESSION
 from sparsebert.data.tasks.task import Task
-from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.reading import read_bytes, read_model
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
 SYNTAX = ("word_ids", "head_ids")
+LARGEST = 2**36  # bytes of arrays
+MOST_WORDS = 2**24  # of a text, so that a head is one of them
 
 
 class Split(BaseModel):
@@ -39,8 +43,8 @@ class Split(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows: int
-    of: int
+    rows: PositiveInt
+    of: PositiveInt
 
     def covers(self, size: int | None) -> bool:
         """Whether a run of that size can be made from these rows."""
@@ -59,20 +63,30 @@ class Manifest(BaseModel):
     format: Literal[1] = 1
     task: str
     summary: str
-    metrics: tuple[str, ...]
+    metrics: tuple[Literal[tuple(METRICS)], ...] = Field(min_length=1)
     label_names: tuple[str, ...]
-    default_length: int
+    default_length: PositiveInt
     paired: bool
     source: str
     licence: str
     data_hash: str
     encoder: str
     tokenizer: str
-    max_length: int
+    max_length: PositiveInt
     parser: str | None
     versions: dict[str, str]
     splits: dict[str, Split]
     sha256: str
+
+    @model_validator(mode="after")
+    def _fits(self) -> Manifest:
+        if not {"train", "validation"} <= self.splits.keys():
+            raise ValueError("splits: there must be train and validation")
+        if any(split.rows > split.of for split in self.splits.values()):
+            raise ValueError("splits: more rows than the task has")
+        if bool(self.label_names) == (self.metrics[0] in REGRESSION):
+            raise ValueError("metrics: classes need those of classes, and numbers those of numbers")
+        return self
 
     def covers(self, train_size: int | None, eval_size: int | None) -> bool:
         """Whether a run of these sizes can be made from it."""
@@ -141,7 +155,7 @@ class PreparedTask(Task):
         return entries[0]
 
     def check(self, *needs: Any) -> None:
-        """`InputError` if a run with these needs (see `find`) can't be made, or its rows are torn."""
+        """`InputError` if a run with these needs (see `find`) can't be made, or its rows are no such rows."""
         place, manifest = self.find(*needs)
         changed = (place / ARRAYS).stat().st_mtime_ns if (place / ARRAYS).is_file() else 0
         _check_arrays(place, manifest.sha256, changed)
@@ -153,19 +167,16 @@ class PreparedTask(Task):
         train_size: int | None = None,
         eval_size: int | None = None,
         parsed: bool = False,
+        vocabulary: int | None = None,
     ) -> dict[str, Rows]:
         """The rows of each split, those of `sparsebert.data.tokenizing.prepare` and in the same order.
 
-        Raises `InputError` if they are not all there, torn or changed.
+        `vocabulary` is the number of the tokenizer's tokens. Raises `InputError` if the rows are not all
+        there, truncated, changed, or hold what no such rows can hold.
         """
         place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
-        arrays = _read_arrays(place, manifest)
         rows = {}
-        for split in manifest.splits:
-            prefix = f"{split}/"
-            columns = {
-                name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)
-            }
+        for split, columns in _read_arrays(place, manifest, vocabulary).items():
             size = train_size if split == "train" else eval_size
             rows[split] = _rows(columns, size, parsed, by_length=split != "train")
         return rows
@@ -221,12 +232,7 @@ def read_manifest(place: Path) -> Manifest:
 
 @cache
 def _read_manifest(path: Path, changed: int) -> Manifest:
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InputError(
-            f"'{path}' is not what this version writes ({first_mistake(error)}); prepare it again"
-        ) from None
+    return read_model(path, Manifest, "the prepared data", "prepare it again")
 
 
 def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
@@ -238,24 +244,80 @@ def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
     return [(place, read_manifest(place)) for place in places]
 
 
-def _read_arrays(place: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load
-
-    return load(_content(place, manifest.sha256))
-
-
 @cache
 def _check_arrays(place: Path, sha256: str, changed: int) -> None:
-    _content(place, sha256)
+    """Once for each content: `changed` is the time of the file's last change."""
+    _read_arrays(place, read_manifest(place))
+
+
+def _read_arrays(
+    place: Path, manifest: Manifest, vocabulary: int | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """The columns of each split; `InputError` if they don't hold what the manifest says."""
+    from safetensors.numpy import load
+
+    path = place / ARRAYS
+    try:
+        arrays = load(_content(place, manifest.sha256))
+    except InputError:
+        raise
+    except Exception as error:  # SafetensorError, KeyError for a type that NumPy lacks, ...
+        raise InputError(f"'{shown(path)}' holds no arrays ({shown(error)}); prepare it again") from None
+    splits = {}
+    for split, rows in manifest.splits.items():
+        names = [name for name in arrays if name.startswith(f"{split}/")]
+        splits[split] = {name.removeprefix(f"{split}/"): arrays[name] for name in names}
+        if mistake := _mistake(splits[split], rows, manifest, vocabulary):
+            raise InputError(f"'{shown(path)}', {split}: {mistake}; prepare it again")
+    return splits
+
+
+def _mistake(
+    columns: dict[str, np.ndarray], rows: Split, manifest: Manifest, vocabulary: int | None
+) -> str | None:
+    """What is wrong with the columns of a split, if anything is."""
+    numbers = np.finfo(np.float32).max  # to predict
+    classes = len(manifest.label_names)
+    bounds = {
+        "lengths": (1, manifest.max_length),
+        "label": (0, classes - 1) if classes else (-numbers, numbers),
+        "order": (0, rows.rows - 1),
+        "input_ids": (0, (vocabulary or 2**31) - 1),
+        "token_type_ids": (0, 1),
+        "word_ids": (-1, MOST_WORDS),
+        "head_ids": (-1, MOST_WORDS),
+    }
+    needed = ["lengths", "label", "input_ids"]
+    needed += ["order"] if rows.rows == rows.of else []
+    needed += SYNTAX if manifest.parser else []
+    if missing := [name for name in needed if name not in columns]:
+        return f"there is no column {missing[0]}"
+    tokens = 0
+    for name in ["lengths", *(columns.keys() - {"lengths"})]:
+        if name not in bounds:
+            return f"'{shown(name)}' is no column of prepared data"
+        values, (low, high) = columns[name], bounds[name]
+        if values.ndim != 1 or values.dtype.kind not in ("iuf" if name == "label" and not classes else "iu"):
+            return f"{name} holds no row of {'numbers' if name == 'label' else 'integers'}"
+        wanted = rows.rows if name in ("lengths", "label", "order") else tokens
+        if len(values) != wanted:
+            return f"{name} has {len(values):,} values and not {wanted:,}"
+        outside = ~((values >= low) & (values <= high))  # which NaN is, too
+        if outside.any():
+            return f"{name} holds {values[outside][0]}, which is not in {low}..{high}"
+        if name == "lengths":
+            tokens = int(values.sum())
+    if "order" in columns and len(np.unique(columns["order"])) < rows.rows:
+        return "order names a row twice"
+    if manifest.parser and ((columns["word_ids"] < 0) != (columns["head_ids"] < 0)).any():
+        return "a token has a word without a head, or a head without a word"
+    return None
 
 
 def _content(place: Path, sha256: str) -> bytes:
-    try:
-        content = (place / ARRAYS).read_bytes()
-    except OSError as error:
-        raise InputError(f"'{place / ARRAYS}' cannot be read: {error.strerror}; prepare it again") from None
+    content = read_bytes(place / ARRAYS, "the prepared data", "prepare it again", most=LARGEST)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(f"'{place / ARRAYS}' is torn, or was changed later; prepare it again")
+        raise InputError(f"'{shown(place / ARRAYS)}' is truncated, or was changed later; prepare it again")
     return content
 
 

@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from sparsebert.data.tasks.metrics import score
+from sparsebert.registry import TASKS, Registry
 
 if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd
@@ -28,8 +30,10 @@ class Task:
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words.
+    a few words. A task of your own is known by its name after `sparsebert.register(task)`.
     """
+
+    registry: ClassVar[Registry] = TASKS
 
     name: str
     summary: str
@@ -40,6 +44,10 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+
+    def in_folder(self, folder: Path | None) -> Task:
+        """The task where data sets in the GLUE layout lie in `folder`, which only benchmarks look into."""
+        return self
 
     @property
     def num_labels(self) -> int:
@@ -103,22 +111,33 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     """Splits rows into train and validation by the sha256 of their texts, so that no library can move a row.
 
     In each class (or over all rows without `stratify`) the `share` of texts with the lowest digests is held
-    out, at least one if there are two. Rows of the same text stay together, and both splits are ordered by
-    digest, that is, shuffled.
+    out, at least one if there are two; as a text may have several labels, none that is the last of a class in
+    training. Rows of the same text stay together, and both splits are ordered by digest, that is, shuffled.
 
     >>> import pandas as pd
     >>> rows = pd.DataFrame({"text": ["a", "b", "b", "c", "d"], "label": [0, 0, 0, 1, 1]})
     >>> {split: sorted(part["text"]) for split, part in hold_out(rows, 0.5).items()}
     {'train': ['a', 'c'], 'validation': ['b', 'b', 'd']}
     """
+    import pandas as pd
+
     texts = rows[["text", "text_pair"] if "text_pair" in rows else ["text"]]
     digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     digests = digests.sort_values(kind="stable")
     rows = rows.loc[digests.index]
+    classes = rows["label"] if stratify else pd.Series(0, rows.index)
+    texts_of = {label: of_class.unique() for label, of_class in digests.groupby(classes)}
+    classes_of = classes.groupby(digests).unique()
+    training = {label: len(distinct) for label, distinct in texts_of.items()}
     held: set[str] = set()
-    for _, of_class in digests.groupby(rows["label"] if stratify else np.zeros(len(rows))):
-        distinct = of_class.unique()
-        held.update(distinct[: max(round(share * len(distinct)), 1 if len(distinct) > 1 else 0)])
+    for distinct in texts_of.values():
+        wanted = max(round(share * len(distinct)), 1 if len(distinct) > 1 else 0)
+        for text in distinct:
+            if wanted and text not in held and all(training[label] > 1 for label in classes_of[text]):
+                held.add(text)
+                for label in classes_of[text]:
+                    training[label] -= 1
+            wanted -= wanted > 0 and text in held
     is_held = digests.isin(held)
     return {
         "train": rows[~is_held].reset_index(drop=True),
