@@ -168,7 +168,7 @@ def test_ratios_and_floor_follow_from_the_rounds(monkeypatch):
     turns = {(name, what): iter(times) for name, times in given.items() for what in ("forward", "both")}
 
     def take_turn(trial, what):
-        trial.seconds[what].append(next(turns[trial.name, what]))
+        trial.seconds[what].append(next(turns[trial.contender.name, what]))
 
     monkeypatch.setattr(bench_attention._Trial, "take_turn", take_turn)
     frame = measure_attention("neighbour(0)", [4], contenders=["dense", "banded"], heads=1, width=4, rounds=3)
