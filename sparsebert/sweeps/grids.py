@@ -109,10 +109,9 @@ def _product(given: list[Fields], blocks: list[Fields], place: str) -> Iterator[
     for part in given:
         for name, value in part.items():
             values = [{name: one} for one in _values(name, value, f"{place}, {name}")]
-            earlier = columns.get(name) if name == "labels" else None
-            columns[name] = (
-                [_joined(row) for row in itertools.product(earlier, values)] if earlier else values
-            )
+            if name == "labels" and name in columns:
+                values = [_joined(row) for row in itertools.product(columns[name], values)]
+            columns[name] = values
     rows, seen = [], set(columns)
     for number, block in enumerate(blocks, 1):
         here = f"{place}, zip, item {number}"
