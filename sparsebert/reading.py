@@ -78,6 +78,11 @@ def read_model(given: str | Path, model: type[Model], what: str, instead: str = 
         raise _unreadable(given, what, first_mistake(error), instead) from None
 
 
+def read_yaml(given: str | Path, what: str = "the file") -> Any:
+    """Plain data from a file of YAML; raises what `read_bytes` and `plain_yaml` do."""
+    return plain_yaml(read_text(given, what), shown(Path(given)))
+
+
 def plain_yaml(text: str, place: str) -> Any:
     """Plain data from YAML 1.2 (its core schema): lists, mappings, texts, numbers, booleans and null.
 

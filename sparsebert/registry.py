@@ -124,17 +124,27 @@ def load_components(parts: Iterable[tuple[bytes, str]]) -> None:
 
 
 def _home(component: Any) -> tuple[str, str]:
-    """Module and name of a component's class, or of the component if it is one."""
-    kind = component if isinstance(component, type) else type(component)
-    return "__main__" if kind.__module__ in _MAIN else kind.__module__, kind.__qualname__
+    """Module and name of what a component was defined by (`_origin`)."""
+    origin = _origin(component)
+    return "__main__" if origin.__module__ in _MAIN else origin.__module__, origin.__qualname__
+
+
+def _origin(component: Any) -> Any:
+    """A component's class, the component if it is one, or the function that a task reads its rows with."""
+    if isinstance(component, type):
+        return component
+    origin = getattr(component, "read", type(component))
+    return getattr(origin, "func", origin)
 
 
 def _fingerprint(component: Any) -> str:
     """A hash of the source of a component's class and of the classes from outside that it derives from.
 
-    Functions beside the class are not part of it.
+    Functions beside the class are not part of it. Of a task it is that of the function that reads its rows.
     """
-    kind = component if isinstance(component, type) else type(component)
+    kind = _origin(component)
+    if not isinstance(kind, type):
+        return hashlib.sha256(_source(kind).encode()).hexdigest()
     own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in (_PACKAGE, "abc", "builtins")]
     said = [part for each in own for name, value in vars(each).items() for part in (name, _source(value))]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()

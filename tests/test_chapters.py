@@ -25,8 +25,11 @@ from sparsebert.chapters import (
     run_notebook,
     running,
 )
+from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import read_notebook
+from sparsebert.data.tasks import task_names
 from sparsebert.errors import InputError
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -664,3 +667,13 @@ def test_the_rendered_book_names_no_folder_of_this_machine_and_loads_nothing_unk
         assert str(PROJECT) + "/" not in text, page.name
         loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', text)
         assert all("mathjax" in url for url in loaded), (page.name, loaded)
+
+
+def test_the_page_of_components_has_all_that_are_registered(monkeypatch):
+    page = components_page()
+    for registry in (PATTERNS, KERNELS, METHODS, ARCHITECTURES):
+        for name in registry:
+            assert re.search(rf"^\| `{re.escape(name)}\b", page, re.MULTILINE), name
+    assert all(f"| `{name}` |" in page for name in task_names() if not name.startswith("file:"))
+    table = [line.count(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert set(table) <= {1, 2}  # no cell holds what would begin another

@@ -481,7 +481,7 @@ def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
 
 def test_a_folder_where_a_file_should_be_is_named(tmp_path):
     (tmp_path / "SST-2" / "train.tsv").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"train\.tsv can't be read: Is a directory"):
+    with pytest.raises(InputError, match=r"train\.tsv' cannot be read: it is a folder"):
         get_task("glue/sst2", Folders.named(tmp_path)).load()
 
 
@@ -490,7 +490,7 @@ def test_a_folder_where_a_file_should_be_is_named(tmp_path):
     [
         (
             {"SST-2/train.tsv": "sentence\tlabel\na\t1\n"},
-            r"dev\.tsv is missing; SST-2 .* has train\.tsv, dev\.tsv",
+            r"dev\.tsv' cannot be read: No such file.*; SST-2 .* has train\.tsv, dev\.tsv",
         ),
         (
             {"SST-2/train.tsv": "text\tlabel\na\t1\n"},
@@ -519,7 +519,7 @@ def test_a_bad_local_file_is_named_with_line_and_remedy(contents, sentence, fold
 
 def test_bad_bytes_and_bad_scores_are_named(folder):
     (folder({"SST-2/dev.tsv": ""}) / "SST-2/train.tsv").write_bytes(b"sentence\tlabel\ncaf\xe9\t1\n")
-    with pytest.raises(InputError, match=r"train\.tsv is not in UTF-8"):
+    with pytest.raises(InputError, match=r"train\.tsv' cannot be read: it is not in UTF-8"):
         get_task("glue/sst2", Folders.named(folder({}))).load()
     row = "0\tnews\tf\t2012\t1\tnone\tnone\tA.\tB.\t{}\n"
     for bad in ("high", "nan", ""):
@@ -847,6 +847,7 @@ def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
     sparsebert.register(own)
     try:
         assert get_task("mine") is own and "mine" in task_names()
+        assert "mine" in TASKS.fingerprints  # so that it goes to workers
         assert own.load()["validation"].num_rows == 4
         with pytest.raises(InputError, match="unknown task 'mien': did you mean 'mine'"):
             get_task("mien")

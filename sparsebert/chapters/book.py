@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -26,11 +25,13 @@ from papermill.exceptions import strip_color
 
 import sparsebert
 from sparsebert import paths
+from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError
+from sparsebert.reading import read_yaml
 from sparsebert.sweeps.executors import WorkerDied, open_executor
 
 
@@ -154,7 +155,7 @@ def _for_the_book(marker: Marker | None) -> bool:
 
 def _chapters_in_toc(root: Path) -> list[Path]:
     """The notebooks that the table of contents lists, in its order."""
-    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    toc = read_yaml(root / "book" / "_toc.yml")
     listed = [root / f"{page}.ipynb" for page in pages_in_toc(toc) if page.startswith("notebooks/")]
     for notebook in listed:
         if not notebook.is_file():
@@ -176,8 +177,8 @@ def pages_in_toc(toc: Any) -> list[str]:
 
 
 def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
-    """The folder that is rendered: the prose pages, the executed notebooks, and a page about this build."""
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    """The folder that is rendered: prose pages, executed notebooks, pages of components and of this build."""
+    config = read_yaml(root / "_config.yml")
     students = config["sphinx"]["config"].get("hide_solutions", False)
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".ipynb_checkpoints", ".*"))
@@ -187,6 +188,7 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> N
         write_notebook(
             source / "notebooks" / notebook.name, without_solutions(chapter) if students else chapter
         )
+    (source / "components.md").write_text(components_page(), encoding="utf-8")
     (source / "this_build.md").write_text(_about_this_build(executed, profile), encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
-from sparsebert.reading import plain_yaml, read_text
+from sparsebert.reading import plain_yaml, read_yaml
 
 if TYPE_CHECKING:
     from sparsebert.patterns.plans import Placement
@@ -147,7 +147,7 @@ def _profile(notebook: Path, profile: str) -> dict[str, Any]:
     file = notebook.parent / "profiles.yaml"
     if not file.is_file():
         return {}
-    profiles = plain_yaml(read_text(file, "the profiles"), str(file)) or {}
+    profiles = read_yaml(file) or {}
     try:
         TypeAdapter(dict[str, dict[Literal[PROFILES], dict[str, Any]]]).validate_python(profiles)
     except ValidationError as error:

@@ -139,7 +139,7 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
     "--contender", "contenders", multiple=True, help="One of those compared; may be repeated.  [default: all]"
 )
 @click.option("--heads", default=12, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--width", default=64, show_default=True, type=click.IntRange(1), help="Width of a head.")
+@click.option("--width", default=64, show_default=True, type=click.IntRange(1, 4096), help="Width of a head.")
 @_bench_options("512,1k,2k,4k", rounds=7)
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.

@@ -321,7 +321,7 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
     """
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
-    path = results_dir() / f"{into}.jsonl"
+    path = path_of(results_dir() / f"{into}.jsonl")
     with alone_in(path.parent):
         kept: dict[str, _Kept] = {}
         for name, new in _to_keep(_records(path, _refuse)) if path.exists() else ():

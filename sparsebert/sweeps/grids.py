@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, shown, unknown_name
-from sparsebert.reading import plain_yaml, read_text
+from sparsebert.reading import plain_yaml, read_yaml
 from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
@@ -44,8 +44,7 @@ def load_grid(path: str | Path) -> list[RunConfig]:
     exist, a value that no run can have, a condition that leaves nothing out, lists that multiply to more than
     100,000 runs.
     """
-    place = shown(Path(path))
-    return expand_grid(plain_yaml(read_text(path, "the grid"), place), place)
+    return expand_grid(read_yaml(path, "the grid"), shown(Path(path)))
 
 
 def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:

@@ -15,23 +15,23 @@ from typing import Any
 
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import Task
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
 from sparsebert.registry import TASKS
 
-__all__ = ["Task", "get_task", "glue_folders", "task_names"]
+__all__ = ["Task", "get_task", "glue_folders", "registered", "task_names"]
 
 
 def task_names() -> tuple[str, ...]:
     """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own.
 
-    Of prepared data, the names of its tasks.
+    Those of registered tasks are among them. Of prepared data, the names of its tasks.
     """
     if folder := prepared_dir():
         return prepared_tasks(folder)
     from sparsebert.data.tasks.files import PREFIX
 
-    return (*_registered(), f"{PREFIX}PATH")
+    return (*registered(), f"{PREFIX}PATH")
 
 
 def glue_folders() -> tuple[str, ...]:
@@ -53,16 +53,16 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
         return prepared_task(name, folders.prepared)
     from sparsebert.data.tasks.files import PREFIX, READERS, file_task
 
-    if name in (tasks := _registered()):
+    if name in (tasks := registered()):
         return tasks[name].in_folder(folders.data.resolve() if folders.data else None)
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):
-        raise InputError(f"unknown task '{name}'; of your own data write {PREFIX}{name}")
+        raise InputError(f"unknown task '{shown(name)}'; of your own data write {PREFIX}{shown(name)}")
     raise unknown_name("task", name, task_names())
 
 
-def _registered() -> dict[str, Any]:
+def registered() -> dict[str, Any]:
     """All tasks but files, those of packages first; the modules that read texts are imported for it."""
     from sparsebert.data.tasks import glue, packaged
 

@@ -19,9 +19,11 @@ import pandas as pd
 from sparsebert.data.tasks.task import Splits, Task
 from sparsebert.errors import InputError
 from sparsebert.machine import hub_reachable
+from sparsebert.reading import read_text
 from sparsebert.registry import TASKS, Registry
 
 NO_GOLD_LABEL = ("-1", "-")
+LARGEST_FILE = 2**32  # bytes
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,9 @@ def _read_folder(benchmark: Benchmark, data_dir: Path) -> Splits:
 
 def _read_tsv(path: Path, benchmark: Benchmark) -> pd.DataFrame:
     """Fields end at tabs and rows at newlines alone: quotation marks, U+0085 and CR belong to a text."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        files = ", ".join(file for file, _ in benchmark.splits.values())
-        raise InputError(f"{path} is missing; {benchmark.folder} in the GLUE layout has {files}") from None
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not in UTF-8 (byte {error.start}); save it as UTF-8") from None
+    files = ", ".join(file for file, _ in benchmark.splits.values())
+    instead = f"{benchmark.folder} in the GLUE layout has {files}, in UTF-8"
+    content = read_text(path, "the data", instead, most=LARGEST_FILE)
     lines = [line.removesuffix("\r") for line in content.rstrip("\r\n").split("\n")]
     header = benchmark.header or tuple(lines.pop(0).split("\t"))
     missing = [column for column in benchmark.columns if column not in header]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from sparsebert.data.tasks.metrics import score
+from sparsebert.errors import InputError
 from sparsebert.registry import TASKS, Registry
 
 if TYPE_CHECKING:  # machines that are given prepared data have neither
@@ -25,12 +26,12 @@ Splits = dict[str, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled texts in fixed splits.
+    """Labelled texts in fixed splits; `sparsebert.register` makes one of your own known by its name.
 
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words. A task of your own is known by its name after `sparsebert.register(task)`.
+    a few words; `read`: gives the rows of the splits train and validation, see `Splits`.
     """
 
     registry: ClassVar[Registry] = TASKS
@@ -44,6 +45,11 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+
+    def check_component(self) -> None:
+        """`InputError` for a name that stands for a file."""
+        if self.name.startswith("file:"):
+            raise InputError(f"'{self.name}' stands for a task from a file; choose another name")
 
     def in_folder(self, folder: Path | None) -> Task:
         """The task where data sets in the GLUE layout lie in `folder`, which only benchmarks look into."""
