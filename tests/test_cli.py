@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from sparsebert import doctor
 from sparsebert.cli import main
 from sparsebert.data.tasks import task_names
+from sparsebert.degrees import DegreeConfig
 from sparsebert.models.architectures import ARCHITECTURES
 from sparsebert.models.packaged import ENCODERS
 from sparsebert.patterns import PATTERNS
@@ -35,7 +36,7 @@ def options(fields: dict[str, object]) -> list[object]:
     return [part for name, value in fields.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-_FIELDS = [*(RunConfig.model_fields.keys() - {"degrees", "labels"}), *RunConfig.degree_fields()]
+_FIELDS = [*(RunConfig.model_fields.keys() - {"degrees", "labels"}), *DegreeConfig.model_fields]
 FIELDS = ["--learn-degrees", *(f"--{name.replace('_', '-')}" for name in _FIELDS)]
 MENTIONED = {
     (): [

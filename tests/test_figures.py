@@ -165,14 +165,6 @@ def test_arcs_draw_words_above_their_pieces():
     assert len(arrows_of(figure)) == 2 + len(TOKENS) - 1
 
 
-def test_arcs_bring_out_the_edges_of_one_token():
-    figure = figures.arcs(TOKENS, relation("dense"), highlight=0)
-    strong = [
-        arrow for arrow in arrows_of(figure) if to_hex(arrow.get_edgecolor()) == figures.look.BLUE.lower()
-    ]
-    assert len(strong) == len(TOKENS) - 1 < len(arrows_of(figure))
-
-
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -309,15 +301,15 @@ def test_labels_keep_global_tokens_that_differ():
 
 
 def test_levels_that_are_no_patterns_are_taken_as_they_are():
-    frame = runs(placements=["all"], cls=True).rename(columns={"pattern": "method"})
+    frame = runs(placements=["all"], cls=True)
     names = ["learned", "BigBird (2, 3)", "2"]
-    frame["method"] = frame["method"].replace(PATTERNS, names)
-    figure = figures.accuracy_against_sparsity(frame, hue="method", style=None)
-    assert legend_of(figure) == names
+    frame["pattern"] = frame["pattern"].replace(PATTERNS, names)
+    figure = figures.accuracy_against_sparsity(frame)
+    assert legend_of(figure) == [*names, "all"]
 
 
 def test_a_kind_of_pattern_has_its_colour_in_every_figure():
-    one = figures.accuracy_against_sparsity(runs(["syntax", "neighbour(2)"], ["all"]), style=None)
+    one = figures.accuracy_against_sparsity(runs(["syntax", "neighbour(2)"], ["all"]))
     other = figures.from_layer(runs(["neighbour(4)", "lexical(2)", "syntax"]))
 
     def colours(figure):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from test_runs import input_hash
 from transformers import Trainer
 
 import sparsebert.training.finetuning  # noqa: F401
@@ -25,7 +26,7 @@ from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.sweeps.running import find_or_train, run_all
 from sparsebert.training.checkpoints import MANIFEST, declare_whole, last_whole
 from sparsebert.training.finetuning import finetune
-from sparsebert.training.resolved import Run, input_hash
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 module = sys.modules["sparsebert.training.finetuning"]

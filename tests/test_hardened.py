@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from models import tiny_model
 from reference import Sentence, allowed, quantile, weights
 from test_patterns import batches, patterns
+from test_runs import input_hash
 
 from sparsebert.errors import InputError, shown
 from sparsebert.models.sparsified import sparsify
@@ -31,7 +32,6 @@ from sparsebert.patterns.hard_degrees import HardDegrees, file_hash, kept_edges,
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.sweeps.running import find_or_train
 from sparsebert.training.finetuning import finetune
-from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig
 
 LENGTHS = list(range(15, 65))

@@ -19,6 +19,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from test_runs import input_hash
 
 from sparsebert.cli import main
 from sparsebert.data.tasks import get_task, task_names
@@ -31,7 +32,6 @@ from sparsebert.patterns.batches import Rows
 from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
-from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"

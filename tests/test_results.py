@@ -290,13 +290,6 @@ def test_plans_that_no_run_can_have_are_found_and_unregistered_patterns_are_not(
     assert claims.verdicts(recorded()) == []
 
 
-def test_texts_of_records_are_shown_as_they_are():
-    assert results.plain("<img src=x onerror=y> [a](b) `c`\n# d") == (
-        "&lt;img src=x onerror=y&gt; &#91;a&#93;&#40;b&#41; &#96;c&#96; &#35; d"
-    )
-    assert results.plain("a\u202eb") == "a b" and results.plain(3) == "3"
-
-
 def test_learned_files_in_a_plan_do_not_count_as_other_data(project):
     plan = 'learned("degrees.json") | global(cls)'
     write(project / "a.jsonl", run(0), run(0, plan=plan, data_hash="of the data and the file"))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sparsebert.errors import InputError
 from sparsebert.registry import METHODS
 from sparsebert.training.naming import run_name
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 
@@ -39,6 +40,10 @@ def record_of(config: RunConfig, **changes: object) -> RunRecord:
         "finished": "2024-01-01T00:00:00+00:00",
     }
     return RunRecord(**fields | changes)
+
+
+def input_hash(config: RunConfig) -> str:
+    return Run.of(config).data_hash
 
 
 @pytest.fixture

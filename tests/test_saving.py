@@ -15,6 +15,7 @@ from test_encoders import save_encoder
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from sparsebert.cli import main
+from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
@@ -287,7 +288,7 @@ def test_finetune_refuses_what_cannot_be_learned(small, given, answer):
 
 def test_finetune_help_says_how_degrees_are_learned():
     text = CliRunner().invoke(main, ["finetune", "--help"]).output
-    for option in RunConfig.degree_fields():
+    for option in DegreeConfig.model_fields:
         assert f"--{option.replace('_', '-')}" in text
     assert "--learn-degrees" in text and "--save" in text
 

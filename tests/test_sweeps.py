@@ -20,6 +20,7 @@ import test_runs
 import yaml
 from click.testing import CliRunner
 from test_cli import call as command
+from test_runs import input_hash
 from transformers import set_seed
 
 from sparsebert.cli import main
@@ -37,7 +38,6 @@ from sparsebert.sweeps.executors import InlineExecutor, WorkerDied, open_executo
 from sparsebert.sweeps.grids import expand_grid, load_grid, only
 from sparsebert.sweeps.running import sweep
 from sparsebert.training.finetuning import finetune
-from sparsebert.training.resolved import input_hash
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 sweeps = sys.modules["sparsebert.sweeps.running"]

@@ -33,19 +33,6 @@ from sparsebert.patterns.layouts import Layout
 PATTERN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096)
 LONGEST_DENSE = 8192  # on a processor, a step of a dense layer takes seconds beyond
-COLUMNS = (
-    "pattern",
-    "contender",
-    "length",
-    "kernel",
-    "density",
-    *PASSES,
-    *(f"{what}_over_{other}" for other in ("dense", "auto", "floor") for what in PASSES),
-    "spread",
-    *(f"memory_{what}" for what in PASSES),
-    "masks",
-    "left_out",
-)
 
 _SAMPLE = 0.02  # seconds that one timing takes at least, so that the clock and single hiccups don't matter
 _MOST_CALLS = 500
@@ -83,25 +70,17 @@ class Contender:
     ours: bool = False  # then any other error is a bug, and no reason to leave it out
 
 
-_OTHERS: dict[str, Contender] = {}
-
-
-def _contender(name: str, has_masks: bool = False) -> Callable:
-    """Registers the function below it as what makes the contender of this name."""
-
-    def register(make: Callable[[Case, bool], Made]) -> Callable[[Case, bool], Made]:
-        _OTHERS[name] = Contender(name, make, has_masks)
-        return make
-
-    return register
-
-
 def all_contenders() -> dict[str, Contender]:
     """All contenders by name: dense attention, the same with a mask, our kernels, and other libraries'."""
-    ours = {
-        name: Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()
-    }
-    return {name: _OTHERS[name] for name in ("dense", "masked")} | ours | _OTHERS
+    found = (
+        Contender("dense", _dense),
+        Contender("masked", _masked, has_masks=True),
+        *(Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()),
+        Contender("flex alone", _flex_alone, has_masks=True),
+        Contender("longformer", _longformer),
+        Contender("bigbird", _bigbird),
+    )
+    return {contender.name: contender for contender in found}
 
 
 # ---- what is measured ---------------------------------------------------------------------------
@@ -121,7 +100,7 @@ def measure_attention(
     something is missing. What wasn't measured is NaN. Raises `InputError` for a pattern that reads more than
     positions, and for an unknown contender, dtype or device.
     """
-    return pd.DataFrame(list(attention_rows(pattern, lengths, **options)), columns=list(COLUMNS))
+    return pd.DataFrame(list(attention_rows(pattern, lengths, **options)))
 
 
 def attention_rows(
@@ -158,7 +137,8 @@ def attention_rows(
             turns = [partial(trial.take_turn, what) for what in PASSES for trial in trials.values()]
             measuring.take_turns(turns, rounds, f"{text}, {length:,} tokens")
             for trial in trials.values():
-                yield {"pattern": text, "length": length} | trial.row(trials)
+                names = {"pattern": text, "contender": trial.contender.name, "length": length}
+                yield names | trial.row(trials)
 
 
 @dataclass(frozen=True)
@@ -197,7 +177,6 @@ class _Trial:
 
     def __init__(self, contender: Contender, case: Case):
         self.contender, self.case = contender, case
-        self.name = contender.name
         self.kernel, self.density = "", math.nan
         self.attend: dict[str, Attend] = {}  # of each pass that can be run
         self.repeats: dict[str, int] = {}
@@ -247,14 +226,15 @@ class _Trial:
             self.first.append(measuring.seconds(lambda: self._run(what), 1, self.case.device))
 
     def row(self, trials: dict[str, _Trial]) -> dict:
-        row: dict[str, object] = {"contender": self.name, "kernel": self.kernel, "density": self.density}
-        for what in PASSES:
-            row |= {what: measuring.median(self.seconds[what]), f"memory_{what}": self.memory[what]}
-            for other in ("dense", "auto"):
+        row: dict[str, object] = {"kernel": self.kernel, "density": self.density}
+        row |= {what: measuring.median(self.seconds[what]) for what in PASSES}
+        for other in ("dense", "auto"):
+            for what in PASSES:
                 theirs = trials[other].seconds[what] if other in trials else []
                 row[f"{what}_over_{other}"] = measuring.paired_ratio(self.seconds[what], theirs)
-            row[f"{what}_over_floor"] = row[f"{what}_over_dense"] / self.density
+        row |= {f"{what}_over_floor": row[f"{what}_over_dense"] / self.density for what in PASSES}
         row["spread"] = max((measuring.spread(self.seconds[what]) for what in self.attend), default=math.nan)
+        row |= {f"memory_{what}": self.memory[what] for what in PASSES}
         row["masks"] = math.nan
         if self.first:  # the least of each, since a difference doubles the noise
             row["masks"] = max(0.0, min(self.first) - min(self.seconds["forward"]))
@@ -279,13 +259,11 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
 # ---- the contenders -----------------------------------------------------------------------------
 
 
-@_contender("dense")
 def _dense(case: Case, gradient: bool) -> Made:
     case.check_dense()
     return Made(scaled_dot_product_attention, lambda: 1.0)
 
 
-@_contender("masked", has_masks=True)
 def _masked(case: Case, gradient: bool) -> Made:
     case.check_dense()
     allowed = case.pattern.allowed(case.batch())
@@ -307,7 +285,6 @@ def _kernel(name: str, case: Case, gradient: bool) -> Made:
     return Made(kernel, lambda: kernel.count / case.length**2, kernel.name)
 
 
-@_contender("flex alone", has_masks=True)
 def _flex_alone(case: Case, gradient: bool) -> Made:
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -325,7 +302,6 @@ def _flex_alone(case: Case, gradient: bool) -> Made:
     return Made(partial(compiled_flex(), block_mask=blocks), lambda: _density(case))
 
 
-@_contender("longformer")
 def _longformer(case: Case, gradient: bool) -> Made:
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -358,7 +334,6 @@ def _longformer(case: Case, gradient: bool) -> Made:
     return Made(attend, lambda: _density(case))
 
 
-@_contender("bigbird")
 def _bigbird(case: Case, gradient: bool) -> Made:
     from transformers import BigBirdConfig
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel

@@ -11,6 +11,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 
 from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
 from sparsebert.machine import device_name, resolve_precision, versions
+from sparsebert.models.encoders import load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.plans import Plan
@@ -87,7 +88,7 @@ def _bench_length(run: Run, rounds: int) -> dict:
             disable_tqdm=True,
         )
         rows = plain["train"].remove_columns("length").rename_column("label", "labels")
-        collator = DataCollatorWithPadding(run.tokenizer())
+        collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
         trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
         return seconds(trainer.train, device=find_device())

@@ -179,19 +179,9 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
             "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
         ) from None
     # A column in which nothing was measured is full of nulls.
-    others = (
-        "what",
-        "pattern",
-        "contender",
-        "kernel",
-        "left_out",
-        "mode",
-        "plan",
-        "encoder",
-        "length",
-        "batch",
-    )
-    return frame.astype(dict.fromkeys(frame.columns.difference(others), float)), found
+    texts = ("what", "pattern", "contender", "kernel", "left_out", "mode", "plan", "encoder")
+    numbers = frame.columns.difference([*texts, "length", "batch"])
+    return frame.astype(dict.fromkeys(numbers, float)), found
 
 
 def measured(

@@ -35,23 +35,6 @@ LENGTHS = (512, 1024, 2048, 4096, 8192)
 MODES = ("training", "inference")
 PARTS = ("attention", "projections", "feed_forward", "rest")
 SIZES = ("bert-base",)  # sizes of random models that need no download
-COLUMNS = (
-    "encoder",
-    "mode",
-    "length",
-    "batch",
-    "contender",
-    "plan",
-    "kernel",
-    "density",
-    "seconds",
-    "tokens_per_second",
-    "over_dense",
-    "spread",
-    "memory",
-    *PARTS,
-    "left_out",
-)
 
 
 def measure_models(plan: str = PLAN, lengths: Sequence[int] = LENGTHS, **options: object) -> pd.DataFrame:
@@ -66,7 +49,7 @@ def measure_models(plan: str = PLAN, lengths: Sequence[int] = LENGTHS, **options
     output), `feed_forward`, `rest`; `left_out`, the reason if it wasn't measured. What wasn't is NaN. Raises
     `InputError` for a plan that reads words or parses, and for an encoder that is not found.
     """
-    return pd.DataFrame(list(model_rows(plan, lengths, **options)), columns=list(COLUMNS))
+    return pd.DataFrame(list(model_rows(plan, lengths, **options)))
 
 
 def model_rows(

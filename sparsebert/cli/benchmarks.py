@@ -208,7 +208,7 @@ def _bench(
     except KeyboardInterrupt:
         interrupted = True
     if rows:
-        frame, where = pd.DataFrame(rows, columns=list(benchmark.COLUMNS)), provenance(**given)
+        frame, where = pd.DataFrame(rows), provenance(**given)
         if as_json:
             click.echo(costs_json(frame, where | {"interrupted": interrupted}), nl=False)
         else:

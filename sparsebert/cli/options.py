@@ -37,6 +37,7 @@ class RunCommand(click.Command):
         return [*self._run_options(), *super().get_params(ctx)]
 
     def _run_options(self) -> list[click.Parameter]:
+        from sparsebert.degrees import DegreeConfig
         from sparsebert.training.runs import RunConfig
 
         kept = ("degrees", "labels")
@@ -52,7 +53,7 @@ class RunCommand(click.Command):
             help="Learn the degrees of the pattern `learned`; the plan is then by default "
             "'learned | global(cls)'. The options below say how, and each implies this one.",
         )
-        return [*options, learn, *_options(RunConfig.degree_fields(), _collect_degrees, {})]
+        return [*options, learn, *_options(DegreeConfig.model_fields, _collect_degrees, {})]
 
 
 def _options(fields: dict, callback: Callable, defaults: dict[str, object]) -> list[click.Option]:

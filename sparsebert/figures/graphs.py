@@ -98,15 +98,13 @@ def arcs(
     heads: Sequence[int] | Int[Tensor, " words"] | None = None,
     words: Sequence[str] | None = None,
     word_ids: Sequence[int] | Int[Tensor, " tokens"] | None = None,
-    highlight: int | None = None,
 ) -> Figure:
     """A sentence on a line: its parse as arrows above, the edges of a pattern over its tokens as arcs below.
 
     `heads` gives the head of each word (a root is its own); arrows lead from heads to dependants. Where
     words and tokens differ, `words` names the words and `word_ids` says which of them each token is a piece
-    of (-1: none). An edge of `relation` is drawn once, whichever of the two may attend to the other;
-    `highlight` brings out the edges of one token. Raises `InputError` if there is neither a parse nor a
-    relation, or sizes don't fit.
+    of (-1: none). An edge of `relation` is drawn once, whichever of the two may attend to the other.
+    Raises `InputError` if there is neither a parse nor a relation, or sizes don't fit.
     """
     tokens = list(look.check_some(tokens, "tokens"))
     if heads is None and relation is None:
@@ -156,15 +154,12 @@ def arcs(
             axes.annotate("root", tip, tail, ha="center", fontsize=9, arrowprops=arrow)
     if relation is not None:
         linked = relation.numpy(force=True)
-        edges = [tuple(map(int, edge)) for edge in np.argwhere(np.triu(linked | linked.T, 1))]
-        for edge in sorted(edges, key=lambda edge: highlight in edge):  # what is brought out lies on top
-            colour = look.BLUE if highlight is None or highlight in edge else "#bdbdb9"
-            bottoms.append(_arc(axes, token_at[edge[0]], token_at[edge[1]], -0.5, -1, colour))
+        for one, other in np.argwhere(np.triu(linked | linked.T, 1)):
+            bottoms.append(_arc(axes, token_at[one], token_at[other], -0.5, -1, look.BLUE))
     low, high = min(bottoms) - 0.4, max(tops) + (1.4 if parsed else 0.6)
     axes.set(xlim=(-0.5, ends[-1] + 0.5), ylim=(low, high))
-    per_letter = max(
-        look.WIDTH / (ends[-1] + 1), 0.083
-    )  # a long sentence makes a wide figure, not small letters
+    # A long sentence makes a wide figure, not small letters.
+    per_letter = max(look.WIDTH / (ends[-1] + 1), 0.083)
     figure.set_size_inches(per_letter * (ends[-1] + 1), 0.22 * (high - low))
     return figure
 

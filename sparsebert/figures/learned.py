@@ -40,10 +40,9 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
         few = (degree == degree.max()).mean() <= 0.5
         for top, bottom in np.argwhere(linked):
             strong = degree[bottom] == degree.max() and few
-            style = (
-                {"color": look.BLUE, "linewidth": 1.3} if strong else {"color": look.PALE, "linewidth": 0.8}
-            )
-            axes.plot([upper[top], lower[bottom]], [1, 0], **style, zorder=1 + strong)
+            colour, width = (look.BLUE, 1.3) if strong else (look.PALE, 0.8)
+            ends = [upper[top], lower[bottom]]
+            axes.plot(ends, [1, 0], color=colour, linewidth=width, zorder=1 + strong)
         axes.plot(upper, np.ones_like(upper), "s", color=look.ORANGE, markersize=8, zorder=3)
         axes.plot(lower, np.zeros_like(lower), "o", color=look.INK, markersize=8, zorder=3)
         for place, count in zip(lower, degree, strict=True):

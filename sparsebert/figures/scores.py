@@ -19,8 +19,6 @@ def accuracy_against_sparsity(
     frame: pd.DataFrame,
     dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
     *,
-    hue: str = "pattern",
-    style: str | None = "placement",
     col: str | None = None,
     metric: str = "accuracy",
 ) -> Figure:
@@ -28,30 +26,28 @@ def accuracy_against_sparsity(
 
     Points of nearly equal sparsity stand side by side.
 
-    `frame` has a row per run with the columns `sparsity` and `metric` (both in [0, 1]), `hue` (colours; a
-    degree-matched control is hollow, in its pattern's colour), `style` (markers) and `col` (panels). `dense`
-    gives the metric of the dense runs, or a mapping from each level of `col` to it; it is drawn as a line
-    with its interval as a band. Raises `InputError` if runs would be averaged that differ in task, encoder,
-    training size, placement or [CLS], or if the mapping lacks a level.
+    `frame` has a row per run with the columns `sparsity` and `metric` (both in [0, 1]), `pattern` (colours; a
+    degree-matched control is hollow, in its pattern's colour), `placement` (markers) and `col` (panels).
+    `dense` gives the metric of the dense runs, or a mapping from each level of `col` to it; it is drawn as a
+    line with its interval as a band. Raises `InputError` if runs would be averaged that differ in task,
+    encoder, training size, placement or [CLS], or if the mapping lacks a level.
     """
-    look.check_columns(frame, "sparsity", metric, hue, style, col)
-    look.check_alike(frame, hue, style, col)
+    look.check_columns(frame, "sparsity", metric, "pattern", "placement", col)
+    look.check_alike(frame, "placement", col)
     labels = {"xlabel": "sparsity over real tokens, %", "ylabel": f"{metric}, %"}
     figure, panels = look.panels_of(frame, col, 4.4, **labels)
-    looks = look.looks_of(frame[hue])
-    markers = dict(zip(dict.fromkeys(frame[style]), look.MARKERS, strict=False)) if style else {}
+    looks = look.looks_of(frame["pattern"])
+    markers = dict(zip(dict.fromkeys(frame["placement"]), look.MARKERS, strict=False))
 
-    def look_of(level: object, placement: object = None) -> dict:
-        return looks[str(level)] | ({"marker": markers[placement]} if style else {})
+    def look_of(pattern: object, placement: object) -> dict:
+        return looks[str(pattern)] | {"marker": markers[placement]}
 
     for axes, level, own in panels:
         look.draw_dense(axes, dense, level)
-        draw_groups(axes, own, [hue, style] if style else [hue], "sparsity", metric, look_of)
+        draw_groups(axes, own, ["pattern", "placement"], "sparsity", metric, look_of)
         look.keep_within(axes)
     placed = [look.legend_mark(str(level), marker=marker) for level, marker in markers.items()]
-    look.legend_above(
-        figure, look.pattern_marks(looks, one_marker=bool(style)) + placed + look.dense_mark(dense)
-    )
+    look.legend_above(figure, look.pattern_marks(looks, one_marker=True) + placed + look.dense_mark(dense))
     return figure
 
 

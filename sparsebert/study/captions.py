@@ -53,4 +53,4 @@ def _some(values: Iterable[object]) -> str:
 
 
 def _on_one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

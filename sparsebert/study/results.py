@@ -7,22 +7,23 @@ it diffs well. Chapters read the files through `recorded`, and show runs of any 
 
 from __future__ import annotations
 
-import html
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebert.errors import InputError, UnknownName, unknown_name
 from sparsebert.paths import alone_in, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
 from sparsebert.training.runs import RunRecord, RunStore
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes long to import, and most commands make no table
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
@@ -40,27 +41,15 @@ def without_seeds(plan: str) -> str:
     return _SEED.sub("", plan)
 
 
-def plain(text: object) -> str:
-    """A text from data or records for Markdown and HTML, where it shows as it is, on one line.
-
-    >>> plain("a <b> and `c`")
-    'a &lt;b&gt; and &#96;c&#96;'
-    """
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"[][`*_$|\\~#!{}()]", lambda mark: f"&#{ord(mark[0])};", html.escape(line))
-
-
 def known_plan(text: str) -> Plan | None:
     """A recorded plan, or None if it has a pattern that is not registered here."""
-    if text not in _PLANS:
-        try:
-            _PLANS[text] = parse_plan(text)
-        except UnknownName:  # it may be registered later
-            return None
-    return _PLANS[text]
+    try:
+        return _plan(text)
+    except UnknownName:  # which is not cached: it may be registered later
+        return None
 
 
-_PLANS: dict[str, Plan] = {}
+_plan = cache(parse_plan)
 
 
 def results_dir() -> Path:
@@ -71,9 +60,9 @@ def results_dir() -> Path:
     return root / "book" / "results"
 
 
-def recorded_names(folder: Path | None = None) -> list[str]:
+def recorded_names() -> list[str]:
     """Names of the files of recorded runs, such as `degrees`, in alphabetical order."""
-    return sorted(path.stem for path in (folder or results_dir()).glob("*.jsonl") if path.is_file())
+    return sorted(path.stem for path in results_dir().glob("*.jsonl") if path.is_file())
 
 
 def recorded(name: str | None = None) -> list[RunRecord]:
@@ -117,6 +106,8 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
     the sparsest layer, and `sparsity` the mean over all layers.
     """
+    import pandas as pd
+
     return pd.DataFrame(
         {
             **record.config.model_dump(exclude={"degrees", "labels"}),
@@ -147,6 +138,8 @@ def _learned_columns(record: RunRecord) -> dict[str, Any]:
 
 def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
+    import pandas as pd
+
     hours = sorted(record.finished for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
@@ -172,38 +165,35 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
 # ---- list ---------------------------------------------------------------------------------------
 
 
-def overview(folder: Path | None = None) -> pd.DataFrame:
+def overview() -> pd.DataFrame:
     """A row for each file, task and kind of run, with its seeds, device and versions.
 
     Lines that are no records are left out; `check` names them.
     """
-    folder = folder or results_dir()
-    rows = []
-    for name in recorded_names(folder):
-        groups: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-        runs: Counter = Counter()
-        for _, record, _ in _records(folder / f"{name}.jsonl", lambda _: None):
-            config = record.config
-            kind = config.task, config.encoder, _kind_of(record), f"{record.train_rows} / {record.eval_rows}"
-            runs[kind] += 1
-            said = groups[kind]
-            said["seeds"][config.seed] = said["device"][record.device] = said["commit"][record.commit] = None
-            said["versions"][tuple(record.versions.items())] = None
-        for kind, said in sorted(groups.items()):
-            versions = [dict(found) for found in said["versions"]]
-            rows.append(
-                {
-                    "file": name,
-                    **dict(zip(("task", "encoder", "plan", "rows"), kind, strict=True)),
-                    "runs": runs[kind],
-                    "seeds": _ranges(said["seeds"]),
-                    "device": _distinct(said["device"]),
-                    "versions": _versions(versions),
-                    "commit": _distinct(said["commit"]),
-                }
-            )
-    columns = ("file", "task", "encoder", "plan", "rows", "runs", "seeds", "device", "versions", "commit")
-    return pd.DataFrame(rows, columns=list(columns))
+    import pandas as pd
+
+    kinds: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    for name in recorded_names():
+        for _, record, _ in _records(results_dir() / f"{name}.jsonl", lambda _: None):
+            config, rows = record.config, f"{record.train_rows} / {record.eval_rows}"
+            said = kinds[name, config.task, config.encoder, _kind_of(record), rows]
+            said["seeds"].append(config.seed)
+            for column in ("device", "versions", "commit"):
+                if (value := getattr(record, column)) not in said[column]:
+                    said[column].append(value)
+    kept = ("file", "task", "encoder", "plan", "rows")
+    found = [
+        {
+            **dict(zip(kept, kind, strict=True)),
+            "runs": len(said["seeds"]),
+            "seeds": _ranges(said["seeds"]),
+            "device": _distinct(said["device"]),
+            "versions": _versions(said["versions"]),
+            "commit": _distinct(said["commit"]),
+        }
+        for kind, said in sorted(kinds.items(), key=lambda item: item[0])
+    ]
+    return pd.DataFrame(found, columns=[*kept, "runs", "seeds", "device", "versions", "commit"])
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -253,18 +243,17 @@ def _distinct(values: Iterable[object]) -> str:
 # ---- check --------------------------------------------------------------------------------------
 
 
-def check(folder: Path | None = None) -> list[str]:
+def check() -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
     Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
     runs that stand twice, and tasks whose runs were made from different data.
     """
-    folder = folder or results_dir()
     findings: list[str] = []
     seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
     data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in recorded_names(folder):
-        for place, record, line in _records(folder / f"{name}.jsonl", findings.append):
+    for name in recorded_names():
+        for place, record, line in _records(results_dir() / f"{name}.jsonl", findings.append):
             config = record.config
             first, same = seen.setdefault(record.name, (place, hash(line)))
             if first != place:
@@ -318,9 +307,7 @@ class Merged:
         )
 
 
-def merge(
-    sources: Sequence[str | Path], into: str, newest: bool = False, folder: Path | None = None
-) -> Merged:
+def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Merged:
     """Add runs to the recorded ones in `<into>.jsonl`: from `.jsonl` files, run files, or folders of runs.
 
     A run that is found twice is kept once, with the labels of both. If its two records differ (it was made
@@ -334,31 +321,22 @@ def merge(
     """
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
-    path = path_of((folder or results_dir()) / f"{into}.jsonl")
+    path = path_of(results_dir() / f"{into}.jsonl")
     with alone_in(path.parent):
         kept: dict[str, _Kept] = {}
-        for place, record, line in _records(path, _refuse) if path.exists() else ():
-            if record.name in kept:
-                raise InputError(f"{place}: run {record.name} stands there twice; keep one")
-            kept[record.name] = _Kept(place, _order(record), _canonical(record, line))
-        before = set(kept)
-        known, replaced, left_out = 0, set(), []
+        for name, new in _to_keep(_records(path, _refuse)) if path.exists() else ():
+            if name in kept:
+                raise InputError(f"{new.place}: run {name} stands there twice; keep one")
+            kept[name] = new
+        before, replaced, known, left_out = set(kept), set(), 0, []
         for source in sources:
             found = 0
-            for place, record, line in _source(path_of(source), left_out.append):
+            for name, new in _to_keep(_source(path_of(source), left_out.append)):
                 found += 1
-                new = _Kept(place, _order(record), _canonical(record, line))
-                old = kept.get(record.name)
-                if old is None:
-                    kept[record.name] = new
-                    continue
-                if old.line != new.line:
-                    new, changed = _one_of(old, new, newest)
-                    kept[record.name] = new
-                    if changed:
-                        replaced.add(record.name)
-                        continue
-                known += 1
+                old = kept.get(name)
+                kept[name], changed = _one_of(old, new, newest) if old else (new, False)
+                known += bool(old) and not changed
+                replaced |= {name} if changed else set()
             if not found:
                 why = f": {left_out[-1]}" if left_out else ""
                 raise InputError(f"there are no runs in '{source}'{why}")
@@ -372,8 +350,7 @@ def merge(
     return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
 
 
-@dataclass(frozen=True)
-class _Kept:
+class _Kept(NamedTuple):
     """A record on its way into a file."""
 
     place: str
@@ -381,8 +358,15 @@ class _Kept:
     line: str
 
 
+def _to_keep(found: Iterable[tuple[str, RunRecord, str]]) -> Iterator[tuple[str, _Kept]]:
+    for place, record, line in found:
+        yield record.name, _Kept(place, _order(record), _canonical(record, line))
+
+
 def _one_of(old: _Kept, new: _Kept, newest: bool) -> tuple[_Kept, bool]:
-    """Which of two different records of one run is kept, and whether its outcome is another one."""
+    """Which of two records of one run is kept, with the labels of both, and if its outcome is another one."""
+    if old.line == new.line:
+        return old, False
     first, second = (RunRecord.read(one.line) for one in (old, new))
     try:
         config = first.config.labelled(second.config.labels)
@@ -390,27 +374,26 @@ def _one_of(old: _Kept, new: _Kept, newest: bool) -> tuple[_Kept, bool]:
         raise InputError(f"{new.place}: {error} (the other is in {old.place})") from None
     lines = [as_line(record.model_copy(update={"config": config})) for record in (first, second)]
     if lines[0] == lines[1]:
-        return _Kept(old.place, old.order, lines[0]), False
+        return old._replace(line=lines[0]), False
     if not newest:
         raise InputError(
             f"{new.place}: run {first.name} is in {old.place}, too, with another outcome (finished "
             f"{second.finished} and {first.finished}); --newest takes the later one"
         )
     later = second.finished > first.finished
-    return _Kept(new.place if later else old.place, old.order, lines[later]), later
+    return (new if later else old)._replace(line=lines[later]), later
 
 
-def unpack(name: str, store: RunStore, folder: Path | None = None) -> tuple[int, int]:
+def unpack(name: str, store: RunStore) -> tuple[int, int]:
     """Put the recorded runs of `<name>.jsonl` into a store, so that a sweep goes on from them.
 
     A run that the store has stays as it is there. Returns how many were put there, and how many the file
     has. Raises `InputError` if there is no such file, or if a line of it is no record.
     """
-    known = recorded_names(folder)
+    known = recorded_names()
     if name not in known:
         raise unknown_name("file of recorded runs", name, known)
-    path = path_of((folder or results_dir()) / f"{name}.jsonl")
-    records = [record for _, record, _ in _records(path, _refuse)]
+    records = recorded(name)
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]
     if missing:

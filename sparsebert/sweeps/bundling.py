@@ -170,7 +170,7 @@ def _download(folder: Path, pythons: Sequence[str]) -> list[Path]:
             reason = (errors or ["no message"])[-1].removeprefix("ERROR: ")
             raise InputError(
                 f"pip could not download the wheels for Python {python} ({reason}); "
-                f"mend that, or write --no-wheels if the machine has {', '.join(BROUGHT)}"
+                f"fix that, or write --no-wheels if the machine has {', '.join(BROUGHT)}"
             )
     return sorted(folder.iterdir())
 

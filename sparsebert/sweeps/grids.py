@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_yaml
 from sparsebert.training.runs import RunConfig
@@ -54,6 +55,7 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
         raise InputError(f"{place}, grids: write a list with an item for each grid")
     conditions = _conditions(shared.pop("exclude", []), f"{place}, exclude")
     blocks = _as_list(shared.pop("zip", []))
+    met: set[str] = set()
     configs: dict[RunConfig, RunConfig] = {}
     for number, item in enumerate(several, 1):
         here = f"{place}, grids, item {number}" if "grids" in grid else place
@@ -61,13 +63,16 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
         its_conditions = _conditions(own.pop("exclude", []), f"{here}, exclude")
         its_blocks = [*blocks, *_as_list(own.pop("zip", []))]
         for fields in _product([shared, own], its_blocks, here):
-            if not any([condition.met_by(fields) for condition in conditions + its_conditions]):
+            left_out = {p for p, wanted in (conditions | its_conditions).items() if _meets(fields, wanted)}
+            met |= left_out
+            if not left_out:
                 config = _config(fields, here)
-                if config in configs:
-                    config = _labelled(config, configs[config].labels, here)
-                configs[config] = config
-        _refuse_idle(its_conditions)
-    _refuse_idle(conditions)
+                try:
+                    configs[config] = config.labelled(configs.get(config, config).labels)
+                except InputError as error:
+                    raise InputError(f"{here}, labels: {error}") from None
+        _refuse_idle(its_conditions, met)
+    _refuse_idle(conditions, met)
     if not configs:
         raise InputError(f"{place}: every run is excluded")
     return list(configs.values())
@@ -88,8 +93,7 @@ def only(configs: list[RunConfig], wanted: Sequence[str]) -> list[RunConfig]:
         _fields({name: value}, f"--only {shown(text)}")
         value = plain_yaml(value, f"--only {shown(text)}")
         values.setdefault(name, []).extend(_values(name, value, f"--only, {name}"))
-    condition = _Condition(values, "--only")
-    left = [config for config in configs if condition.met_by(config.model_dump())]
+    left = [config for config in configs if _meets(config.model_dump(), values)]
     if not left:
         raise InputError(f"no run of the grid has {' and '.join(map(shown, wanted))}")
     return left
@@ -104,10 +108,9 @@ def _product(given: list[Fields], blocks: list[Fields], place: str) -> Iterator[
     for part in given:
         for name, value in part.items():
             values = [{name: one} for one in _values(name, value, f"{place}, {name}")]
-            earlier = columns.get(name) if name == "labels" else None
-            columns[name] = (
-                [_joined(row) for row in itertools.product(earlier, values)] if earlier else values
-            )
+            if name == "labels" and name in columns:
+                values = [_joined(row) for row in itertools.product(columns[name], values)]
+            columns[name] = values
     rows, seen = [], set(columns)
     for number, block in enumerate(blocks, 1):
         here = f"{place}, zip, item {number}"
@@ -159,9 +162,9 @@ def _values(name: str, given: Any, place: str) -> list[Any]:
 
 
 def _degree_value(name: str, value: Any, place: str) -> Any:
-    field = RunConfig.degree_fields().get(name)
+    field = DegreeConfig.model_fields.get(name)
     if field is None:
-        raise InputError(f"{place}: {unknown_name('field of degrees', name, RunConfig.degree_fields())}")
+        raise InputError(f"{place}: {unknown_name('field of degrees', name, DegreeConfig.model_fields)}")
     try:
         return TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
     except ValidationError as error:
@@ -176,48 +179,34 @@ def _config(fields: Fields, place: str) -> RunConfig:
         raise InputError(f"{place}{', degrees' if len(fields) > 1 else ''}: {error}") from None
 
 
-def _labelled(config: RunConfig, labels: dict[str, str], place: str) -> RunConfig:
-    try:
-        return config.labelled(labels)
-    except InputError as error:
-        raise InputError(f"{place}, labels: {error}") from None
-
-
-class _Condition:
-    """Fields with the values that a run must have to be left out."""
-
-    def __init__(self, wanted: dict[str, list[Any]], place: str):
-        self.wanted, self.place, self.used = wanted, place, False
-
-    def met_by(self, fields: Fields) -> bool:
-        for name, wanted in self.wanted.items():
-            value = fields.get(name, RunConfig.model_fields[name].default)
-            if isinstance(value, dict) and name == "degrees":
-                value = {inner: field.default for inner, field in RunConfig.degree_fields().items()} | value
-                if not any(each and each.items() <= value.items() for each in wanted):
-                    return False
-            elif value not in wanted:
+def _meets(fields: Fields, wanted: Fields) -> bool:
+    """Whether a run of these fields has one of the values that are wanted of each."""
+    for name, values in wanted.items():
+        value = fields.get(name, RunConfig.model_fields[name].default)
+        if isinstance(value, dict) and name == "degrees":
+            value = {inner: field.default for inner, field in DegreeConfig.model_fields.items()} | value
+            if not any(each and each.items() <= value.items() for each in values):
                 return False
-        self.used = True
-        return True
+        elif value not in values:
+            return False
+    return True
 
 
-def _conditions(given: Any, place: str) -> list[_Condition]:
-    conditions = []
+def _conditions(given: Any, place: str) -> dict[str, Fields]:
+    """By its place, each condition on which a run is left out: fields with the values that it must have."""
+    conditions = {}
     for number, item in enumerate(_as_list(given), 1):
         here = f"{place}, item {number}"
-        fields = _fields(item, here)
-        if not fields:
+        if not (fields := _fields(item, here)):
             raise InputError(f"{here} is empty; name a field and its values, or take it away")
-        wanted = {name: _values(name, value, f"{here}, {name}") for name, value in fields.items()}
-        conditions.append(_Condition(wanted, here))
+        conditions[here] = {name: _values(name, value, f"{here}, {name}") for name, value in fields.items()}
     return conditions
 
 
-def _refuse_idle(conditions: list[_Condition]) -> None:
-    for condition in conditions:
-        if not condition.used:
-            raise InputError(f"{condition.place} leaves no run out; fix it or take it away")
+def _refuse_idle(conditions: dict[str, Fields], met: set[str]) -> None:
+    for place in conditions:
+        if place not in met:
+            raise InputError(f"{place} leaves no run out; fix it or take it away")
 
 
 def _fields(given: Any, place: str, also: tuple[str, ...] = ()) -> Fields:

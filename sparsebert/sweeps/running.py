@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.registry import external_components, load_components
+from sparsebert.study.results import recorded
 from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
 from sparsebert.sweeps.executors import (
@@ -37,23 +38,10 @@ from sparsebert.sweeps.executors import (
     default_workers,
     open_executor,
 )
-from sparsebert.sweeps.unfinished import RunInUse
 from sparsebert.training.finetuning import finetune, processes
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import check_free
-
-__all__ = [
-    "Forecast",
-    "Sweep",
-    "check_runs",
-    "default_workers",
-    "describe",
-    "find_or_train",
-    "forecast",
-    "run_all",
-    "sweep",
-]
 
 _LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown, or another process may be done
 
@@ -62,7 +50,6 @@ def find_or_train(
     config: RunConfig,
     store: RunStore | None = None,
     folders: Folders | None = None,
-    progress_seconds: float = 15,
     save_to: Path | None = None,
 ) -> tuple[RunRecord, bool]:
     """The record of a config, found in the store or trained now, and whether it was found.
@@ -78,11 +65,7 @@ def find_or_train(
     if save_to:
         check_free(save_to, config)
     scratch = store.scratch(config, run.data_hash).absolute()
-
-    def keep(record: RunRecord) -> None:
-        unfinished.keep(record, store, scratch)
-
-    how = {"progress_seconds": progress_seconds, "save_to": save_to, "recorded": keep}
+    how = {"save_to": save_to, "recorded": partial(unfinished.keep, store=store, scratch=scratch)}
     if processes().num_processes > 1:  # which share the run and its checkpoints
         return finetune(run, scratch, **how), False
     with unfinished.claim(scratch, wait=True):
@@ -110,10 +93,10 @@ def run_all(
     """
     store = store or RunStore()
     runs, records = _resolved(configs, folders), {}
-    book = {} if fresh_runs() else {(record.name, record.data_hash): record for record in _book()}
+    book = {(r.name, r.data_hash): r for r in ([] if fresh_runs() else recorded())}
     for run in runs:
-        with_the_book = book.get((run.config.name, run.data_hash))
-        if record := store.find(run.config, run.data_hash) or with_the_book:
+        found = store.find(run.config, run.data_hash)
+        if record := found or book.get((run.config.name, run.data_hash)):
             records[run.config] = record
     missing = _check([run for run in runs if run.config not in records])
     if missing:
@@ -124,25 +107,17 @@ def run_all(
         seconds = _estimates(store, executor, folders).total(asked, workers)
         if seconds is None:  # nothing of this kind was made here
             seconds = Estimates(book.values(), None, folders).total(asked, workers)
-        to_train = f"{len(missing)} to train, {_about(seconds)}" if missing else "none to train"
+        about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
+        to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
         _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
         started = time.perf_counter()
-        for done, (run, future, _) in enumerate(_outcomes(missing, store, executor), 1):
-            records[run.config] = future.result()
+        for done, (run, outcome, _) in enumerate(_outcomes(missing, store, executor), 1):
+            if isinstance(outcome, Exception):
+                raise outcome
+            records[run.config] = outcome
             left = (time.perf_counter() - started) / done * (len(missing) - done)
             _say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
-
-
-def _book() -> list[RunRecord]:
-    """The runs that are recorded with the book, in a clone of the project."""
-    from sparsebert.study.results import recorded  # reads tables, which sweeps elsewhere have no use for
-
-    return recorded()
-
-
-def _about(seconds: float | None) -> str:
-    return "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
 
 
 @dataclass
@@ -212,18 +187,17 @@ def sweep(
         return time.monotonic() - started + turns * (estimates.seconds(run.config) or 0) < budget
 
     try:
-        for run, future, found in _outcomes(missing, store, executor, in_time):
+        for run, outcome, found in _outcomes(missing, store, executor, in_time):
             result.left.remove(run.config)
             place = f"  [{len(missing) - len(result.left)}/{len(missing)}]"
-            if error := future.exception():
-                result.failed[run.config] = _keep_failure(store, run.config, error)
+            if isinstance(outcome, Exception):
+                result.failed[run.config] = _keep_failure(store, run.config, outcome)
                 _say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
                 continue
-            record = future.result()
             (result.found if found else result.trained).append(run.config)
-            estimates.add(record)
+            estimates.add(outcome)
             left = in_words(estimates.total(result.left, executor.workers))
-            _say(f"{place} {describe(record)} ({'found, ' if found else ''}{left} left)")
+            _say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
     except ClusterGone:
         result.cut_off = True
     return result
@@ -322,15 +296,14 @@ def _outcomes(
     store: RunStore,
     executor: Executor,
     in_time: Callable[[Run, int], bool] = lambda run, running: True,
-) -> Iterator[tuple[Run, Future, bool]]:
-    """Each run as it is finished: with the future of its record, which is in the store, and if it was found.
+) -> Iterator[tuple[Run, RunRecord | Exception, bool]]:
+    """Each run as it is finished: with its record, now in the store, or why it failed; and if it was found.
 
     A run is claimed before the store is looked at. One that another process claims is left to that one, and
     looked for again later.
     """
     waiting = list(runs)
-    running: dict[Future, Run] = {}
-    claims: dict[Run, ExitStack] = {}
+    running: dict[Future, tuple[Run, ExitStack]] = {}
     with ExitStack() as all_claims:
         while True:
             elsewhere = False
@@ -342,28 +315,28 @@ def _outcomes(
                 claim = ExitStack()
                 try:
                     claim.enter_context(unfinished.claim(_scratch(run, store)))
-                except RunInUse:
+                except unfinished.RunInUse:
                     elsewhere = True
                     continue
-                claims[run] = all_claims.enter_context(claim)
+                all_claims.enter_context(claim)
                 waiting.remove(run)
                 if record := _find(run, store):
-                    claims.pop(run).close()
-                    yield run, _done(record), True
+                    claim.close()
+                    yield run, record, True
                 else:
-                    running[_submit(run, store, executor)] = run
+                    running[_submit(run, store, executor)] = run, claim
             if not running and not elsewhere:
                 return
             if not running:
                 time.sleep(_LOOK_AGAIN)
             for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
-                run = running.pop(future)
-                with claims.pop(run):
-                    if not future.cancelled() and isinstance(future.exception(), RunInUse):
-                        waiting.append(run)
-                        continue
+                run, claim = running.pop(future)
+                with claim:
                     outcome = _kept(future, store, _scratch(run, store))
-                yield run, outcome, False
+                if isinstance(outcome, unfinished.RunInUse):
+                    waiting.append(run)
+                else:
+                    yield run, outcome, False
 
 
 def _scratch(run: Run, store: RunStore) -> Path:
@@ -392,8 +365,8 @@ def _submit(run: Run, store: RunStore, executor: Executor) -> Future:
     )
 
 
-def _kept(future: Future, store: RunStore, scratch: Path) -> Future:
-    """A future of the record whose JSON a worker sent, which is in the store by then.
+def _kept(future: Future, store: RunStore, scratch: Path) -> RunRecord | Exception:
+    """The record whose JSON a worker sent, which is in the store by then, or why there is none.
 
     Raises `ClusterGone` for a run that nobody works on any more, and `InputError` as `unfinished.keep` does.
     """
@@ -402,16 +375,8 @@ def _kept(future: Future, store: RunStore, scratch: Path) -> Future:
     except CancelledError:
         raise ClusterGone from None
     except Exception as error:
-        failed: Future = Future()
-        failed.set_exception(error)
-        return failed
-    return _done(unfinished.keep(record, store, scratch))
-
-
-def _done(record: RunRecord) -> Future:
-    future: Future = Future()
-    future.set_result(record)
-    return future
+        return error
+    return unfinished.keep(record, store, scratch)
 
 
 def train(

@@ -79,11 +79,15 @@ def leave(record: RunRecord, scratch: Path) -> None:
 
 def left(scratch: Path, name: str, data_hash: str) -> RunRecord | None:
     """The record that a worker left of this run."""
+    record = _record(scratch)
+    return record if record and (record.name, record.data_hash) == (name, data_hash) else None
+
+
+def _record(scratch: Path) -> RunRecord | None:
     try:
-        record = RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
+        return RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
     except (OSError, ValueError):
         return None
-    return record if (record.name, record.data_hash) == (name, data_hash) else None
 
 
 def keep(record: RunRecord, store: RunStore, scratch: Path) -> RunRecord:
@@ -113,14 +117,14 @@ def clean(store: RunStore) -> tuple[int, int]:
     count = size = 0
     for scratch in (folder / name for name in sorted(names)):
         with suppress(RunInUse), claim(scratch), checkpoints(scratch, alone=True):
-            name, _, _ = scratch.name.partition("-")
-            try:
-                record = RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
-            except (OSError, ValueError):
-                record = None
+            record = _record(scratch)
             size += sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
             count += 1
-            if record and record.name == name and not store.find(record.config, record.data_hash):
+            if (
+                record
+                and record.name == scratch.name.partition("-")[0]
+                and not store.find(record.config, record.data_hash)
+            ):
                 store.add(record)
             for path in [*scratch.glob("checkpoint-*"), scratch / _RECORD]:
                 remove(path)

@@ -153,19 +153,14 @@ def finetune(
     if together.is_main_process:
         recorded(record)
         if save_to:
-            _save(model, run, max_length, save_to, learner)
+            try:
+                save(model, run.plan, config, max_length, save_to, learner)
+            except (OSError, SafetensorError) as error:  # which says it where the disk is full
+                raise InputError(
+                    f"the run is finished, but its model can't be saved to '{save_to}' ({error}); "
+                    "give another --save"
+                ) from None
     return record
-
-
-def _save(
-    model: PreTrainedModel, run: Run, max_length: int, folder: Path, learner: LearnedDegrees | None
-) -> None:
-    try:
-        save(model, run.plan, run.config, max_length, folder, learner)
-    except (OSError, SafetensorError) as error:  # which says it where the disk is full
-        raise InputError(
-            f"the run is finished, but its model can't be saved to '{folder}' ({error}); give another --save"
-        ) from None
 
 
 def processes() -> PartialState:

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
-from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier, load_tokenizer
+from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier
 from sparsebert.paths import Folders
 from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import Plan, parse_plan
@@ -59,9 +59,6 @@ class Run:
         set_seed(self.config.seed)
         return load_classifier(self.config.encoder, self.task.label_names, self.config.max_length)
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.config.encoder)
-
     def length(self, model: PreTrainedModel) -> int:
         """Tokens that its rows are cut to."""
         return fitting_length(self.config.max_length, self.task.max_length, model)
@@ -70,8 +67,3 @@ class Run:
         """The splits of its task as tokens, with words and heads if its plan reads them."""
         sizes = self.config.train_size, self.config.eval_size
         return prepare(self.task, self.config.encoder, max_length, *sizes, self.parsed)
-
-
-def input_hash(config: RunConfig, folders: Folders | None = None) -> str:
-    """Hash of what a run reads: its task's data, a local encoder, degrees that its plan names, components."""
-    return Run.of(config, folders).data_hash

@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, first_mistake, unknown_name
@@ -41,6 +41,7 @@ _LEAST = {"accuracy": 0, "f1": 0, "matthews": -1, "pearson": -1, "spearman": -1}
 _SLACK = 1e-6  # by which a mean of fractions may miss its bounds
 
 
+@lru_cache(maxsize=2**14)
 def _unmarked(text: str) -> str:
     if not text.isprintable() or not _MARKUP.isdisjoint(text):
         raise InputError(
@@ -87,6 +88,15 @@ def _with(*parts: str) -> Callable[[dict], dict]:
 
 
 Metrics = Annotated[dict[Text, float], Field(min_length=1), AfterValidator(_possible)]
+
+
+def _first_refusal(error: ValidationError) -> ErrorDetails:
+    """What pydantic refuses first; if that is a check of ours, its own `InputError` is raised instead."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        raise cause from None
+    return first
 
 
 class RunConfig(BaseModel):
@@ -185,16 +195,8 @@ class RunConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, InputError):
-                raise cause from None
+            first = _first_refusal(error)
             raise InputError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}") from None
-
-    @staticmethod
-    def degree_fields() -> dict:
-        """The fields of `degrees`."""
-        return dict(DegreeConfig.model_fields)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -311,10 +313,7 @@ class RunRecord(BaseModel):
                 text = json.dumps(migrated(from_json(text)))
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            cause = first.get("ctx", {}).get("error")
-            if isinstance(cause, InputError):
-                raise cause from None
+            first = _first_refusal(error)
             if first["type"] == "json_invalid":
                 raise InputError(_TRUNCATED) from None
             where = ".".join(map(str, first["loc"]))

@@ -41,17 +41,9 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
             degrees = record.learning.degrees
             heads = [kept for layer in degrees.kept for kept in layer]
             wide = degrees.unbounded_heads()
-            rows.append(
-                {
-                    "label": labels[setting_of(record)],
-                    "asked": row["asked"],
-                    "seed": row["seed"],
-                    "heads": len(heads),
-                    "unbounded": len(wide),
-                    "alone": sum(sum(kept) < 0.05 for kept in heads),
-                    "wide": wide,
-                }
-            )
+            found = {"label": labels[setting_of(record)], "asked": row["asked"], "seed": row["seed"]}
+            found |= {"heads": len(heads), "unbounded": len(wide), "wide": wide}
+            rows.append(found | {"alone": sum(sum(kept) < 0.05 for kept in heads)})
     columns = ["label", "asked", "seed", "heads", "unbounded", "alone", "wide"]
     frame = pd.DataFrame(rows, columns=columns).sort_values("seed", kind="stable")
     grouped = frame.groupby(["label", "asked"], as_index=False)
@@ -89,27 +81,21 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
         runs = settings[setting]
         alike = runs[(runs["placement"] == "all") & (runs["asked"] == asked)]
         learned = alike[alike["kind"] == "learned"]
-        if len(learned):
-            scores = {kind: pd.Series(found) for kind, found in kinds.items()}
-            read_off = scores_by_seed(alike[alike["kind"] == "read off"])
-            single = single_width_at(runs, learned["density"].mean())
-            before = scores.get("as learned", pd.Series(dtype=float))
-            rows.append(
-                {
-                    "task": names[setting],
-                    "asked": asked,
-                    "seeds": len(before),
-                    "from the start − learned": (before - scores_by_seed(learned)).dropna(),
-                    "from the start − single width": (
-                        before - (before[:0] if single is None else single)
-                    ).dropna(),
-                    **{
-                        f"{kind} − from the start": (scores.get(kind, before[:0]) - before).dropna()
-                        for kind in _CHANGED
-                    },
-                    "read off attention − from the start": (read_off - before).dropna(),
-                }
-            )
+        if learned.empty:
+            continue
+        scores = {kind: pd.Series(found) for kind, found in kinds.items()}
+        before = scores.get("as learned", pd.Series(dtype=float))
+        nothing = before[:0]
+        read_off = scores_by_seed(alike[alike["kind"] == "read off"])
+        single = single_width_at(runs, learned["density"].mean())
+        points = {
+            "from the start − learned": before - scores_by_seed(learned),
+            "from the start − single width": before - (nothing if single is None else single),
+            **{f"{kind} − from the start": scores.get(kind, nothing) - before for kind in _CHANGED},
+            "read off attention − from the start": read_off - before,
+        }
+        row = {"task": names[setting], "asked": asked, "seeds": len(before)}
+        rows.append(row | {what: by_seed.dropna() for what, by_seed in points.items()})
     return pd.DataFrame(rows)
 
 
@@ -139,17 +125,9 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
         if not paired["named"].any():
             continue
         for what, part in paired.groupby("what"):
-            rows.append(
-                {
-                    "task": setting.task,
-                    "label": labels[setting],
-                    "what": what,
-                    "seeds": part["seed"].nunique(),
-                    "density": part["density"].mean(),
-                    "score": part["score"].mean(),
-                    "lost": (dense - scores_by_seed(part)).dropna(),
-                }
-            )
+            row = {"task": setting.task, "label": labels[setting], "what": what}
+            row |= {"seeds": part["seed"].nunique(), **part[["density", "score"]].mean()}
+            rows.append(row | {"lost": (dense - scores_by_seed(part)).dropna()})
     table = pd.DataFrame(rows, columns=["task", "label", "what", "seeds", "density", "score", "lost"])
     return table.sort_values(["label", "score"], ascending=[True, False], ignore_index=True)
 

@@ -89,17 +89,13 @@ class Claim:
     judge: Callable[..., Iterator[Estimate | str]]
 
 
-def _below_0(mean: float, low: float, high: float) -> bool:
-    return high < 0
-
-
 @dataclass(frozen=True)
 class Rule:
     """What is asked of an estimate: in words, as tests of its mean, low and high, and on the scale."""
 
     wanted: str
     met: Callable[[float, float, float], bool]
-    refuted: Callable[[float, float, float], bool] = _below_0
+    refuted: Callable[[float, float, float], bool] = lambda mean, low, high: high < 0
     bound: float = 0
 
     def estimate(self, what: str, points: Iterable[float], otherwise: str) -> Estimate | str:
@@ -512,15 +508,11 @@ def _judged(claim: str, setting: Setting, label: str, runs: pd.DataFrame, **know
     said = list(CLAIMS[claim].judge(runs, **known))
     numbers = tuple(one for one in said if isinstance(one, Estimate))
     missing = [one for one in said if isinstance(one, str)]
-    word = _word(numbers, missing)
-    return Verdict(claim, setting.task, label, word, numbers, _reason(word, numbers, missing))
-
-
-def _word(numbers: Sequence[Estimate], missing: Sequence[str]) -> Word:
     states = {number.state for number in numbers}
+    word: Word = "undecided" if missing or states != {"met"} else "holds"
     if "refuted" in states:
-        return "does not hold"
-    return "undecided" if missing or states != {"met"} else "holds"
+        word = "does not hold"
+    return Verdict(claim, setting.task, label, word, numbers, _reason(word, numbers, missing))
 
 
 def _reason(word: Word, numbers: Sequence[Estimate], missing: Sequence[str]) -> str:
