@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sparsebert.patterns import (
         Copies,
         Dense,
+        Dilated,
         Global,
         Learned,
         Lexical,
@@ -57,7 +58,18 @@ _NAMES = {
     "sparsebert.models.encoders": ("load_classifier", "load_tokenizer"),
     "sparsebert.models.sparsified": ("Sparsified", "sparsify"),
     "sparsebert.patterns": (
-        *("Copies", "Dense", "Global", "Learned", "Lexical", "Neighbour", "Pattern", "Random", "Syntax"),
+        *(
+            "Copies",
+            "Dense",
+            "Dilated",
+            "Global",
+            "Learned",
+            "Lexical",
+            "Neighbour",
+            "Pattern",
+            "Random",
+            "Syntax",
+        ),
         *("Weighted", "parse_pattern"),
     ),
     "sparsebert.patterns.batches": ("Batch",),

@@ -85,6 +85,7 @@ def register(component: Component) -> Component:
 
     The class says what it is by its base class (`Pattern`, ...) and has a `name`. From then on the name works
     wherever the names of the package do, in worker processes too. Raises `InputError` if the name is taken.
+    Chapter 01 explains it.
     """
     registry = getattr(component, "registry", None)
     if not isinstance(registry, Registry):

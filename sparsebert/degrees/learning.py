@@ -28,7 +28,10 @@ from sparsebert.registry import METHODS
 
 
 class DegreeConfig(BaseModel):
-    """How the degrees of the pattern `learned` are learned; unknown fields are refused."""
+    """How the degrees of the pattern `learned` are learned; unknown fields are refused.
+
+    Chapter 05 explains it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -110,7 +113,7 @@ class LearnedDegrees(nn.Module):
     """Degree distributions of the layers in `layers`, to be trained with the model that they are attached to.
 
     It stands for the pattern `learned` in a plan, and for the weights of `weighted(P)`. It is soft until
-    `harden` gives it edges; then they are fixed and only their weights are trained.
+    `harden` gives it edges; then they are fixed and only their weights are trained. Chapter 05 explains it.
     """
 
     def __init__(

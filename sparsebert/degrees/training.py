@@ -30,6 +30,7 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
     """Give the model what its plan has to learn, so that its optimizer and its checkpoints hold it, too.
 
     None if the plan has nothing to learn. Raises `InputError` if plan and config do not belong together.
+    Chapter 05 explains it.
     """
     architecture = architecture_of(model)
     count = architecture.layers

@@ -93,7 +93,10 @@ def _hash_of(*files: tuple[Path, int, int]) -> str:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The encoder's fast tokenizer; `InputError` if it has none, or one without words or a padding token."""
+    """The encoder's fast tokenizer; `InputError` if it has none, or one without words or a padding token.
+
+    Chapter 01 explains it.
+    """
     with _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(**_source(name))
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up, since there are no files of it
@@ -119,7 +122,7 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
     The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors, as
     float32, and no code that comes with a model is run. The model takes `length` tokens at least (see
     `extend_positions`). Raises `InputError` for an encoder that is not found, cannot be sparsified, or whose
-    files do not belong together.
+    files do not belong together. Chapter 02 explains it.
     """
     names = label_names(task_labels)
     what = f"encoder '{name}'"

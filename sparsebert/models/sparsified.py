@@ -63,7 +63,10 @@ class DensityMeter:
 
 
 class Sparsified:
-    """A model whose attention follows a plan, until `undo()` or the end of the `with` block."""
+    """A model whose attention follows a plan, until `undo()` or the end of the `with` block.
+
+    Chapter 01 explains it.
+    """
 
     def __init__(
         self, model: PreTrainedModel, plan: Plan, learner: Learner | None = None, kernel: str = "auto"
@@ -190,7 +193,7 @@ def sparsify(
     it is learned (see `sparsebert.degrees`). `kernel` says how attention is computed, one of
     `kernel_names()`; the result is the same. Raises `InputError` for an architecture that is not in
     `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for another number of
-    heads, and a model that is sparsified already.
+    heads, and a model that is sparsified already. Chapter 01 explains it.
 
     >>> with sparsify(model, Neighbour(2) | Global("cls")):  # doctest: +SKIP
     ...     model(**tokenizer("A text.", return_tensors="pt"))

@@ -20,6 +20,7 @@ class Syntax(Pattern):
 
     One step leads from a word to its head or to a dependant. Steps lead over words of the sequence: a word
     that truncation cut away connects nothing. Special tokens have no parse and attend to themselves alone.
+    Chapter 03 explains it.
     """
 
     hops: int = 1
@@ -45,7 +46,10 @@ class Syntax(Pattern):
 @register
 @dataclass(frozen=True)
 class Lexical(Pattern):
-    """The `k` tokens with the most similar input embeddings (by cosine; ties go to the earlier one)."""
+    """The `k` tokens with the most similar input embeddings (by cosine; ties go to the earlier one).
+
+    Chapter 03 explains it.
+    """
 
     k: int
     name = "lexical"
@@ -66,7 +70,10 @@ class Lexical(Pattern):
 @register
 @dataclass(frozen=True)
 class Copies(Pattern):
-    """The same token at other places, that is those of equal input embeddings."""
+    """The same token at other places, that is those of equal input embeddings.
+
+    Chapter 08 explains it.
+    """
 
     name = "copies"
     examples = ("copies",)

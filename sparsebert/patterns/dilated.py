@@ -14,7 +14,10 @@ from sparsebert.registry import register
 @register
 @dataclass(frozen=True)
 class Dilated(Pattern):
-    """Tokens at the distances `step`, 2 `step`, ..., `w` `step` on either side: degree 2w, farther apart."""
+    """Tokens at the distances `step`, 2 `step`, ..., `w` `step` on either side: degree 2w, farther apart.
+
+    Chapter 01 explains it.
+    """
 
     w: int
     step: int

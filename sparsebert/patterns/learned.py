@@ -18,7 +18,11 @@ from sparsebert.registry import register
 @register
 @dataclass(frozen=True)
 class Learned(Pattern):
-    """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them."""
+    """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them.
+
+    Its pairs are those of one layer, so a plan asks `at(layer)`: `InputError` where nothing was learned yet and
+    no run learns, and for a file that holds no degrees. Chapter 05 explains it.
+    """
 
     path: str | None = None
     name = "learned"
@@ -46,7 +50,8 @@ class Learned(Pattern):
 class Weighted(Pattern):
     """The pairs of a pattern, with a learned weight for each head and distance: `weighted(P, "FILE")`.
 
-    Without a file the weights are what a run learns, from equal weights on.
+    Without a file the weights are what a run learns, from equal weights on. Raises `InputError` for
+    a file without weights. Chapter 05 explains it.
     """
 
     pattern: Pattern

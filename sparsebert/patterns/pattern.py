@@ -59,6 +59,7 @@ class Pattern(ABC):
     A pattern of your own is a frozen dataclass with a `name`, `examples` and `related`; `sparsebert.register`
     adds it. Its fields are its arguments: whole numbers from 0 up (`int`), patterns (`Pattern`), one of its
     `words`, or the `path` of a file (`str`). The first paragraph of its docstring stands in lists.
+    Chapter 01 explains it.
     """
 
     registry = PATTERNS

@@ -23,7 +23,10 @@ _LAYERS = re.compile(r"([0-9]{1,9})\s*(-)?\s*([0-9]{1,9})?")
 
 @dataclass(frozen=True)
 class Placement:
-    """The layers a pattern is applied at: `all`, `early`, `late`, `3`, `3-5`, or `3-` (from 3 on)."""
+    """The layers a pattern is applied at: `all`, `early`, `late`, `3`, `3-5`, or `3-` (from 3 on).
+
+    Chapter 03 explains it.
+    """
 
     text: str = "all"
 
@@ -56,7 +59,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """Patterns and their placements; layers that none is placed at stay dense."""
+    """Patterns and their placements; layers that none is placed at stay dense.
+
+    Chapter 03 explains it.
+    """
 
     steps: tuple[tuple[Pattern, Placement], ...]
 
@@ -119,7 +125,7 @@ class Plan:
 def parse_plan(text: str) -> Plan:
     """The plan that a text stands for; `str(parse_plan(text))` is its canonical form.
 
-    Raises `InputError`, and `UnknownName` if it has a pattern that is not registered.
+    Raises `InputError`, and `UnknownName` if it has a pattern that is not registered. Chapter 03 explains it.
 
     >>> print(parse_plan("neighbour(2)|global(cls)@late ; dense @ all"))
     neighbour(2) | global(cls) @ late; dense

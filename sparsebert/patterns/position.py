@@ -13,7 +13,10 @@ from sparsebert.registry import register
 @register
 @dataclass(frozen=True)
 class Dense(Pattern):
-    """Every token attends to every token: the encoder as it was trained."""
+    """Every token attends to every token: the encoder as it was trained.
+
+    Chapter 01 explains it.
+    """
 
     name = "dense"
     examples = ("dense",)
@@ -29,7 +32,10 @@ class Dense(Pattern):
 @register
 @dataclass(frozen=True)
 class Neighbour(Pattern):
-    """Tokens at most `w` positions away on either side: degree 2w in the middle of a sequence."""
+    """Tokens at most `w` positions away on either side: degree 2w in the middle of a sequence.
+
+    Chapter 01 explains it.
+    """
 
     w: int
     name = "neighbour"
@@ -49,7 +55,10 @@ class Neighbour(Pattern):
 @register
 @dataclass(frozen=True)
 class Global(Pattern):
-    """The first `tokens` tokens attend to all and all attend to them; `"cls"` is the first one, [CLS]."""
+    """The first `tokens` tokens attend to all and all attend to them; `"cls"` is the first one, [CLS].
+
+    Chapter 01 explains it.
+    """
 
     tokens: int | str
     name = "global"

@@ -25,6 +25,7 @@ class Random(Pattern):
     graph does not depend on the batch, the padding or the device. With `like` a query takes as many keys as
     that pattern gives it, and with `besides` it draws only among pairs that pattern leaves out:
     `random(like=P, besides=Q) | Q` gives every token exactly the degree that `P | Q` gives it.
+    Chapter 01 explains it.
     """
 
     k: int | None = None

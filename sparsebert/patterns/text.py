@@ -14,7 +14,7 @@ def parse_pattern(text: str) -> Pattern:
     """The pattern that a text stands for, so that `str(parse_pattern(text))` is its canonical form.
 
     Raises `InputError` with the position and, for a misspelt name, the nearest known one; `UnknownName` if
-    there is no such pattern.
+    there is no such pattern. Chapter 01 explains it.
 
     >>> print(parse_pattern("neighbour( 2 )|random(3,seed=0)|global(cls)"))
     neighbour(2) | random(3) | global(cls)

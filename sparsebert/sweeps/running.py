@@ -90,6 +90,7 @@ def run_all(
     `workers` processes share the processor's cores (default: `default_workers()`). Each run is recorded
     when it is finished, so that an interrupted call continues where it stopped. The first run that fails
     stops the call. Raises `InputError` as `check_runs` does, before anything is trained.
+    Chapter 02 explains it.
     """
     store = store or RunStore()
     runs, records = _resolved(configs, folders), {}

@@ -79,7 +79,7 @@ def finetune(
     not fit, and for a folder in which the model finds no room.
 
     Processes that `accelerate launch` started share the rows of each step and all return the record; what is
-    written here is written by the first of them.
+    written here is written by the first of them. Chapter 02 explains it.
     """
     started = time.perf_counter()
     run = run if isinstance(run, Run) else Run.of(run)
@@ -191,7 +191,7 @@ def evaluate(
     """Evaluate a saved model under its plan; task, rows, precision and kernel are its run's unless given.
 
     Returns `metrics`, `density`, `density_per_layer`, `eval_rows`, `task` and `plan`. Raises `InputError`
-    for a folder that holds no saved model.
+    for a folder that holds no saved model. Chapter 05 explains it.
     """
     settings = read_settings(folder)
     given = {"precision": precision, "kernel": kernel, "encoder": str(folder)}

@@ -105,6 +105,7 @@ class RunConfig(BaseModel):
     The same config gives the same run, up to the arithmetic of the device: the record names it, and the
     precision that `auto` took. `labels` say what a run is for, as in {"treatment": "named heads"}; they are
     kept in its record, and two configs that differ in them alone are equal and of one name.
+    Chapter 02 explains it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -260,7 +261,7 @@ class RunRecord(BaseModel):
     MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
     counts the changes to the method of learning degrees by then.
 
-    `RunRecord.read` brings those of earlier versions to today's schema.
+    `RunRecord.read` brings those of earlier versions to today's schema. Chapter 02 explains it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -330,6 +331,7 @@ class RunStore:
     """A folder with one JSON file per finished run, `<name>.json`, each written whole or not at all.
 
     Reading changes nothing: a file that holds no record is passed over, with a sentence on stderr.
+    Chapter 02 explains it.
     """
 
     def __init__(self, folder: str | Path | None = None):
