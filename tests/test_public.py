@@ -13,8 +13,9 @@ import sparsebert
 CHAPTERS = {path.stem[:2] for path in (Path(sparsebert.__file__).parent.parent / "notebooks").glob("*.ipynb")}
 PUBLIC = {
     name: item
-    for name in set(sparsebert.__all__) - {"InputError"}
-    if inspect.isclass(item := getattr(sparsebert, name)) or inspect.isfunction(item)
+    for name in sparsebert.__all__
+    if name != "InputError"
+    and (inspect.isclass(item := getattr(sparsebert, name)) or inspect.isfunction(item))
 }
 BARE_TENSOR = re.compile(r"(?<!\[)\bTensor\b(?!,)")
 
