@@ -152,7 +152,7 @@ def test_realised_degrees_are_the_quantiles_of_the_distribution(masses, n, layer
     table[:, 0] = 1
     mask = kept_edges(table, layer, Batch.of_lengths([n]))[0]
     drawn = [quantile(i, layer * heads + head) for head in range(heads) for i in range(n)]
-    # Shares are kept in 32 bits: a quantile that is equal to one of them but for rounding may fall on either side.
+    # Shares are kept in 32 bits: a quantile that equals one but for rounding may fall on either side.
     assume(all(abs(number - float(share)) > 1e-6 for number in drawn for share in survival))
     for head in range(heads):
         # Near a boundary a token's neighbours are missing on one side only, since n > 2 * longest.
