@@ -570,7 +570,7 @@ def test_the_table_of_contents_lists_every_page_and_every_notebook():
     pages = {path.stem for path in (PROJECT / "book").glob("*.md")}
     listed = book.pages_in_toc(TOC)
     assert len(listed) == len(set(listed))
-    assert set(listed) == pages | {"this_build"} | {f"notebooks/{path.stem}" for path in NOTEBOOKS}
+    assert set(listed) == pages | {"components", "this_build"} | {f"notebooks/{path.stem}" for path in NOTEBOOKS}
     assert [f"notebooks/{path.stem}" for path in NOTEBOOKS] == [page for page in listed if "/" in page]
 
 
