@@ -12,6 +12,7 @@ from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, Regis
 def components_page() -> str:
     """Markdown with a table for each kind of component: patterns, kernels, methods, architectures, tasks."""
     import sparsebert.degrees
+    import sparsebert.kernels
     import sparsebert.models.architectures  # noqa: F401  (each wing fills its registry)
     from sparsebert.data.tasks import registered
 
