@@ -35,7 +35,7 @@ book: $(INSTALLED)  ## run the chapters that changed, render the book, end with 
 test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
-	@$(BIN)/pyrefly check --summary none
+	@$(BIN)/pyrefly check --summary=none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
