@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -29,7 +30,7 @@ Rows = Float[Tensor, "layer_or_1 head_or_1 distance"]
 _LEAST = 1e-6  # of a weight, so that its logarithm stays finite
 
 
-class Method:
+class Method(ABC):
     """How degrees are parametrised, learned and made hard; `sparsebert.register` adds one of your own.
 
     It needs a `name`, a `summary`, `start` and `log_survival`. With D = `max_distance` a table has a column
@@ -55,13 +56,13 @@ class Method:
         """What figures and tables call it."""
         return self.name
 
+    @abstractmethod
     def start(self, groups: tuple[int, int]) -> Theta:
         """Parameters at which nearly all edges exist, so that training starts from the dense encoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_survival(self, theta: Theta) -> Rows:
         """log S at the distances 1, ..., D."""
-        raise NotImplementedError
 
     def table(self, theta: Theta) -> Rows:
         """log S at all distances: 0 at distance 0, the last one for all beyond if degrees are open-ended."""
@@ -79,7 +80,7 @@ class Method:
         """What the scores of a layer get, by its rows of `soft_table`."""
         return by_distance(log_counts, batch)
 
-    def keep_in_reach(self, theta: Theta) -> None:
+    def keep_in_reach(self, theta: Theta) -> None:  # noqa: B027  (most methods clamp nothing)
         """Called after each step, to clamp parameters in place."""
 
     def temperature(self, done: float) -> float:
