@@ -76,8 +76,8 @@ def test_one_in_twenty_intervals_lies_above_the_truth(seeds, moderated):
 
 def test_what_scatters_alike_is_shrunk_far_and_what_does_not_is_not():
     random = np.random.default_rng(2)
-    alike = scatter_of(pd.DataFrame(random.normal(size=(3, 40))))
-    unlike = scatter_of(pd.DataFrame(random.normal(size=(3, 40)) * np.exp(random.normal(size=40) * 2)))
+    alike = scatter_of(pd.DataFrame(random.normal(size=(9, 200))))
+    unlike = scatter_of(pd.DataFrame(random.normal(size=(9, 200)) * np.exp(random.normal(size=200) * 2)))
     assert alike.variance == pytest.approx(1, rel=0.3)
     assert alike.freedom > 10 > unlike.freedom
     assert scatter_of(pd.DataFrame(random.normal(size=(3, 2)))) is None

@@ -106,7 +106,7 @@ def scatter_of(scores: pd.DataFrame) -> Scatter | None:
     return Scatter(float(np.exp(logs.mean() + special.digamma(half) - math.log(half))), 2 * half)
 
 
-def _moderated(values: Float[np.ndarray, "seed"], scatter: Scatter | None) -> tuple[float, float]:
+def _moderated(values: Float[np.ndarray, " seed"], scatter: Scatter | None) -> tuple[float, float]:
     """A variance over seeds and its degrees of freedom, shrunk if it is known towards what."""
     own = values.size - 1
     variance = float(values.var(ddof=1)) if own else math.nan
