@@ -21,7 +21,7 @@ ALIKE = [("A dog.", "a DOG barks", 1), ("one two", "two, one!", 1), ("one two", 
 def test_a_threshold_from_the_training_rows_judges_the_others(turned):
     train = [(text, other, 1 - label if turned else label) for text, other, label in ALIKE]
     others = [("dog", "the dog", 1), ("the dog", "a dog", 1), ("cat", "dog", 1)]
-    table = by_shared_words(task_of(train, others)).set_index("part")
+    table = by_shared_words(task_of(train, others)).set_index("what")
     assert table.loc["train"].tolist() == [4, 1.0, 0.5]
     shares = [1.0, 0.5, 0.0]
     cut = 1.0  # the least share of the pairs that are alike in training

@@ -14,9 +14,9 @@ from sparsebert.errors import InputError
 def by_shared_words(task: Task) -> pd.DataFrame:
     """The accuracy of a threshold on the share of the first text's words that the second has, too.
 
-    A row per `part` of the task, with its number of `rows`, the `accuracy` of the threshold that is best on the
-    training rows, and that of the most frequent class, `majority`; both are fractions. Words are compared in
-    lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes. Chapter 08
+    A row per part of the task (`what`), with its number of `rows`, the `accuracy` of the threshold that is best
+    on the training rows, and that of the most frequent class, `majority`; both are fractions. Words are compared
+    in lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes. Chapter 08
     explains it.
 
     The threshold goes from the training rows to the others, so these say what the words tell.
@@ -37,7 +37,7 @@ def by_shared_words(task: Task) -> pd.DataFrame:
     more = right[best] >= 0.5  # whether pairs that share more are of class 1
     found = [
         {
-            "part": name,
+            "what": name,
             "rows": len(labels),
             "accuracy": float((((shares >= cuts[best]) == more) == labels).mean()),
             "majority": float(np.bincount(labels).max() / len(labels)),
