@@ -14,12 +14,10 @@ from sparsebert.errors import InputError
 def by_shared_words(task: Task) -> pd.DataFrame:
     """The accuracy of a threshold on the share of the first text's words that the second has, too.
 
-    A row per part of the task (`what`), with its number of `rows`, the `accuracy` of the threshold that is best
-    on the training rows, and that of the most frequent class, `majority`; both are fractions. Words are compared
-    in lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes. Chapter 08
-    explains it.
-
-    The threshold goes from the training rows to the others, so these say what the words tell.
+    A row per part of the task (`what`), with its number of `rows`, the `accuracy` of the threshold that is
+    best on the training rows, and that of the most frequent class, `majority`; both are fractions. Words are
+    compared in lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes.
+    Chapter 08 explains it.
     """
     if not task.paired or len(task.label_names) != 2:
         raise InputError(f"task '{task.name}' is not one of pairs of texts in two classes")
