@@ -167,8 +167,8 @@ def test_ratios_and_floor_follow_from_the_rounds(monkeypatch):
     given = {"dense": [8.0, 10.0, 9.0], "banded": [2.0, 1.9, 1.0]}
     turns = {(name, what): iter(times) for name, times in given.items() for what in ("forward", "both")}
 
-    def take_turn(trial, what):
-        trial.seconds[what].append(next(turns[trial.contender.name, what]))
+    def take_turn(trial):
+        trial.seconds.append(next(turns[trial.contender.name, trial.what]))
 
     monkeypatch.setattr(bench_attention._Trial, "take_turn", take_turn)
     frame = measure_attention("neighbour(0)", [4], contenders=["dense", "banded"], heads=1, width=4, rounds=3)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, say, unknown_name
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
 
@@ -125,14 +124,9 @@ def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forwar
 def take_turns(turns: Sequence[Callable[[], None]], rounds: int, title: str) -> None:
     """Each turn once a round, in every second round from the last to the first; says how far it is."""
     for number in range(rounds):
-        progress(f"{title}: round {number + 1} of {rounds}")
+        say(f"  {title}: round {number + 1} of {rounds}")
         for turn in turns[:: -1 if number % 2 else 1]:
             turn()
-
-
-def progress(text: str) -> None:
-    """Standard output is for the result."""
-    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 # ---- on paper and on disk -----------------------------------------------------------------------

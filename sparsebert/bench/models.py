@@ -211,24 +211,40 @@ def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cp
     Hooks on modules switch a stopwatch from part to part; what is in none of them, such as embeddings, norms,
     dropout, masks and the optimizer, is `rest`.
     """
-    watch = _Stopwatch(device)
+    taken, running, last = dict.fromkeys(PARTS, 0.0), ["rest"], perf_counter()
+
+    def lap() -> None:
+        nonlocal last
+        measuring.wait_for(device)
+        now = perf_counter()
+        taken[running[-1]] += now - last
+        last = now
+
+    def enter(part: str, *_: object) -> None:
+        lap()
+        running.append(part)
+
+    def leave(part: str, *_: object) -> None:
+        lap()
+        assert running.pop() == part
+
     handles = []
     for module, part in parts_of(model):
         for register in (module.register_forward_pre_hook, module.register_full_backward_pre_hook):
-            handles.append(register(partial(watch.enter, part)))
+            handles.append(register(partial(enter, part)))
         for register in (module.register_forward_hook, module.register_full_backward_hook):
-            handles.append(register(partial(watch.leave, part)))
+            handles.append(register(partial(leave, part)))
     try:
-        watch.lap()
-        watch.taken = dict.fromkeys(PARTS, 0.0)
+        lap()
+        taken.update(dict.fromkeys(PARTS, 0.0))
         step()
-        watch.lap()
+        lap()
     finally:
         for handle in handles:
             handle.remove()
-    assert watch.running == ["rest"], f"parts were entered and not left: {watch.running}"
-    total = sum(watch.taken.values())
-    return {part: taken / total for part, taken in watch.taken.items()}
+    assert running == ["rest"], f"parts were entered and not left: {running}"
+    total = sum(taken.values())
+    return {part: own / total for part, own in taken.items()}
 
 
 def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
@@ -246,29 +262,6 @@ def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
                 yield module, "projections"
             elif "attention" not in name and not isinstance(module, nn.LayerNorm | nn.Dropout | nn.Identity):
                 yield module, "feed_forward"
-
-
-class _Stopwatch:
-    """Seconds by part; a part that is entered within another stops the outer one's time."""
-
-    def __init__(self, device: str):
-        self.device, self.last = device, 0.0
-        self.taken = dict.fromkeys(PARTS, 0.0)
-        self.running = ["rest"]
-
-    def enter(self, part: str, *_: object) -> None:
-        self.lap()
-        self.running.append(part)
-
-    def leave(self, part: str, *_: object) -> None:
-        self.lap()
-        assert self.running.pop() == part
-
-    def lap(self) -> None:
-        measuring.wait_for(self.device)
-        now = perf_counter()
-        self.taken[self.running[-1]] += now - self.last
-        self.last = now
 
 
 # ---- on paper -----------------------------------------------------------------------------------

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.cli.options import data_dir_option
+from sparsebert.cli.group import main
+from sparsebert.cli.options import folder_options
 from sparsebert.errors import InputError, shown
-from sparsebert.reading import path_of
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 profile_option = click.option(
-    "--profile",
-    default="quick",
-    show_default=True,
-    help="smoke (to rehearse), quick or full (for a GPU).",
+    "--profile", default="quick", help="smoke (to rehearse), quick or full (for a GPU)."
 )
 
 
-@click.command(
+@main.command(
     epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb"
 )
 @click.argument("notebook")
@@ -29,8 +30,8 @@ profile_option = click.option(
 @click.option(
     "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
 )
-@data_dir_option
-def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, data_dir: str | None) -> None:
+@folder_options("data")
+def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | None) -> None:
     """Run one chapter's notebook with other parameters; the notebook itself is not changed.
 
     NOTEBOOK is a name such as 03_which_connections, or a path. Values are written as in YAML: 500, 0.1, text,
@@ -42,14 +43,13 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
         if not equals:
             raise InputError(f"-p {shown(pair)}: write a parameter as NAME=VALUE, such as -p task=headlines")
         values[name.strip()] = value
-    if data_dir:
-        os.environ["SPARSEBERT_DATA_DIR"] = str(path_of(data_dir).resolve())
+    os.environ |= folders.environment
     from sparsebert.chapters import run_notebook
 
-    click.echo(run_notebook(notebook, values, profile=profile, out=out))
+    click.echo(run_notebook(notebook, values, **how))
 
 
-@click.command()
+@main.command()
 @profile_option
 def book(profile: str) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sparsebert.cli.options import json_option, runs_dir_option
+from sparsebert.cli.group import main
+from sparsebert.cli.options import answer, folder_options, json_option
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 
-@click.group()
+@main.group()
 def results() -> None:
     """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them."""
 
@@ -22,7 +25,7 @@ def results_list(as_json: bool) -> None:
     from sparsebert.study.results import as_text, overview
 
     table = overview()
-    click.echo(json.dumps(table.to_dict("records"), indent=1) if as_json else as_text(table))
+    answer(as_json, table.to_dict("records"), as_text(table))
 
 
 @results.command(name="check")
@@ -64,8 +67,8 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     name="unpack", epilog="Example: sparsebert results unpack experiments --runs-dir runs/experiments"
 )
 @click.argument("name")
-@runs_dir_option
-def results_unpack(name: str, runs_dir: Path | None) -> None:
+@folder_options("runs")
+def results_unpack(name: str, folders: Folders) -> None:
     """Put the runs of book/results/NAME.jsonl into a folder of runs, so that a sweep goes on from there.
 
     A run that the folder has already stays as it is.
@@ -73,6 +76,6 @@ def results_unpack(name: str, runs_dir: Path | None) -> None:
     from sparsebert.study.results import unpack
     from sparsebert.training.runs import RunStore
 
-    store = RunStore(runs_dir)
+    store = RunStore(folders.runs)
     added, total = unpack(name, store)
     click.echo(f"{total} runs of {name}: {added} put into {store.folder}, {total - added} were there")
