@@ -476,7 +476,7 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
 
 
 def test_throughput_has_a_panel_per_mode(model):
-    panels = figures.costs.throughput(model).axes
+    panels = figures.costs.against_length(model, "throughput").axes
     assert [axes.get_title() for axes in panels] == ["training", "inference"]
 
 
@@ -493,11 +493,12 @@ def test_accuracy_against_time_has_intervals_both_ways():
         for at in ("all", "late")
         for i in (0.0, 0.01, 0.03)
     ]
-    figure = figures.costs.accuracy_against_time(pd.DataFrame(rows), dense=[0.85, 0.86])
+    options = {"dense": [0.85, 0.86], "apart": "plan", "size": "density"}
+    figure = figures.means(pd.DataFrame(rows), "time", **options)
     points = figure.axes[0].containers
     assert len(points) == 4 and all(point.has_xerr and point.has_yerr for point in points)
     with pytest.raises(InputError, match="lacks the column time"):
-        figures.costs.accuracy_against_time(pd.DataFrame(rows).drop(columns="time"))
+        figures.means(pd.DataFrame(rows).drop(columns="time"), "time", **options)
 
 
 def test_nothing_measured_is_not_drawn(layer):

@@ -84,13 +84,8 @@ def test_the_open_end_is_labelled():
     assert right.get_xticklabels()[-1].get_text() == "≥ 8"
 
 
-def test_mean_degrees_are_the_sums_of_the_kept_shares():
-    figure = figures.learned.mean_degrees([[[1.0, 0.5], []], [[1.0], [1.0, 1.0, 0.2]]])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["1.5", "0", "1", "2.2"]
-
-
-def test_attention_by_head_is_in_percent_and_frames_some_heads():
-    figure = figures.learned.attention_by_head([[0.0, 0.126], [1.0, 0.5]], [(1, 0)])
+def test_numbers_by_head_are_written_and_some_heads_framed():
+    figure = figures.learned.by_head([[0.0, 12.6], [100.0, 50.0]], "{:.0f}", [(1, 0)])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["0", "13", "100", "50"]
     (frame,) = axes.patches
@@ -162,8 +157,7 @@ def test_each_panel_has_its_own_dense_runs():
         (lambda: figures.learned.two_rows({}), "no graphs"),
         (lambda: figures.learned.two_views([]), "no survivals"),
         (lambda: figures.learned.two_views([0.5, 0.6]), "increases"),
-        (lambda: figures.learned.mean_degrees([]), "no degrees"),
-        (lambda: figures.learned.attention_by_head([]), "no shares"),
+        (lambda: figures.learned.by_head([]), "no heads"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
         (
             lambda: figures.lines(pd.DataFrame({"code": ["a"]}), "round", "unknown", "code"),

@@ -7,11 +7,11 @@ They draw the frames of `sparsebert.bench.attention` and `sparsebert.bench.model
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,12 +21,12 @@ from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError
 from sparsebert.figures import look
 from sparsebert.reading import path_of
-from sparsebert.study.intervals import mean_interval
 
 _MEASURES = {  # the column of a pass, its unit, the axis, and what a description says
     "time": ("{}", 1e3, "milliseconds", "milliseconds, forward,"),
     "memory": ("memory_{}", 1e-6, "peak megabytes beyond the inputs", "megabytes of a forward pass"),
     "time over the floor": ("{}_over_floor", 1, "time over the floor", "times the floor, forward,"),
+    "throughput": ("tokens_per_second", 1, "tokens per second", ""),
 }
 _PARTS = {  # of a step: the words of the legend and the colour
     "attention": ("attention's core", look.ORANGE),
@@ -66,72 +66,61 @@ def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
 
 @look.style()
 def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
-    """What a layer costs against length, on log scales: lines are contenders, panels passes, rows patterns.
+    """Costs against length, both logarithmic: lines are contenders, panels passes, rows of panels patterns.
 
     `frame` is that of `measure_attention`. `measure` is `time` (milliseconds; a dotted line marks the length
-    from which on `auto` is faster than dense), `memory` (peak megabytes beyond the inputs) or `time over
-    the floor` (over dense attention's time times the density). Raises `InputError` if a column is missing or
-    nothing was measured.
+    from which on `auto` is faster than dense), `memory` (peak megabytes beyond the inputs) or `time over the
+    floor` (over dense attention's time times the density); or it is `throughput` (tokens per second), a panel
+    per mode, and `frame` that of `measure_models`. Raises `InputError` if a column is missing or nothing was
+    measured.
     """
     column, unit, label, _ = _MEASURES[measure]
-    columns = {what: column.format(what) for what in PASSES}
-    ratios = [f"{what}_over_dense" for what in PASSES if measure == "time"]
-    look.check_columns(frame, "pattern", "contender", "length", *columns.values(), *ratios)
+    panels = "mode" if measure == "throughput" else "pattern"
+    columns = {column.format(what): words for what, words in PASSES.items()}
+    ratios = {column: f"{column}_over_dense" for column in columns if measure == "time"}
+    look.check_columns(frame, panels, "contender", "length", *columns, *ratios.values())
     if measure == "time over the floor":
         frame = frame[frame["contender"] != "dense"]  # its density is 1, and so it is its own floor
-    _check_measured(frame[[*columns.values()]])
-    patterns = frame["pattern"].unique()
-    panels = [(pattern, what) for pattern in patterns for what in PASSES]
-    titles = [f"{pattern}\n{PASSES[what]}" if len(patterns) > 1 else PASSES[what] for pattern, what in panels]
+    _check_measured(frame[[*columns]])
+    levels = frame[panels].unique()
+    titles = [
+        f"{level}\n{words}" if len(levels) > 1 else words for level in levels for words in columns.values()
+    ]
     options = {"columns": 2, "margin": 0.3, "share": "xy", "ylabel": label}
+    if panels == "mode":
+        titles, options = list(levels), {"share": "x", "ylabel": label}
     figure, drawn = look.panels_for(titles, 3.7, **options)
-    for axes, (pattern, what) in zip(drawn, panels, strict=True):
-        own = frame[frame["pattern"] == pattern]
-        if measure == "time over the floor":
-            axes.axhline(1, **look.DENSE_LINE, zorder=1)
-        elif ratios and (length := crossover(own, ratio=f"{what}_over_dense")):
-            _mark_crossover(axes, length, own["length"])
-        _draw_against_length(axes, own, columns[what], unit, frame)
-    _finish_against_length(figure, "tokens")
-    return figure
-
-
-def _mark_crossover(axes: Axes, length: int, lengths: pd.Series) -> None:
-    axes.axvline(length, **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
-    right = length > math.sqrt(lengths.min() * lengths.max())
-    place = {
-        "xytext": (-4 if right else 4, 4),
-        "textcoords": "offset points",
-        "ha": "right" if right else "left",
-    }
-    note = f"auto is faster\nfrom {_short(length)}"
-    axes.annotate(note, (length, 0), xycoords=("data", "axes fraction"), **place, va="bottom", fontsize=8)
-
-
-def _draw_against_length(
-    axes: Axes, own: pd.DataFrame, column: str, unit: float, frame: pd.DataFrame
-) -> None:
-    """Lines of contenders, which look alike in all panels of a frame."""
-    names = frame["contender"].unique()
-    looks = look.looks_of(name for name in names if name != "dense")
-    if "auto" in looks:  # the choice of kernels lies over the kernel that it chose
-        looks["auto"] |= {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}
-    if "dense" in names:
-        dense = {"color": look.INK, "linestyle": "--", "marker": "s", "label": "dense"}
-        looks = {"dense": dense} | looks
-    look.draw_lines(axes, own, "contender", "length", column, looks, unit)
+    looks = _looks(frame["contender"].unique())
     ticks = sorted(frame["length"].unique())
     while len(ticks) > 7:
         ticks = ticks[::-2][::-1]  # the longest one stays
-    axes.set(xscale="log", yscale="log")
-    axes.set_xticks(ticks, [_short(length) for length in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _finish_against_length(figure: Figure, label: str) -> None:
-    figure.supxlabel(label, fontsize=10)
+    for axes, (level, column) in zip(drawn, product(levels, columns), strict=True):
+        own = frame[frame[panels] == level]
+        if measure == "time over the floor":
+            axes.axhline(1, **look.DENSE_LINE, zorder=1)
+        elif ratios and (length := crossover(own, ratio=ratios[column])):
+            axes.axvline(length, **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
+            right = length > math.sqrt(own["length"].min() * own["length"].max())
+            place = {"xytext": (-4 if right else 4, 4), "textcoords": "offset points", "va": "bottom"}
+            place |= {"ha": "right" if right else "left", "xycoords": ("data", "axes fraction")}
+            axes.annotate(f"auto is faster\nfrom {_short(length)}", (length, 0), **place, fontsize=8)
+        look.draw_lines(axes, own, "contender", "length", column, looks, unit)
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(ticks, [_short(length) for length in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.supxlabel("tokens", fontsize=10)
     look.legend_above(figure, figure.axes[0].get_legend_handles_labels()[0])
+    return figure
+
+
+def _looks(contenders: Iterable[str]) -> dict[str, dict]:
+    looks = look.looks_of(contenders)
+    if "auto" in looks:  # the choice of kernels lies over the kernel that it chose
+        looks["auto"] |= {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}
+    if "dense" in looks:
+        looks["dense"] |= {"color": look.INK, "linestyle": "--", "marker": "s"}
+    return looks
 
 
 def _short(length: int) -> str:
@@ -198,47 +187,6 @@ def describe_shares(frame: pd.DataFrame) -> str:
             told = f"{mode} at {length:,} tokens: attention's core takes {' and '.join(shares)}{ratio}."
             sentences.append(told)
     return " ".join(sentences)
-
-
-@look.style()
-def throughput(frame: pd.DataFrame) -> Figure:
-    """Tokens per second against length, dense and under a plan, by mode."""
-    look.check_columns(frame, "mode", "length", "contender", "tokens_per_second")
-    figure, panels = look.panels_of(frame, "mode", 3.5, ylabel="tokens per second")
-    for axes, _, own in panels:
-        _draw_against_length(axes, own, "tokens_per_second", 1, frame)
-    _finish_against_length(figure, "tokens of a sequence")
-    return figure
-
-
-@look.style()
-def accuracy_against_time(
-    frame: pd.DataFrame,
-    dense: Sequence[float] = (),
-    *,
-    metric: str = "accuracy",
-    label: str = "time over dense",
-) -> Figure:
-    """Accuracy against time: a mean with 95 % intervals both ways for each plan, in its pattern's colour.
-
-    `frame` has a row per run with the columns `pattern` (colour), `plan` (runs that agree in both are seeds
-    of one another), `density` and `metric` (in [0, 1]) and `time`; `label` names what the time is. A marker
-    is the larger the denser the plan. `dense` gives the metric of the dense runs. Raises `InputError` as
-    `figures.means` does.
-    """
-    look.check_columns(frame, "pattern", "plan", "density", metric, "time")
-    look.check_alike(frame, "pattern", "plan", "placement")
-    figure, [axes] = look.panels_for([""], 4.4, xlabel=label, ylabel=f"{metric}, %")
-    looks = look.looks_of(frame["pattern"])
-    look.draw_dense(axes, dense)
-    for (pattern, _), runs in frame.groupby(["pattern", "plan"], sort=False):
-        size = {"markersize": 5 + 6 * math.sqrt(runs["density"].mean())}
-        time, score = mean_interval(runs["time"]), mean_interval(100 * runs[metric])
-        look.draw_mean(axes, time, score, looks[str(pattern)] | size)
-    axes.set_xlim(left=0)
-    look.keep_within(axes)
-    look.legend_above(figure, look.marks_of(looks), () if "dense" in looks else dense)
-    return figure
 
 
 def check_plot(path: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from sparsebert.errors import InputError
 from sparsebert.figures import look
-
-Rows = Sequence[Sequence[float]]  # a list per head; the item at o - 1 belongs to distance o
 
 
 @look.style()
@@ -74,39 +72,27 @@ def two_views(survival: Sequence[float]) -> Figure:
 
 
 @look.style()
-def mean_degrees(kept: Sequence[Rows]) -> Figure:
-    """Mean one-sided degree of each head (column) of each layer (row): the sum of its kept shares.
+def by_head(
+    table: Sequence[Sequence[float]], form: str = "{:g}", framed: Collection[tuple[int, int]] = ()
+) -> Figure:
+    """A number for each head (column) of each layer (row), such as its mean degree, as a coloured cell.
 
-    `kept[layer][head][o - 1]` is the share of tokens that keep distance o, as in `HardDegrees`.
+    `table[layer][head]` is at least 0 and written in its cell in this `form`; `framed` lists layer and head
+    of those that get a frame. Raises `InputError` if there is no layer.
     """
-    table = np.array([[sum(head) for head in layer] for layer in look.check_some(kept, "degrees")])
-    return _by_head(table, lambda degree: f"{degree:.1f}".removesuffix(".0"))
-
-
-@look.style()
-def attention_by_head(shares: Sequence[Sequence[float]], framed: Collection[tuple[int, int]] = ()) -> Figure:
-    """A share of the attention of each head (column) of each layer (row), in percent; some heads framed.
-
-    `shares[layer][head]` lies in [0, 1]; `framed` lists layer and head of those that get a frame.
-    """
-    figure = _by_head(100 * np.array(look.check_some(shares, "shares")), "{:.0f}".format)
+    numbers = np.array(look.check_some(table, "heads"))
+    figure, [axes] = look.panels_for([""], 0.36 * len(numbers), margin=0.9)
+    # The square root keeps the many small numbers apart beside a few large ones.
+    look.heat_map(axes, np.sqrt(numbers), np.vectorize(form.format)(numbers))
+    axes.set(xlabel="head", ylabel="layer")
     for layer, head in framed:
         frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=look.RED, linewidth=2.5, zorder=4)
-        figure.axes[0].add_patch(frame)
-    return figure
-
-
-def _by_head(table: np.ndarray, written: Callable[[float], str]) -> Figure:
-    """A cell for each layer and head, coloured by its number, which is written in it."""
-    figure, [axes] = look.panels_for([""], 0.36 * len(table), margin=0.9)
-    # The square root keeps the many small numbers apart beside a few large ones.
-    look.heat_map(axes, np.sqrt(table), np.vectorize(written)(table))
-    axes.set(xlabel="head", ylabel="layer")
+        axes.add_patch(frame)
     return figure
 
 
 @look.style()
-def survivals(survival: Sequence[Rows]) -> Figure:
+def survivals(survival: Sequence[Sequence[Sequence[float]]]) -> Figure:
     """S(o) against the distance o, a panel per layer and a line per head; the mean over heads is thick.
 
     `survival[layer][head][o - 1]` is S(o), as in a run's `learning`.
