@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import click
 
 from sparsebert.cli.group import main
 from sparsebert.cli.options import RunCommand, answer, folder_options, json_option
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from sparsebert.paths import Folders
-    from sparsebert.training.runs import RunConfig
+from sparsebert.paths import Folders
 
 PLAN = "neighbour(64) | global(cls)"
 _COUNT = click.IntRange(1)
@@ -58,7 +54,7 @@ def bench() -> None:
 @folder_options("data")
 @json_option
 def bench_finetune(
-    config_of: Callable[..., RunConfig], rounds: int, lengths: list[int], folders: Folders, as_json: bool
+    config_of: Callable, rounds: int, lengths: list[int], folders: Folders, as_json: bool
 ) -> None:
     """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
     from sparsebert.training.runs import RunConfig
@@ -72,30 +68,24 @@ def bench_finetune(
     answer(as_json, result, benchmark.as_text(result))
 
 
-def _bench_options(lengths: str, rounds: int) -> Callable:
+def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     """Options that benchmarks of attention have in common."""
     longest = "Longest length for contenders whose cost grows with the square of the length."
-    options = [
-        click.option("--lengths", type=Lengths(), default=lengths, help="Tokens of a sequence; 1k is 1,024."),
-        click.option("--rounds", default=rounds, type=_COUNT),
-        click.option("--longest-dense", type=Lengths(), metavar="LENGTH", help=longest),
-        click.option("--dtype", default="fp32", help="fp32, bf16 or fp16."),
-        click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]"),
-        click.option("--seed", default=0, type=click.IntRange(0)),
-        click.option("--plot", metavar="FILE.png", help="Draw what was measured."),
-        json_option,
+    said = "Tokens of a sequence; 1k is 1,024."
+    return [
+        click.Option(["--lengths"], type=Lengths(), default=lengths, help=said),
+        click.Option(["--rounds"], default=rounds, type=_COUNT),
+        click.Option(["--longest-dense"], type=Lengths(), metavar="LENGTH", help=longest),
+        click.Option(["--dtype"], default="fp32", help="fp32, bf16 or fp16."),
+        click.Option(["--device"], help="cpu or cuda.  [default: a GPU where there is one]"),
+        click.Option(["--seed"], default=0, type=click.IntRange(0)),
+        click.Option(["--plot"], metavar="FILE.png", help="Draw what was measured."),
     ]
-
-    def decorate(command: Callable) -> Callable:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @bench.command(
     name="attention",
+    params=_common("512,1k,2k,4k", rounds=7),
     epilog="Example: sparsebert bench attention --pattern 'neighbour(32) | global(cls)' --lengths 512,4k",
 )
 @click.option("--pattern", multiple=True, default=[PLAN], help="May be repeated.")
@@ -104,7 +94,7 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
 )
 @click.option("--heads", default=12, type=click.IntRange(1, 1024))
 @click.option("--width", default=64, type=click.IntRange(1, 4096), help="Width of a head.")
-@_bench_options("512,1k,2k,4k", rounds=7)
+@json_option
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.
 
@@ -116,7 +106,11 @@ def bench_attention(**options: object) -> None:
     _bench(benchmark, benchmark.attention_rows, **options)
 
 
-@bench.command(name="model", epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k")
+@bench.command(
+    name="model",
+    params=_common("512,1k,2k,4k,8k", rounds=3),
+    epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k",
+)
 @click.option("--plan", default=PLAN)
 @click.option(
     "--encoder",
@@ -125,7 +119,7 @@ def bench_attention(**options: object) -> None:
 )
 @click.option("--mode", "modes", multiple=True, default=["training", "inference"], help="May be repeated.")
 @click.option("--tokens", type=_COUNT, help="Tokens of a step.  [default: the longest length]")
-@_bench_options("512,1k,2k,4k,8k", rounds=3)
+@json_option
 def bench_model(**options: object) -> None:
     """A whole encoder, training and inference, dense and under a plan: tokens per second and memory.
 

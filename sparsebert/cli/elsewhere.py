@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sparsebert.cli.group import main
 from sparsebert.cli.options import folder_options
 from sparsebert.errors import say
-
-if TYPE_CHECKING:
-    from sparsebert.paths import Folders
+from sparsebert.paths import Folders
 
 _COUNT = click.IntRange(1)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -97,8 +98,6 @@ def folder_options(*names: str) -> Callable:
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
         def with_folders(*args: object, **given: object) -> object:
-            from sparsebert.paths import Folders
-
             named = {name: given.pop(f"{name}_dir") for name in names}
             return command(*args, folders=Folders.named(**named), **given)
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from sparsebert.cli.group import main
 from sparsebert.cli.options import RunCommand, answer, folder_options, json_option, not_empty
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.reading import path_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sparsebert.paths import Folders
-    from sparsebert.training.runs import RunConfig
 
 
 @main.command(
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
     help="Keep the model there, with its plan and degrees: a new folder, or one of the same run.",
 )
 @json_option
-def finetune(config_of: Callable[..., RunConfig], folders: Folders, save: str | None, as_json: bool) -> None:
+def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: bool) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
     A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
