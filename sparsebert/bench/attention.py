@@ -51,7 +51,7 @@ class Made(NamedTuple):
     """A contender's attention for a case, what counts its density, and the kernel's name if it has one."""
 
     attend: Attend
-    density: Callable[[], float]
+    density: Callable[[], float] = lambda: 1.0
     kernel: str = ""
 
 
@@ -251,7 +251,7 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
 
 def _dense(case: Case, gradient: bool) -> Made:
     case.check_dense()
-    return Made(scaled_dot_product_attention, lambda: 1.0)
+    return Made(scaled_dot_product_attention)
 
 
 def _masked(case: Case, gradient: bool) -> Made:
@@ -305,6 +305,7 @@ def _longformer(case: Case, gradient: bool) -> Made:
     layer = LongformerSelfAttention(config, 0).train(gradient)
     mask = torch.zeros(1, case.length, device=case.device)
     mask[:, : layout.tokens] = 10_000
+    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
     masks = {
         "is_index_masked": mask < 0,
         "is_index_global_attn": mask > 0,
@@ -312,12 +313,9 @@ def _longformer(case: Case, gradient: bool) -> Made:
     }
 
     def run(query: Hidden) -> Hidden:
-        layer.query.value = layer.query.value.clone()  # it scales queries in place
         return layer(query, mask, **masks)[0]
 
-    attend = _without_projections(layer, run, case, length_first=True)
-    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
-    return Made(attend, lambda: _density(case))
+    return Made(_without_projections(layer, run, case, length_first=True), lambda: _density(case))
 
 
 def _bigbird(case: Case, gradient: bool) -> Made:
@@ -333,10 +331,10 @@ def _bigbird(case: Case, gradient: bool) -> Made:
     config = BigBirdConfig(**shape, **blocks)
     layer = BigBirdBlockSparseAttention(config, seed=case.seed).train(gradient)
     real = torch.ones(1, length, device=case.device, dtype=case.dtype)
-    blocked, band, rows, columns = BigBirdModel.create_masks_for_block_sparse_attn(real, size)
+    blocked, *masks = BigBirdModel.create_masks_for_block_sparse_attn(real, size)
 
     def run(query: Hidden) -> Hidden:
-        return layer(query, band, rows, columns, blocked, blocked)[0]
+        return layer(query, *masks, blocked, blocked)[0]
 
     # First and last blocks are global; those beside them see one block of the window less.
     count = length // size
@@ -344,28 +342,21 @@ def _bigbird(case: Case, gradient: bool) -> Made:
     return Made(_without_projections(layer, run, case), lambda: seen / count**2)
 
 
-class _Given(nn.Module):
-    """In place of a projection: what comes out of it was computed before."""
-
-    value: Hidden | None = None
-
-    def forward(self, _: Tensor) -> Hidden | None:
-        return self.value
-
-
 def _without_projections(
     layer: nn.Module, run: Callable[[Hidden], Hidden], case: Case, length_first: bool = False
 ) -> Attend:
     """The core of a layer: `run` calls it, on queries, and its projections give what was computed before."""
-    given = layer.query, layer.key, layer.value = _Given(), _Given(), _Given()
+    projections = layer.query, layer.key, layer.value
 
     def attend(*heads: Heads) -> Heads:
-        hidden = [x.transpose(1, 2).flatten(2) for x in heads]
-        for module, value in zip(given, hidden, strict=True):
-            module.value = value.transpose(0, 1) if length_first else value
-        output = run(hidden[0])
-        for module in given:
-            module.value = None
+        query, *others = hidden = [x.transpose(1, 2).flatten(2) for x in heads]
+        if length_first:  # Longformer scales queries in place
+            hidden = [x.transpose(0, 1) for x in (query.clone(), *others)]
+        for module, given in zip(projections, hidden, strict=True):
+            module.forward = lambda _, given=given: given
+        output = run(query)
+        for module in projections:
+            del module.forward
         return output.unflatten(2, (case.heads, case.width)).transpose(1, 2)
 
     return attend
