@@ -106,10 +106,10 @@ def arcs(
         raise InputError("arcs draws a parse, a relation, or both: give heads or relation")
     if (words is None) != (word_ids is None):
         raise InputError("where words and tokens differ, arcs takes both words and word_ids")
-    two_lines = words is not None
-    words = list(words) if two_lines else tokens
+    above = 0 if words is None else 1  # where words stand: on the line of tokens, or on one of their own
+    words = list(words or tokens)
     pieces: dict[int, list[int]] = {}  # of each word that has any
-    for token, word in enumerate(range(len(tokens)) if word_ids is None else word_ids):
+    for token, word in enumerate(word_ids if above else range(len(tokens))):
         if word >= 0:
             pieces.setdefault(int(word), []).append(token)
     if relation is not None:
@@ -119,34 +119,31 @@ def arcs(
 
     # Data units are the width of a letter across and the height of a line upwards.
     widths = np.array([max(len(token), 2) + 1.5 for token in tokens])
-    for word, own in pieces.items() if two_lines else ():
+    for word, own in pieces.items() if above else ():
         widths[own] *= max(1, (1.2 * len(words[word]) + 1.5) / widths[own].sum())
     ends = widths.cumsum()
-    token_at = ends - widths / 2
-    word_at = {word: (ends[own[0]] - widths[own[0]] + ends[own[-1]]) / 2 for word, own in pieces.items()}
-    word_line = 1.0 if two_lines else 0.0
+    starts = ends - widths
+    token_at = (starts + ends) / 2
+    word_at = {word: (starts[own[0]] + ends[own[-1]]) / 2 for word, own in pieces.items()}
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     centred = {"ha": "center", "va": "center_baseline"}
     for at, token in zip(token_at, tokens, strict=True):
         axes.text(at, 0, token, **centred)
-    for word, own in pieces.items() if two_lines else ():
-        axes.text(word_at[word], word_line, words[word], weight="bold", **centred)
-        span = [ends[own[0]] - widths[own[0]] + 0.4, ends[own[-1]] - 0.4]
-        axes.plot(span, [0.5, 0.5], color="#8c8c8c", linewidth=1)
+    for word, own in pieces.items() if above else ():
+        axes.text(word_at[word], above, words[word], weight="bold", **centred)
+        axes.plot([starts[own[0]] + 0.4, ends[own[-1]] - 0.4], [0.5, 0.5], color="#8c8c8c", linewidth=1)
 
-    tops, bottoms = [word_line + (0 if heads is None else 1.5)], [0.0]
-    parsed = {word: int(head) for word, head in enumerate([] if heads is None else heads) if word in word_at}
+    tops, bottoms, line = [above + (0 if heads is None else 1.5)], [0.0], above + 0.55
+    parsed = {word: int(head) for word, head in enumerate(() if heads is None else heads) if word in word_at}
     for word, head in parsed.items():
         if head != word and head in word_at:
             start = word_at[head] + 0.35 * np.sign(word - head)  # beside the arrow that leads to the head
-            tops.append(_arc(axes, start, word_at[word], word_line + 0.55, 1, look.INK, "-|>"))
-    for word, head in parsed.items():
-        if head == word:
-            tip, tail = (word_at[word], word_line + 0.55), (word_at[word], max(tops) + 0.6)
-            arrow = {"arrowstyle": "-|>", "color": look.INK}
-            axes.annotate("root", tip, tail, ha="center", fontsize=9, arrowprops=arrow)
+            tops.append(_arc(axes, start, word_at[word], line, 1, look.INK, "-|>"))
+    arrow = {"ha": "center", "fontsize": 9, "arrowprops": {"arrowstyle": "-|>", "color": look.INK}}
+    for word in (word for word, head in parsed.items() if head == word):
+        axes.annotate("root", (word_at[word], line), (word_at[word], max(tops) + 0.6), **arrow)
     if relation is not None:
         linked = relation.numpy(force=True)
         for one, other in np.argwhere(np.triu(linked | linked.T, 1)):
@@ -154,8 +151,7 @@ def arcs(
     low, high = min(bottoms) - 0.4, max(tops) + (1.4 if parsed else 0.6)
     axes.set(xlim=(-0.5, ends[-1] + 0.5), ylim=(low, high))
     # A long sentence makes a wide figure, not small letters.
-    per_letter = max(look.WIDTH / (ends[-1] + 1), 0.083)
-    figure.set_size_inches(per_letter * (ends[-1] + 1), 0.22 * (high - low))
+    figure.set_size_inches(max(look.WIDTH, 0.083 * (ends[-1] + 1)), 0.22 * (high - low))
     return figure
 
 
