@@ -11,6 +11,7 @@ _NUMBERS = ["mean", "low", "high"]
 _STATES = {
     "met": {"color": look.BLUE, "marker": "o"},
     "refuted": {"color": look.RED, "marker": "X"},
+    "floor": {"color": look.ORANGE, "marker": "D"},
     "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
 _PLACEMENTS = {  # the style, and the place beside the middle of the row
