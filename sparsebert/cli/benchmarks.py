@@ -13,20 +13,13 @@ from sparsebert.cli.options import RunCommand, answer, folder_options, json_opti
 from sparsebert.paths import Folders
 
 PLAN = "neighbour(64) | global(cls)"
-_COUNT = click.IntRange(1)
+_COUNT, _REPEATED = click.IntRange(1), "May be repeated."
 
 
-class Lengths(click.ParamType):
-    """Numbers of tokens such as "512,1k", in ascending order; 1k is 1,024."""
+def _lengths(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+    from sparsebert.bench.measuring import parse_lengths
 
-    name = "N,N,..."
-
-    def convert(
-        self, value: str | list[int], option: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        from sparsebert.bench.measuring import parse_lengths
-
-        return parse_lengths(value, option.opts[0]) if isinstance(value, str) else value
+    return parse_lengths(value, option.opts[0]) if value is not None else []
 
 
 @main.group()
@@ -46,8 +39,8 @@ def bench() -> None:
 )
 @click.option(
     "--lengths",
-    type=Lengths(),
-    default=(),
+    callback=_lengths,
+    metavar="N,N,...",
     help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
     "[default: the task's length]",
 )
@@ -73,9 +66,9 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     longest = "Longest length for contenders whose cost grows with the square of the length."
     said = "Tokens of a sequence; 1k is 1,024."
     return [
-        click.Option(["--lengths"], type=Lengths(), default=lengths, help=said),
+        click.Option(["--lengths"], callback=_lengths, default=lengths, metavar="N,N,...", help=said),
         click.Option(["--rounds"], default=rounds, type=_COUNT),
-        click.Option(["--longest-dense"], type=Lengths(), metavar="LENGTH", help=longest),
+        click.Option(["--longest-dense"], callback=_lengths, metavar="LENGTH", help=longest),
         click.Option(["--dtype"], default="fp32", help="fp32, bf16 or fp16."),
         click.Option(["--device"], help="cpu or cuda.  [default: a GPU where there is one]"),
         click.Option(["--seed"], default=0, type=click.IntRange(0)),
@@ -85,15 +78,19 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
 
 @bench.command(
     name="attention",
-    params=_common("512,1k,2k,4k", rounds=7),
+    params=[
+        click.Option(["--pattern"], multiple=True, default=[PLAN], help=_REPEATED),
+        click.Option(
+            ["--contender", "contenders"],
+            multiple=True,
+            help="One of those compared; may be repeated.  [default: all]",
+        ),
+        click.Option(["--heads"], default=12, type=click.IntRange(1, 1024)),
+        click.Option(["--width"], default=64, type=click.IntRange(1, 4096), help="Width of a head."),
+        *_common("512,1k,2k,4k", rounds=7),
+    ],
     epilog="Example: sparsebert bench attention --pattern 'neighbour(32) | global(cls)' --lengths 512,4k",
 )
-@click.option("--pattern", multiple=True, default=[PLAN], help="May be repeated.")
-@click.option(
-    "--contender", "contenders", multiple=True, help="One of those compared; may be repeated.  [default: all]"
-)
-@click.option("--heads", default=12, type=click.IntRange(1, 1024))
-@click.option("--width", default=64, type=click.IntRange(1, 4096), help="Width of a head.")
 @json_option
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.
@@ -108,17 +105,19 @@ def bench_attention(**options: object) -> None:
 
 @bench.command(
     name="model",
-    params=_common("512,1k,2k,4k,8k", rounds=3),
+    params=[
+        click.Option(["--plan"], default=PLAN),
+        click.Option(
+            ["--encoder"],
+            default="minilm",
+            help="See `sparsebert encoders`; or bert-base, random weights of that size.",
+        ),
+        click.Option(["--mode", "modes"], multiple=True, default=["training", "inference"], help=_REPEATED),
+        click.Option(["--tokens"], type=_COUNT, help="Tokens of a step.  [default: the longest length]"),
+        *_common("512,1k,2k,4k,8k", rounds=3),
+    ],
     epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k",
 )
-@click.option("--plan", default=PLAN)
-@click.option(
-    "--encoder",
-    default="minilm",
-    help="See `sparsebert encoders`; or bert-base, random weights of that size.",
-)
-@click.option("--mode", "modes", multiple=True, default=["training", "inference"], help="May be repeated.")
-@click.option("--tokens", type=_COUNT, help="Tokens of a step.  [default: the longest length]")
 @json_option
 def bench_model(**options: object) -> None:
     """A whole encoder, training and inference, dense and under a plan: tokens per second and memory.

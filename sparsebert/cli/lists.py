@@ -32,19 +32,15 @@ def encoders(name: str | None, as_json: bool) -> None:
     if name is not None:
         if name not in ENCODERS:
             raise unknown_name("packaged encoder", name, ENCODERS)
-        answer(as_json, ENCODERS[name].described(), ENCODERS[name].get())
+        folder = ENCODERS[name].get()
+        answer(as_json, ENCODERS[name].described(), folder)
         return
-    others = {
-        "HUB/NAME": "any encoder of the Hugging Face hub",
-        "FOLDER": "a local folder with a saved encoder",
-    }
+    hub, local = "any encoder of the Hugging Face hub", "a local folder with a saved encoder"
     packaged = {name: encoder.described() if as_json else str(encoder) for name, encoder in ENCODERS.items()}
-    _listing(packaged | others, as_json)
+    _listing(packaged | {"HUB/NAME": hub, "FOLDER": local}, as_json)
     if not as_json:
-        click.echo(
-            f"\nArchitectures: {', '.join(ARCHITECTURES)}. "
-            "Safetensors only; code that comes with a model is never run."
-        )
+        terms = "Safetensors only; code that comes with a model is never run."
+        click.echo(f"\nArchitectures: {', '.join(ARCHITECTURES)}. {terms}")
 
 
 @main.command(
@@ -61,10 +57,8 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     if pattern is None:
         _listing({kind.signature(): kind.summary() for kind in PATTERNS.values()})
         click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
-        click.echo(
-            "  neighbour(2) | global(cls) @ late; syntax @ 0-1     "
-            "(all, early, late, 3, 3-5, 3-; the rest dense)"
-        )
+        placements = "(all, early, late, 3, 3-5, 3-; the rest dense)"
+        click.echo(f"  neighbour(2) | global(cls) @ late; syntax @ 0-1     {placements}")
         return
     from sparsebert.data.tokenizing import one_sentence
 

@@ -45,22 +45,18 @@ def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: b
         return
     if as_json:
         click.echo(record.model_dump_json(indent=1))
-    else:
-        layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
-        click.echo(describe(record) + (" (found in the store)" if found else ""))
-        click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
-        click.echo(
-            f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}"
-        )
-        if learning := record.learning:
-            click.echo(
-                f"layers that learned: density {learning.hard_density:.3f}"
-                + (f", before hardening {learning.soft_density:.3f}" if learning.soft_density else "")
-                + (f", asked for {learning.target_density:g}" if learning.target_density else "")
-            )
-        click.echo(f"recorded in {store.folder / record.name}.json")
-        if save:
-            click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
+        return
+    layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
+    click.echo(describe(record) + (" (found in the store)" if found else ""))
+    click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
+    click.echo(f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}")
+    if learning := record.learning:
+        soft = f", before hardening {learning.soft_density:.3f}" if learning.soft_density else ""
+        asked = f", asked for {learning.target_density:g}" if learning.target_density else ""
+        click.echo(f"layers that learned: density {learning.hard_density:.3f}{soft}{asked}")
+    click.echo(f"recorded in {store.folder / record.name}.json")
+    if save:
+        click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
 
 
 @main.command(epilog="Example: sparsebert evaluate my-model --json")
@@ -98,15 +94,7 @@ def evaluate(folder: str, as_json: bool, **how: Any) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Of --shuffle.  [default: the run's]")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
 @folder_options("runs")
-def degrees(
-    run: str,
-    file: str,
-    unweighted: bool,
-    shuffle: str | None,
-    seed: int | None,
-    force: bool,
-    folders: Folders,
-) -> None:
+def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> None:
     """Write the degrees that a run learned to FILE, for plans of other runs.
 
     RUN is the name of a record, in the folder of runs or in book/results/. Degrees from a file are hard from
@@ -117,12 +105,13 @@ def degrees(
     from sparsebert.study.results import run_named
     from sparsebert.training.runs import RunStore
 
+    shuffle, seed = how["shuffle"], how["seed"]
     if seed is not None and not shuffle:
         raise InputError("--seed goes with --shuffle heads or --shuffle layers")
     record = run_named(run, RunStore(folders.runs))
     if not record.learning:
         raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
-    found = record.learning.degrees.unweighted() if unweighted else record.learning.degrees
+    found = record.learning.degrees.unweighted() if how["unweighted"] else record.learning.degrees
     if shuffle:
         found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
     path = path_of(file)
