@@ -52,7 +52,12 @@ def build_book(
     """
     root = find_root(root)
     build = Path(build).resolve() if build else root / "_build"
-    todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in _chapters_in_toc(root)]
+    listed = [root / f"{page}.ipynb" for page in pages_in_toc(root) if page.startswith("notebooks/")]
+    for notebook in listed:
+        if not notebook.is_file():
+            missing = f"lists notebooks/{notebook.stem}, but there is no {notebook}"
+            raise InputError(f"book/_toc.yml {missing}; add the notebook or take the line out")
+    todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in listed]
     executed = build / "notebooks" / profile
     build.mkdir(parents=True, exist_ok=True)
     lock = FileLock(build / ".lock")  # two builds in one folder would overwrite each other's files
@@ -139,18 +144,6 @@ def pages_in_toc(root: Path) -> list[str]:
         return list(parse_toc_yaml(root / "book" / "_toc.yml"))
     except (MalformedError, OSError, YAMLError) as error:
         raise InputError(f"book/_toc.yml can't be read: {error}") from None
-
-
-def _chapters_in_toc(root: Path) -> list[Path]:
-    """The notebooks that the table of contents lists, in its order."""
-    listed = [root / f"{page}.ipynb" for page in pages_in_toc(root) if page.startswith("notebooks/")]
-    for notebook in listed:
-        if not notebook.is_file():
-            raise InputError(
-                f"book/_toc.yml lists notebooks/{notebook.stem}, but there is no {notebook}; "
-                "add the notebook or take the line out"
-            )
-    return listed
 
 
 def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
