@@ -130,9 +130,6 @@ def take_turns(turns: Sequence[Callable[[], None]], rounds: int, title: str) -> 
             turn()
 
 
-# ---- on paper and on disk -----------------------------------------------------------------------
-
-
 def as_block(title: str, table: pd.DataFrame, left_out: Sequence[str]) -> str:
     """A table for a terminal below its title, with a dash for what is missing, and what was left out."""
     text = table.to_string(index=False, na_rep="-", float_format="{:.3g}".format) if len(table) else ""

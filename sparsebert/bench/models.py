@@ -193,9 +193,6 @@ class _Trial:
         }
 
 
-# ---- where the time goes ------------------------------------------------------------------------
-
-
 def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cpu") -> dict[str, float]:
     """Shares of a step's time by part, forward and backward passes together; they add up to 1.
 
@@ -253,9 +250,6 @@ def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
                 yield module, "projections"
             elif "attention" not in name and not isinstance(module, nn.LayerNorm | nn.Dropout | nn.Identity):
                 yield module, "feed_forward"
-
-
-# ---- on paper -----------------------------------------------------------------------------------
 
 
 def as_text(frame: pd.DataFrame) -> str:

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from sparsebert.bench.measuring import PASSES, crossover
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, unknown_name
 from sparsebert.figures import look
 from sparsebert.reading import path_of
 
@@ -71,9 +71,11 @@ def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
     `frame` is that of `measure_attention`. `measure` is `time` (milliseconds; a dotted line marks the length
     from which on `auto` is faster than dense), `memory` (peak megabytes beyond the inputs) or `time over the
     floor` (over dense attention's time times the density); or it is `throughput` (tokens per second), a panel
-    per mode, and `frame` that of `measure_models`. Raises `InputError` if a column is missing or nothing was
-    measured.
+    per mode, and `frame` that of `measure_models`. Raises `InputError` if a column is missing, for an unknown
+    measure, and if nothing was measured.
     """
+    if measure not in _MEASURES:
+        raise unknown_name("measure", measure, _MEASURES)
     column, unit, label, _ = _MEASURES[measure]
     panels = "mode" if measure == "throughput" else "pattern"
     columns = {column.format(what): words for what, words in PASSES.items()}

@@ -109,7 +109,7 @@ def arcs(
     above = 0 if words is None else 1  # where words stand: on the line of tokens, or on one of their own
     words = list(words or tokens)
     pieces: dict[int, list[int]] = {}  # of each word that has any
-    for token, word in enumerate(word_ids if above else range(len(tokens))):
+    for token, word in enumerate(range(len(tokens)) if word_ids is None else word_ids):
         if word >= 0:
             pieces.setdefault(int(word), []).append(token)
     if relation is not None:
@@ -195,9 +195,6 @@ def _panels(
         axes.spines[:].set_visible(False)
         axes.set_xlabel(below if number + columns >= len(titles) else "")
     return figure, panels
-
-
-# ---- how far, how dense -------------------------------------------------------------------------
 
 
 @look.style()
