@@ -84,13 +84,7 @@ def was_executed(file: Path) -> dict[str, Any] | None:
 
 
 def execute(
-    notebook: Path,
-    parameters: dict[str, Any],
-    profile: str,
-    out: Path,
-    cwd: Path,
-    key: str = "",
-    place: str = "",
+    notebook: Path, parameters: dict, profile: str, out: Path, cwd: Path, key: str = "", place: str = ""
 ) -> float:
     """Runs `notebook`, writes it to `out`, returns the seconds taken; `place` begins its lines on stderr."""
     folders = named_folders()

@@ -158,13 +158,7 @@ def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> N
 @folder_options("data", "prepared", "runs")
 @json_option
 def sweep(
-    grid: str,
-    only: tuple[str, ...],
-    dry_run: bool,
-    budget: str | None,
-    folders: Folders,
-    as_json: bool,
-    **where: Any,
+    grid: str, only: tuple, dry_run: bool, budget: str | None, folders: Folders, as_json: bool, **where: Any
 ) -> None:
     """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
 

@@ -165,13 +165,7 @@ def _arc(axes: Axes, start: float, end: float, line: float, side: int, colour: s
 
 
 def _panels(
-    titles: Iterable[str],
-    columns: int,
-    rows: Sequence[str],
-    tokens: Sequence[str],
-    side: str,
-    below: str,
-    extra: float,
+    titles: Iterable[str], columns: int, rows: Sequence, tokens: Sequence, side: str, below: str, extra: float
 ) -> tuple[Figure, list[Axes]]:
     """A panel of square cells per title, as wide as the page together, and `extra` inches for a legend.
 
