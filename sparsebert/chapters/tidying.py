@@ -106,11 +106,8 @@ def _plain(value: Any, folders: list[tuple[str, str]]) -> Any:
     Images other than SVG stay as they are: they are base64, not text.
     """
     if isinstance(value, Mapping):
-        return {
-            key: item if re.match("image/(?!svg)", key) else _plain(item, folders)
-            for key, item in value.items()
-            if "widget" not in key
-        }
+        kept = [(key, item) for key, item in value.items() if "widget" not in key]
+        return {k: item if re.match("image/(?!svg)", k) else _plain(item, folders) for k, item in kept}
     if isinstance(value, list | tuple):
         return [_plain(item, folders) for item in value]
     if not isinstance(value, str):

@@ -7,7 +7,6 @@ They draw the frames of `sparsebert.bench.attention` and `sparsebert.bench.model
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -34,6 +33,8 @@ _PARTS = {  # of a step: the words of the legend and the colour
     "feed_forward": ("feed-forward", look.GREEN),
     "rest": ("rest", look.PALE),
 }
+_DENSE = {"color": look.INK, "linestyle": "--", "marker": "s"}
+_AUTO = {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}  # it lies over the kernel that it chose
 
 
 @look.style()
@@ -92,7 +93,10 @@ def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
     if panels == "mode":
         titles, options = list(levels), {"share": "x", "ylabel": label}
     figure, drawn = look.panels_for(titles, 3.7, **options)
-    looks = _looks(frame["contender"].unique())
+    looks = look.looks_of(frame["contender"].unique())
+    for name, own_look in {"auto": _AUTO, "dense": _DENSE}.items():
+        if name in looks:
+            looks[name] |= own_look
     ticks = sorted(frame["length"].unique())
     while len(ticks) > 7:
         ticks = ticks[::-2][::-1]  # the longest one stays
@@ -114,15 +118,6 @@ def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
     figure.supxlabel("tokens", fontsize=10)
     look.legend_above(figure, figure.axes[0].get_legend_handles_labels()[0])
     return figure
-
-
-def _looks(contenders: Iterable[str]) -> dict[str, dict]:
-    looks = look.looks_of(contenders)
-    if "auto" in looks:  # the choice of kernels lies over the kernel that it chose
-        looks["auto"] |= {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}
-    if "dense" in looks:
-        looks["dense"] |= {"color": look.INK, "linestyle": "--", "marker": "s"}
-    return looks
 
 
 def _short(length: int) -> str:

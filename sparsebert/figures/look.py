@@ -205,14 +205,11 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
 
 
 def _read(text: str) -> tuple[str, str, bool]:
-    """A pattern's text without its global tokens, those, and whether it is a degree-matched control.
-
-    A control is read as the pattern that it controls. What isn't a pattern is taken as it is.
-    """
+    """A pattern's text (a control's: of what it controls), its global tokens', and whether it is a control."""
     try:
         bare, globals_ = apart(parse_pattern(text))
     except InputError:
-        return text, "", False
+        return text, "", False  # what isn't a pattern is taken as it is
     controlled = bare[0].controls if len(bare) == 1 else None
     shown = bare if controlled is None else apart(controlled)[0]
     return " | ".join(map(str, shown)), " | ".join(map(str, globals_)), controlled is not None
