@@ -205,7 +205,7 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
 
 
 def _read(text: str) -> tuple[str, str, bool]:
-    """A pattern's text (a control's: of what it controls), its global tokens', and whether it is a control."""
+    """A pattern's text (a control's: what it controls), its global tokens', and whether it is a control."""
     try:
         bare, globals_ = apart(parse_pattern(text))
     except InputError:
