@@ -7,23 +7,24 @@ from matplotlib.figure import Figure
 
 from sparsebert.figures import look
 
+_NUMBERS = ["mean", "low", "high"]
 _STATES = {
     "met": {"color": look.BLUE, "marker": "o"},
     "refuted": {"color": look.RED, "marker": "X"},
+    "floor": {"color": look.ORANGE, "marker": "D"},
     "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
-_PLACEMENTS = {  # the words of the legend, the style, and the place beside the middle of the row
-    "late": ("at the later half", {"color": look.BLUE, "marker": "o"}, -0.17),
-    "all": ("at all layers", {"color": look.RED, "marker": "D", "fillstyle": "none"}, 0.17),
+_PLACEMENTS = {  # the style, and the place beside the middle of the row
+    "late": ({"label": "at the later half", "color": look.BLUE, "marker": "o"}, -0.17),
+    "all": ({"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"}, 0.17),
 }
 _KINDS = {
     "[CLS] alone": {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
-    "both": {"color": look.COLOURS[2], "marker": "D"},
+    "both": {"color": look.GREEN, "marker": "D"},
     "learned degrees": {"color": look.BLUE, "marker": "o", "fillstyle": "none"},
 }
-_NUMBERS = ("mean", "low", "high")
 
 
 @look.style()
@@ -37,17 +38,15 @@ def forest(frame: pd.DataFrame) -> Figure:
     look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    names = [look.wrapped(name, 44) for name in names]
-    lines = sum(name.count("\n") + 1 for name in names)
+    lines = sum(look.wrapped(name, 44).count("\n") + 1 for name in names)
     figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1, xlabel="points")
-    axes.axvline(0, **look.ZERO_LINE)
-    bound = {"marker": "|", "color": look.INK}
-    axes.plot(rows["bound"], rows.index, **bound, linestyle="none", markersize=16, markeredgewidth=1.6)
+    bound = {"marker": "|", "color": look.INK, "linestyle": "none"}
+    axes.plot(rows["bound"], rows.index, **bound, markersize=16, markeredgewidth=1.6)
     for place, row in rows.iterrows():
-        look.draw_mean(axes, _interval(row), place, _STATES[row["state"]])
-    look.name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    marks = [look.legend_mark(state, **style) for state, style in _STATES.items()]
-    look.legend_above(figure, [*marks, look.legend_mark("what the rule asks for", **bound, markersize=12)])
+        look.draw_mean(axes, tuple(row[_NUMBERS]), place, _STATES[row["state"]])
+    look.name_rows(axes, names, 44, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
+    marks = [look.mark(state, **style) for state, style in _STATES.items()]
+    look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
@@ -61,17 +60,14 @@ def losses(frame: pd.DataFrame) -> Figure:
     """
     look.check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
     patterns = list(frame["pattern"].unique())
-    height = 0.32 * len(patterns) + 0.6
-    figure, panels = look.panels_of(
-        frame, "label", height, columns=2, margin=0.8, share="y", xlabel="points lost"
-    )
+    options = {"columns": 2, "margin": 0.8, "share": "y", "xlabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 0.32 * len(patterns) + 0.6, **options)
     for axes, _, own in panels:
-        axes.axvline(0, **look.ZERO_LINE)
         for _, row in own.iterrows():
-            _, style, aside = _PLACEMENTS[row["placement"]]
-            look.draw_mean(axes, _interval(row), patterns.index(row["pattern"]) + aside, style)
-        look.name_rows(axes, [look.wrapped(pattern) for pattern in patterns], lines=range(1, len(patterns)))
-    look.legend_above(figure, [look.legend_mark(words, **style) for words, style, _ in _PLACEMENTS.values()])
+            style, aside = _PLACEMENTS[row["placement"]]
+            look.draw_mean(axes, tuple(row[_NUMBERS]), patterns.index(row["pattern"]) + aside, style)
+        look.name_rows(axes, patterns)
+    look.legend_above(figure, [look.mark(**style) for style, _ in _PLACEMENTS.values()])
     return figure
 
 
@@ -84,19 +80,13 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     `InputError` if a column is missing or there is no row.
     """
     look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
+    labels = {"xlabel": "density over real tokens, %", "ylabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)
         places = look.beside(100 * own["density"])
         for index, row in own.iterrows():
-            look.draw_mean(axes, places[index], _interval(row), _KINDS[row["kind"]])
-        axes.set(xlabel="density over real tokens, %", ylabel="points lost")
-    there = set(frame["kind"])
-    look.legend_above(
-        figure, [look.legend_mark(kind, **style) for kind, style in _KINDS.items() if kind in there]
-    )
+            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), _KINDS[row["kind"]])
+    there = [kind for kind in _KINDS if kind in set(frame["kind"])]
+    look.legend_above(figure, [look.mark(kind, **_KINDS[kind]) for kind in there])
     return figure
-
-
-def _interval(row: pd.Series) -> look.Interval:
-    return tuple(row[list(_NUMBERS)])
