@@ -2,16 +2,18 @@
 #
 # Variables, given behind the command (make book PROFILE=smoke):
 #   PYTHON       interpreter that the environment is made with, 3.11 or newer (default: python3)
-#   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
+#   PIP_ARGS     further arguments for `pip install`, such as another index (default: in a classroom, only wheels/)
 #   PROFILE      smoke (a rehearsal that learns nothing), quick (default) or full (wants a GPU)
 #   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
+#   BROWSER      Chromium or Chrome that `make check` opens the pages in (default: chromium)
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
 #   PORT         port that `make serve` listens on (default: 8000)
 
 PYTHON ?= python3
-PIP_ARGS ?=
+PIP_ARGS ?= $(if $(wildcard wheels),--no-index --find-links wheels)
 PROFILE ?= quick
 FRESH ?=
+BROWSER ?= chromium
 PYTEST_ARGS ?=
 PORT ?= 8000
 
@@ -19,9 +21,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INDEX := _build/html/index.html
+CLASSROOM := _build/classroom
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean distclean
+.PHONY: help book student classroom test check serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -32,11 +35,24 @@ help:  ## this list
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE)
 
+student: $(INSTALLED)  ## the same book without solutions in pages and downloads, to hand out
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --students --profile $(PROFILE)
+
+classroom: $(INSTALLED)  ## a folder to copy to machines of this kind: `make book` works in it without a network
+	@rm -rf $(CLASSROOM) && mkdir -p $(CLASSROOM)
+	@tar -cf - --exclude-vcs --exclude-from .gitignore . | tar -xf - -C $(CLASSROOM)
+	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet $(PIP_ARGS) -r requirements.txt \
+		--wheel-dir $(CLASSROOM)/wheels
+	@echo "$(CURDIR)/$(CLASSROOM) ($$(du -sh $(CLASSROOM) | cut -f1))"
+
 test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/pyrefly check --summary=none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+check: browser book student classroom  ## book, student edition and classroom, and every page in a browser
+	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
 	@test -f $(INDEX) || $(MAKE) --no-print-directory book
@@ -57,6 +73,11 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(wildcard $(BIN)/python),,en
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --editable .
 	@touch $@
+
+.PHONY: browser
+browser:
+	@command -v $(BROWSER) >/dev/null || \
+		{ echo "there is no $(BROWSER); install it (on Debian: apt install chromium) or name another: make check BROWSER=google-chrome"; exit 1; }
 
 .PHONY: environment
 environment:

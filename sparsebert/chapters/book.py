@@ -31,7 +31,6 @@ from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError, say
-from sparsebert.reading import read_yaml
 from sparsebert.sweeps.executors import WorkerDied, open_executor
 
 
@@ -40,13 +39,16 @@ def build_book(
     profile: str = "quick",
     *,
     build: str | Path | None = None,
+    students: bool = False,
     say: Callable[[str], None] = say,
 ) -> Path:
     """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
 
     Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
     notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
-    jupyter-book said. `say` is called with a line per chapter. A second call for the same `build` waits.
+    jupyter-book said. With `students` the last three are made in `student/`, without solutions in pages and
+    downloads; `notebooks/` is shared with the whole book. `say` is called with a line per chapter. A second
+    call for the same `build` waits.
     Raises `InputError` if a chapter is missing or the profile is wrong, and `ChapterError` if a notebook or
     the rendering fails.
     """
@@ -68,8 +70,10 @@ def build_book(
         lock.acquire()
     try:
         _execute_changed(todo, profile, executed, root, say)
-        _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
-        return _rendered(root, build, say)
+        edition = build / "student" if students else build
+        ran = [executed / notebook.name for notebook, _ in todo]
+        _assemble(root, edition / "source", ran, profile, students)
+        return _rendered(root, edition, say)
     except KeyboardInterrupt:
         say("\nstopped; the same command continues from here: finished runs and chapters are kept")
         raise
@@ -146,9 +150,8 @@ def pages_in_toc(root: Path) -> list[str]:
         raise InputError(f"book/_toc.yml can't be read: {error}") from None
 
 
-def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
+def _assemble(root: Path, source: Path, executed: list[Path], profile: str, students: bool) -> None:
     """The folder that is rendered: prose pages, executed notebooks, pages of components and of this build."""
-    students = read_yaml(root / "_config.yml")["sphinx"]["config"].get("hide_solutions", False)
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".*"))
     (source / "notebooks").mkdir()

@@ -48,11 +48,12 @@ def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | No
 
 @main.command()
 @profile_option
-def book(profile: str) -> None:
+@click.option("--students", is_flag=True, help="The edition without solutions, in _build/student.")
+def book(profile: str, students: bool) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html."""
     from sparsebert.chapters import build_book
 
-    click.echo(build_book(profile=profile))
+    click.echo(build_book(profile=profile, students=students))
 
 
 @main.group()
