@@ -40,7 +40,7 @@ student: $(INSTALLED)  ## the same book without solutions in pages and downloads
 
 classroom: $(INSTALLED)  ## a folder to copy to machines of this kind: `make book` works in it without a network
 	@rm -rf $(CLASSROOM) && mkdir -p $(CLASSROOM)
-	@tar -cf - --exclude-vcs --exclude-from .gitignore . | tar -xf - -C $(CLASSROOM)
+	@tar -cf - --exclude .git --exclude-from .gitignore . | tar -xf - -C $(CLASSROOM)
 	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet $(PIP_ARGS) -r requirements.txt \
 		--wheel-dir $(CLASSROOM)/wheels
 	@echo "$(CURDIR)/$(CLASSROOM) ($$(du -sh $(CLASSROOM) | cut -f1))"
