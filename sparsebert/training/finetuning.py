@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,9 +44,6 @@ from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_who
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what accelerate launch sets besides
 _OTHER_WAYS = (
@@ -224,12 +221,12 @@ def evaluate(
 def build_trainer(
     model: PreTrainedModel,
     config: RunConfig,
-    data: DatasetDict | dict[str, Rows],
+    data: dict[str, Rows],
     precision: str,
     scratch: Path | None = None,
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
-    train, validation = _rows(data["train"]), _rows(data["validation"])
+    train, validation = data["train"], data["validation"]
     if (largest := np.abs(train.label).max(initial=0)) > LARGEST_LABEL:
         raise InputError(f"a label of the training rows is {largest:g}, too large for 32 bits; scale them")
     arguments = TrainingArguments(
@@ -279,9 +276,8 @@ def build_trainer(
     return trainer
 
 
-def score(trainer: Trainer, task: Task, rows: Dataset | Rows) -> dict[str, float]:
+def score(trainer: Trainer, task: Task, rows: Rows) -> dict[str, float]:
     """The task's metrics of the trainer's model on some rows."""
-    rows = _rows(rows)
     if trainer.args.world_size > 1:
         return task.score(*_predict_alone(trainer, rows))
     outcome = trainer.predict(rows)
@@ -298,10 +294,6 @@ def _predict_alone(trainer: Trainer, rows: Rows) -> tuple[np.ndarray, np.ndarray
         for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
     ]
     return torch.cat(logits).numpy(), np.array(rows.label)
-
-
-def _rows(data: Dataset | Rows) -> Rows:
-    return data if isinstance(data, Rows) else Rows(data)
 
 
 def _learning(

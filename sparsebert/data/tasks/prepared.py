@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from safetensors.numpy import load
 
 from sparsebert.data.tasks.metrics import METRICS, REGRESSION
 from sparsebert.data.tasks.task import Task
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sparsebert.patterns.batches import Rows
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
+DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence", "data_hash")  # of a task
 SYNTAX = ("word_ids", "head_ids")
 LARGEST = 2**36  # bytes of arrays
 MOST_WORDS = 2**24  # of a text, so that a head is one of them
@@ -157,8 +159,8 @@ class PreparedTask(Task):
     def check(self, *needs: Any) -> None:
         """`InputError` if a run with these needs (see `find`) can't be made, or its rows are no such rows."""
         place, manifest = self.find(*needs)
-        changed = (place / ARRAYS).stat().st_mtime_ns if (place / ARRAYS).is_file() else 0
-        _check_arrays(place, manifest.sha256, changed)
+        path = place / ARRAYS
+        _check_arrays(place, manifest.sha256, path.stat().st_mtime_ns if path.is_file() else 0)
 
     def rows(
         self,
@@ -174,12 +176,8 @@ class PreparedTask(Task):
         `vocabulary` is the number of the tokenizer's tokens. Raises `InputError` if the rows are not all
         there, truncated, changed, or hold what no such rows can hold.
         """
-        place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
-        rows = {}
-        for split, columns in _read_arrays(place, manifest, vocabulary).items():
-            size = train_size if split == "train" else eval_size
-            rows[split] = _rows(columns, size, parsed, by_length=split != "train")
-        return rows
+        found = self.find(train_size, eval_size, parsed, max_length, tokenizer)
+        return rows_of(_read_arrays(*found, vocabulary), train_size, eval_size, parsed)
 
 
 def prepared_tasks(folder: Path) -> tuple[str, ...]:
@@ -199,19 +197,9 @@ def prepared_task(name: str, folder: Path) -> PreparedTask:
                 f"'{first.name}' and '{other.name}' in '{folder}' were made from different data of "
                 f"'{name}'; remove one of them"
             )
-    return PreparedTask(
-        name=name,
-        summary=manifest.summary,
-        metrics=manifest.metrics,
-        label_names=manifest.label_names,
-        max_length=manifest.default_length,
-        paired=manifest.paired,
-        source=manifest.source,
-        licence=manifest.licence,
-        read=dict,
-        folder=folder,
-        entries=entries,
-    )
+    said = {field: getattr(manifest, field) for field in DESCRIBED if field != "data_hash"}
+    length = manifest.default_length
+    return PreparedTask(name=name, max_length=length, read=dict, folder=folder, entries=entries, **said)
 
 
 def whole_manifest(place: Path) -> Manifest | None:
@@ -250,26 +238,23 @@ def _check_arrays(place: Path, sha256: str, changed: int) -> None:
     _read_arrays(place, read_manifest(place))
 
 
-def _read_arrays(
-    place: Path, manifest: Manifest, vocabulary: int | None = None
-) -> dict[str, dict[str, np.ndarray]]:
-    """The columns of each split; `InputError` if they don't hold what the manifest says."""
-    from safetensors.numpy import load
-
-    path = place / ARRAYS
+def _read_arrays(place: Path, manifest: Manifest, vocabulary: int | None = None) -> dict[str, np.ndarray]:
+    """The columns of all splits; `InputError` if they don't hold what the manifest says."""
+    content = _content(place, manifest.sha256)
     try:
-        arrays = load(_content(place, manifest.sha256))
-    except InputError:
-        raise
+        arrays = load(content)
     except Exception as error:  # SafetensorError, KeyError for a type that NumPy lacks, ...
-        raise InputError(f"'{shown(path)}' holds no arrays ({shown(error)}); prepare it again") from None
-    splits = {}
+        raise InputError(
+            f"'{shown(place / ARRAYS)}' holds no arrays ({shown(error)}); prepare it again"
+        ) from None
     for split, rows in manifest.splits.items():
-        names = [name for name in arrays if name.startswith(f"{split}/")]
-        splits[split] = {name.removeprefix(f"{split}/"): arrays[name] for name in names}
-        if mistake := _mistake(splits[split], rows, manifest, vocabulary):
-            raise InputError(f"'{shown(path)}', {split}: {mistake}; prepare it again")
-    return splits
+        if mistake := _mistake(_columns(arrays, split), rows, manifest, vocabulary):
+            raise InputError(f"'{shown(place / ARRAYS)}', {split}: {mistake}; prepare it again")
+    return arrays
+
+
+def _columns(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(f"{split}/"): each for n, each in arrays.items() if n.startswith(f"{split}/")}
 
 
 def _mistake(
@@ -321,26 +306,25 @@ def _content(place: Path, sha256: str) -> bytes:
     return content
 
 
-def _rows(columns: dict[str, np.ndarray], size: int | None, parsed: bool, by_length: bool) -> Rows:
+def rows_of(
+    arrays: dict[str, np.ndarray], train_size: int | None, eval_size: int | None, parsed: bool
+) -> dict[str, Rows]:
+    """The rows of each split that a run of these sizes takes, in its order."""
     from sparsebert.patterns.batches import Rows
 
-    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label")
-    order = columns.pop("order", None)
-    chosen = np.arange(len(lengths))
-    if size is not None and (order is None or size < len(order)):
-        chosen = (chosen if order is None else order.astype(np.int64))[:size]
-    if by_length:
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-    tokens = {
-        name: _taken(flat, lengths, chosen) for name, flat in columns.items() if parsed or name not in SYNTAX
-    }
-    tokens["attention_mask"] = np.ones_like(tokens["input_ids"])
-    return Rows.of_arrays(lengths[chosen], tokens, label[chosen].tolist())
-
-
-def _taken(flat: np.ndarray, lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The tokens of some rows, as 64-bit integers."""
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    parts: list[Any] = [flat[starts[row] : ends[row]] for row in chosen]
-    return np.concatenate(parts).astype(np.int64)
+    found = {}
+    for split in sorted({name.partition("/")[0] for name in arrays}):
+        columns, size = _columns(arrays, split), train_size if split == "train" else eval_size
+        lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
+        order = columns.pop("order", None)
+        chosen = np.arange(len(lengths))
+        if size is not None and (order is None or size < len(order)):
+            chosen = (chosen if order is None else order)[:size]
+        if split != "train":
+            chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+        columns = {name: flat for name, flat in columns.items() if parsed or name not in SYNTAX}
+        rows = Rows(lengths, columns, label).select(chosen)
+        rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}
+        rows.tokens["attention_mask"] = np.ones_like(rows.tokens["input_ids"])
+        found[split] = rows
+    return found
