@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as hf_logging
 
 from sparsebert.errors import InputError, shown
 from sparsebert.machine import hub_reachable
@@ -168,15 +167,12 @@ def read_model(
             return False
         return not new_head or key.startswith(prefix) or key.split(".")[0] in parts
 
-    lacking = sorted(
-        filter(counts, [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])])
-    )
-    left_over = sorted(filter(counts, loaded["unexpected_keys"]))
-    for keys, wrong in (
+    lacking = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
+    for found, wrong in (
         (lacking, "are missing or of other sizes"),
-        (left_over, "have no place in the model"),
+        (loaded["unexpected_keys"], "have no place in the model"),
     ):
-        if keys:
+        if keys := sorted(filter(counts, found)):
             raise InputError(
                 f"{what}: its weights don't fit its config.json ({len(keys)} {wrong}, such as {keys[0]}); "
                 "put what belongs together into one folder"
@@ -276,15 +272,15 @@ def _source(name: str) -> dict[str, Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no warnings from transformers inside the block."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        hf_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()
 
 
 @contextmanager
