@@ -214,13 +214,7 @@ def whole_manifest(place: Path) -> Manifest | None:
 
 def read_manifest(place: Path) -> Manifest:
     """What `place` says it holds; `InputError` if that is not what this version writes."""
-    path = place / MANIFEST
-    return _read_manifest(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _read_manifest(path: Path, changed: int) -> Manifest:
-    return read_model(path, Manifest, "the prepared data", "prepare it again")
+    return read_model(place / MANIFEST, Manifest, "the prepared data", "prepare it again")
 
 
 def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
@@ -272,8 +266,7 @@ def _mistake(
         "word_ids": (-1, MOST_WORDS),
         "head_ids": (-1, MOST_WORDS),
     }
-    needed = ["lengths", "label", "input_ids"]
-    needed += ["order"] if rows.rows == rows.of else []
+    needed = ["lengths", "label", "input_ids", *(["order"] if rows.rows == rows.of else [])]
     needed += SYNTAX if manifest.parser else []
     if missing := [name for name in needed if name not in columns]:
         return f"there is no column {missing[0]}"

@@ -73,13 +73,9 @@ class Task:
     def _datasets(self) -> dict[str, Dataset]:
         from datasets import ClassLabel, Dataset, Features, Value
 
-        features = Features(
-            {
-                "text": Value("string"),
-                **({"text_pair": Value("string")} if self.paired else {}),
-                "label": ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32"),
-            }
-        )
+        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], Value("string"))
+        label = ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32")
+        features = Features(texts | {"label": label})
         return {
             split: Dataset.from_pandas(rows[list(features)], features=features, preserve_index=False)
             for split, rows in self.read().items()
