@@ -53,8 +53,7 @@ def check_encoder(name: str) -> str:
     """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
     if name in ENCODERS or (name and path_of(name).is_dir()):
         return name
-    near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
-    if near:
+    if near := difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75):
         raise InputError(f"unknown encoder '{name}': did you mean '{near[0]}'?")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
@@ -159,13 +158,12 @@ def read_model(
         ignore_mismatched_sizes=True,  # they are looked at here
         output_loading_info=True,
     )
-    prefix = f"{model.base_model_prefix}."
-    parts = {name for name, _ in model.base_model.named_children()}
+    own = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
 
     def counts(key: str) -> bool:
         if key.endswith("_ids") or (new_head and ".pooler." in f".{key}"):
             return False
-        return not new_head or key.startswith(prefix) or key.split(".")[0] in parts
+        return not new_head or key.split(".")[0] in own
 
     lacking = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
     for found, wrong in (
@@ -262,11 +260,9 @@ def _source(name: str) -> dict[str, Any]:
     local = folder.is_dir()
     if local:
         model_files(folder)
-    return {
-        "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),
-        "local_files_only": local or not hub_reachable(),  # else its client retries for half a minute
-        "trust_remote_code": False,
-    }
+    offline = local or not hub_reachable()  # else the hub's client retries for half a minute
+    place = str(folder) if local else check_encoder(name)
+    return {"pretrained_model_name_or_path": place, "local_files_only": offline, "trust_remote_code": False}
 
 
 @contextmanager

@@ -175,10 +175,7 @@ class Sparsified:
 
 
 def sparsify(
-    model: PreTrainedModel,
-    plan: Pattern | Plan | str,
-    learner: Learner | None = None,
-    kernel: str = "auto",
+    model: PreTrainedModel, plan: Pattern | Plan | str, learner: Learner | None = None, kernel: str = "auto"
 ) -> Sparsified:
     """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 

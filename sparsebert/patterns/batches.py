@@ -58,6 +58,11 @@ class Batch:
             place = self.positions
         return (place[:, :, None] - place[:, None, :]).abs()
 
+    @property
+    def itself(self) -> Bool[Tensor, "query key"]:
+        """True for pairs of a token with itself."""
+        return torch.eye(self.real.shape[1], dtype=torch.bool, device=self.real.device)
+
     @cached_property
     def pairs(self) -> Bool[Tensor, "batch 1 query key"]:
         """True for pairs of two real tokens."""

@@ -174,8 +174,7 @@ class Pattern(ABC):
     def with_files(self, renamed: Callable[[str | None], str | None]) -> Pattern:
         """The same pattern with other paths in its learned parts."""
         found = self._with_parts(lambda part: part.with_files(renamed))
-        has_path = any(field.name == "path" for field in fields(self))
-        return replace(found, path=renamed(self.path)) if has_path else found
+        return replace(found, path=renamed(self.path)) if "path" in vars(self) else found
 
     def walk(self) -> Iterator[Pattern]:
         """The pattern and all patterns it is made of."""
@@ -208,8 +207,7 @@ class Pattern(ABC):
                 f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
                 "prepare the data with parses (sparsebert.data.tokenizing) or choose a pattern by position"
             )
-        itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-        return (self.related(batch) | itself) & batch.pairs
+        return (self.related(batch) | batch.itself) & batch.pairs
 
     def __str__(self) -> str:
         arguments = []

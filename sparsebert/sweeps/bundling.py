@@ -75,7 +75,9 @@ def bundle(
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)
-    files = _package() | {GRID: path_of(grid)}
+    here = Path(sparsebert.__file__).resolve().parent
+    files = {path.relative_to(here.parent).as_posix(): path for path in here.rglob("*.py")}
+    files[GRID] = path_of(grid)
     for name in dict.fromkeys(run.config.encoder for run in runs):
         files |= _encoder(name, weights=name != "tiny")
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
@@ -90,11 +92,6 @@ def bundle(
         texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
         progress("packing")
         return _pack(files, texts, out, part_size)
-
-
-def _package() -> dict[str, Path]:
-    here = Path(sparsebert.__file__).resolve().parent
-    return {f"sparsebert/{path.relative_to(here).as_posix()}": path for path in here.rglob("*.py")}
 
 
 def _encoder(name: str, weights: bool = True) -> dict[str, Path]:

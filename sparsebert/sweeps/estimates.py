@@ -28,10 +28,7 @@ class Estimates:
     """
 
     def __init__(
-        self,
-        records: Iterable[RunRecord] = (),
-        device: str | None = None,
-        folders: Folders | None = None,
+        self, records: Iterable[RunRecord] = (), device: str | None = None, folders: Folders | None = None
     ):
         self.device = device
         folders = folders or Folders.named()
@@ -67,9 +64,9 @@ class Estimates:
         """Expected wall seconds of several runs by `workers`; runs without an estimate take the mean."""
         seconds = [self.seconds(config) for config in configs]
         known = [each for each in seconds if each is not None]
-        if seconds and not known:
-            return None
-        return sum(known) / max(1, len(known)) * len(seconds) / max(1, min(workers, len(seconds)))
+        if not known:
+            return None if seconds else 0.0
+        return sum(known) / len(known) * len(seconds) / max(1, min(workers, len(seconds)))
 
     def _keys(self, config: RunConfig, device: str | None) -> list[Hashable]:
         """What a record and a run have in common, from the nearest to the farthest."""

@@ -96,12 +96,12 @@ def run_all(
         store.check_writable()
     workers = min(workers or default_workers(), len(missing))
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
-        asked = [run.config for run in missing]
-        seconds = Estimates(store, executor.device, folders).total(asked, workers)
-        if seconds is None:  # nothing of this kind was made here
-            seconds = Estimates(book.values(), None, folders).total(asked, workers)
-        about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
-        to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
+        to_train = "none to train"
+        if asked := [run.config for run in missing]:
+            seconds = Estimates(store, executor.device, folders).total(asked, workers)
+            seconds = seconds or Estimates(book.values(), None, folders).total(asked, workers)
+            about = f"about {in_words(seconds)}" if seconds else "which no record tells the time of"
+            to_train = f"{len(asked)} to train, {about}"
         _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
         started = time.perf_counter()
         for done, (run, outcome, _) in enumerate(_outcomes(missing, store, executor), 1):
