@@ -61,7 +61,7 @@ def prepare(
         check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
         arrays = _arrays(task, tokenizer, max_length, (train_size, eval_size), parsed)
         write_whole(path, save(arrays))
-    return prepared.rows_of(arrays, train_size, eval_size, parsed)
+    return {split: prepared.rows_of(arrays, split, train_size, eval_size, parsed) for split in task.sizes}
 
 
 def write_prepared(

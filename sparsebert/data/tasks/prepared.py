@@ -176,8 +176,9 @@ class PreparedTask(Task):
         `vocabulary` is the number of the tokenizer's tokens. Raises `InputError` if the rows are not all
         there, truncated, changed, or hold what no such rows can hold.
         """
-        found = self.find(train_size, eval_size, parsed, max_length, tokenizer)
-        return rows_of(_read_arrays(*found, vocabulary), train_size, eval_size, parsed)
+        place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
+        arrays = _read_arrays(place, manifest, vocabulary)
+        return {split: rows_of(arrays, split, train_size, eval_size, parsed) for split in manifest.splits}
 
 
 def prepared_tasks(folder: Path) -> tuple[str, ...]:
@@ -300,24 +301,21 @@ def _content(place: Path, sha256: str) -> bytes:
 
 
 def rows_of(
-    arrays: dict[str, np.ndarray], train_size: int | None, eval_size: int | None, parsed: bool
-) -> dict[str, Rows]:
-    """The rows of each split that a run of these sizes takes, in its order."""
+    arrays: dict[str, np.ndarray], split: str, train_size: int | None, eval_size: int | None, parsed: bool
+) -> Rows:
+    """The rows of a split that a run of these sizes takes, in its order."""
     from sparsebert.patterns.batches import Rows
 
-    found = {}
-    for split in sorted({name.partition("/")[0] for name in arrays}):
-        columns, size = _columns(arrays, split), train_size if split == "train" else eval_size
-        lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
-        order = columns.pop("order", None)
-        chosen = np.arange(len(lengths))
-        if size is not None and (order is None or size < len(order)):
-            chosen = (chosen if order is None else order)[:size]
-        if split != "train":
-            chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-        columns = {name: flat for name, flat in columns.items() if parsed or name not in SYNTAX}
-        rows = Rows(lengths, columns, label).select(chosen)
-        rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}
-        rows.tokens["attention_mask"] = np.ones_like(rows.tokens["input_ids"])
-        found[split] = rows
-    return found
+    columns, size = _columns(arrays, split), train_size if split == "train" else eval_size
+    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
+    order = columns.pop("order", None)
+    chosen = np.arange(len(lengths))
+    if size is not None and (order is None or size < len(order)):
+        chosen = (chosen if order is None else order)[:size]
+    if split != "train":
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    columns = {name: flat for name, flat in columns.items() if parsed or name not in SYNTAX}
+    rows = Rows(lengths, columns, label).select(chosen)
+    rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}
+    rows.tokens["attention_mask"] = np.ones_like(rows.tokens["input_ids"])
+    return rows
