@@ -25,7 +25,7 @@ from sparsebert.cli import main
 from sparsebert.data.syntax import add_syntax
 from sparsebert.data.tasks import get_task, task_names
 from sparsebert.data.tasks.metrics import METRICS
-from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, prepared_task
+from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Needs, prepared_task
 from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
@@ -165,7 +165,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(write, small, a
     task = prepared_task(small["task"], write(train_size=20).parent)
     how = {"tokenizer": tokenizer_hash(load_tokenizer("tiny")), "max_length": 32, "train_size": 20} | asked
     with pytest.raises(InputError, match=rf"{answer}; where its texts are, run: sparsebert prepare"):
-        task.rows(**how)
+        task.rows(Needs(**how))
 
 
 def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
@@ -280,7 +280,7 @@ def test_arrays_that_no_library_reads_are_refused(task, small):
     for content in (b"", b"torn", b"\xff" * 100):
         _write(place, content, json.loads(manifest.model_dump_json()))
         with pytest.raises(InputError, match="holds no arrays"):
-            prepared_task(small["task"], folder).check(None, None, True)
+            prepared_task(small["task"], folder).check(Needs(parsed=True))
 
 
 def _write(place, content, manifest):

@@ -50,18 +50,18 @@ def prepare(
     The rows of a `PreparedTask` are those of its folder.
     """
     tokenizer = load_tokenizer(encoder)
-    tokens, needs = tokenizer_hash(tokenizer), (max_length, train_size, eval_size, parsed)
+    needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokenizer_hash(tokenizer))
     if isinstance(task, prepared.PreparedTask):
-        return task.rows(tokens, *needs, len(tokenizer))
-    key = _hash([_FORMAT, task.name, task.data_hash, tokens, *needs, parser_name() if parsed else None])
+        return task.rows(needs, len(tokenizer))
+    key = _hash([_FORMAT, task.name, task.data_hash, *needs, parser_name() if parsed else None])
     path = cache_dir() / "prepared" / f"{key[:16]}.safetensors"
     try:
         arrays = load_file(path)
     except Exception:  # nothing is there, or nothing that safetensors can read
         check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
-        arrays = _arrays(task, tokenizer, max_length, (train_size, eval_size), parsed)
+        arrays = _arrays(task, tokenizer, needs)
         write_whole(path, save(arrays))
-    return {split: prepared.rows_of(arrays, split, train_size, eval_size, parsed) for split in task.sizes}
+    return {split: prepared.rows_of(arrays, split, needs) for split in task.sizes}
 
 
 def write_prepared(
@@ -85,16 +85,16 @@ def write_prepared(
     max_length = fitting_length(max_length, task.max_length, load_classifier(encoder, task.label_names))
     name = re.sub(r"[^A-Za-z0-9]+", "-", task.name)[-40:].strip("-")
     place = path_of(folder) / f"{name}-{max_length}-{_hash([task.name, tokens])[:8]}"
-    sizes = train_size, eval_size
     there = prepared.whole_manifest(place)
     if there and there.data_hash == task.data_hash:
-        if there.covers(*sizes) and (there.parser or not parsed):
+        if there.covers(prepared.Needs(train_size, eval_size)) and (there.parser or not parsed):
             return place
         parsed = parsed or bool(there.parser)
-        had = (there.splits["train"].rows, max(s.rows for n, s in there.splits.items() if n != "train"))
-        sizes = tuple(size and max(size, rows) for size, rows in zip(sizes, had, strict=True))
+        train_size = train_size and max(train_size, there.splits["train"].rows)
+        eval_size = eval_size and max(eval_size, *(s.rows for n, s in there.splits.items() if n != "train"))
     check_writable(place.parent, f"'{place.parent}'", "folder")
-    arrays = _arrays(task, tokenizer, max_length, sizes, parsed, progress)
+    needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokens)
+    arrays = _arrays(task, tokenizer, needs, progress)
     content = save(arrays)
     manifest = prepared.Manifest(
         task=task.name,
@@ -142,32 +142,32 @@ def one_sentence(
 def _arrays(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    sizes: tuple[int | None, int | None],
-    parsed: bool,
+    needs: prepared.Needs,
     progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, np.ndarray]:
     """The columns of each split as `sparsebert.data.tasks.prepared` has them, such as train/input_ids."""
     arrays: dict[str, np.ndarray] = {}
     for split, rows in task.load().items():
-        size, total = sizes[split != "train"], len(rows)
+        size, total = needs.size(split), len(rows)
         order = np.random.default_rng(_SHUFFLE).permutation(total)
         whole = size is None or size >= total
         rows = rows if whole else rows.select(order[:size])
-        progress(f"{task.name}, {split}: {'parsing' if parsed else 'cutting'} {len(rows)} of {total} rows")
-        columns = _encode(rows, tokenizer, max_length, parsed) | ({"order": order} if whole else {})
+        doing = "parsing" if needs.parsed else "cutting"
+        progress(f"{task.name}, {split}: {doing} {len(rows)} of {total} rows")
+        columns = _encode(rows, tokenizer, needs) | ({"order": order} if whole else {})
         arrays |= {f"{split}/{name}": _smallest(values) for name, values in columns.items()}
     return arrays
 
 
 def _encode(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, parsed: bool
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs
 ) -> dict[str, np.ndarray]:
     texts = list(rows["text"])
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
-    encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_offsets_mapping=parsed)
+    how = {"truncation": True, "max_length": needs.max_length, "return_offsets_mapping": needs.parsed}
+    encoded = tokenizer(texts, pairs, **how)
     columns = {name: encoded[name] for name in TOKENS if name in encoded and name != "attention_mask"}
-    if parsed:
+    if needs.parsed:
         columns["word_ids"], columns["head_ids"] = add_syntax(encoded, texts, pairs)
     flat = {name: np.fromiter(chain.from_iterable(each), np.int64) for name, each in columns.items()}
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])

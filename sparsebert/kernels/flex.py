@@ -70,10 +70,9 @@ class Flex(Kernel):
 
         of_heads = None if plain else heads
         rows = None if real.all() and not (start > 0).any() else len(real)
-        compiled = {"_compile": True} if real.is_cuda else {}
-        if compiled:
+        if real.is_cuda:
             allow_many_graphs()
-        return create_block_mask(mask, rows, of_heads, length, length, device=device, **compiled)
+        return create_block_mask(mask, rows, of_heads, length, length, device=device, _compile=real.is_cuda)
 
     def _score(self, by_offset: ByOffset | None):
         layout, start = self.layout, self.start

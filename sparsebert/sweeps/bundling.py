@@ -35,10 +35,8 @@ SUFFIX = ".tar.gz"
 PYTHONS = ("3.11", "3.12")
 # pip takes wheels of the platforms that it is told, not of older ones besides.
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{version}" for version in (12, 17, 24, 28)))
-ENCODER_FILES = (
-    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
+ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model")
+ENCODER_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 RUN = """\
 #!/bin/sh

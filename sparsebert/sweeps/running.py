@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebert.data.tasks import get_task
-from sparsebert.data.tasks.prepared import PreparedTask
+from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError
@@ -244,7 +244,7 @@ def _check(runs: list[Run]) -> list[Run]:
         with _about_run(config):
             if isinstance(run.task, PreparedTask):
                 length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
-                run.task.check(config.train_size, config.eval_size, run.parsed, length, tokens)
+                run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
             check(config.encoder, run.plan, config.degrees, config.precision, config.kernel)
     return runs
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -38,6 +38,20 @@ DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence",
 SYNTAX = ("word_ids", "head_ids")
 LARGEST = 2**36  # bytes of arrays
 MOST_WORDS = 2**24  # of a text, so that a head is one of them
+
+
+class Needs(NamedTuple):
+    """What a run needs of prepared rows; sizes that are None are all there are, what else is None is open."""
+
+    train_size: int | None = None
+    eval_size: int | None = None
+    parsed: bool = False
+    max_length: int | None = None
+    tokenizer: str | None = None  # its hash
+
+    def size(self, split: str) -> int | None:
+        """Rows of a split."""
+        return self.train_size if split == "train" else self.eval_size
 
 
 class Split(BaseModel):
@@ -90,11 +104,9 @@ class Manifest(BaseModel):
             raise ValueError("metrics: classes need those of classes, and numbers those of numbers")
         return self
 
-    def covers(self, train_size: int | None, eval_size: int | None) -> bool:
-        """Whether a run of these sizes can be made from it."""
-        return all(
-            rows.covers(train_size if split == "train" else eval_size) for split, rows in self.splits.items()
-        )
+    def covers(self, needs: Needs) -> bool:
+        """Whether it has as many rows as a run needs."""
+        return all(rows.covers(needs.size(split)) for split, rows in self.splits.items())
 
 
 @dataclass(frozen=True)
@@ -125,60 +137,45 @@ class PreparedTask(Task):
     def prepared_with(self) -> dict[str, str]:
         return self.entries[0][1].versions
 
-    def find(
-        self,
-        train_size: int | None,
-        eval_size: int | None,
-        parsed: bool,
-        max_length: int | None = None,
-        tokenizer: str | None = None,
-    ) -> tuple[Path, Manifest]:
-        """The entry that a run can be made from; length and tokenizer may be left open.
-
-        Raises `InputError` if there is none, with the command that makes one.
-        """
-        entries = list(self.entries)
+    def find(self, needs: Needs) -> tuple[Path, Manifest]:
+        """The entry that a run can be made from; `InputError` with the command that makes one if none is."""
+        entries, length = list(self.entries), needs.max_length
         wanted: list[tuple[str, Callable[[Manifest], bool]]] = [
-            ("another tokenizer than the encoder's", lambda found: tokenizer in (None, found.tokenizer)),
-            (f"rows not cut to {max_length} tokens", lambda found: max_length in (None, found.max_length)),
-            ("rows without parses", lambda found: bool(found.parser) or not parsed),
-            ("fewer rows than asked for", lambda found: found.covers(train_size, eval_size)),
+            (
+                "another tokenizer than the encoder's",
+                lambda its: needs.tokenizer in (None, its.tokenizer),
+            ),
+            (f"rows not cut to {length} tokens", lambda its: length in (None, its.max_length)),
+            ("rows without parses", lambda its: bool(its.parser) or not needs.parsed),
+            ("fewer rows than asked for", lambda its: its.covers(needs)),
         ]
         for instead, fits in wanted:
             entries = [entry for entry in entries if fits(entry[1])]
             if not entries:
-                sizes = {"max-length": max_length, "train-size": train_size, "eval-size": eval_size}
-                options = "".join(f" --{name} {value}" for name, value in sizes.items() if value)
+                given = {"max-length": length, "train-size": needs.train_size, "eval-size": needs.eval_size}
+                options = "".join(f" --{name} {value}" for name, value in given.items() if value)
                 raise InputError(
                     f"the prepared data of '{self.name}' in '{self.folder}' has {instead}; where its texts "
                     f"are, run: sparsebert prepare {self.name} --encoder ENCODER --out FOLDER{options}"
-                    + (" --parsed" if parsed else "")
+                    + (" --parsed" if needs.parsed else "")
                 )
         return entries[0]
 
-    def check(self, *needs: Any) -> None:
-        """`InputError` if a run with these needs (see `find`) can't be made, or its rows are no such rows."""
-        place, manifest = self.find(*needs)
+    def check(self, needs: Needs) -> None:
+        """`InputError` if a run with these needs can't be made, or its rows are no such rows."""
+        place, manifest = self.find(needs)
         path = place / ARRAYS
         _check_arrays(place, manifest.sha256, path.stat().st_mtime_ns if path.is_file() else 0)
 
-    def rows(
-        self,
-        tokenizer: str,
-        max_length: int,
-        train_size: int | None = None,
-        eval_size: int | None = None,
-        parsed: bool = False,
-        vocabulary: int | None = None,
-    ) -> dict[str, Rows]:
+    def rows(self, needs: Needs, vocabulary: int | None = None) -> dict[str, Rows]:
         """The rows of each split, those of `sparsebert.data.tokenizing.prepare` and in the same order.
 
         `vocabulary` is the number of the tokenizer's tokens. Raises `InputError` if the rows are not all
         there, truncated, changed, or hold what no such rows can hold.
         """
-        place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
+        place, manifest = self.find(needs)
         arrays = _read_arrays(place, manifest, vocabulary)
-        return {split: rows_of(arrays, split, train_size, eval_size, parsed) for split in manifest.splits}
+        return {split: rows_of(arrays, split, needs) for split in manifest.splits}
 
 
 def prepared_tasks(folder: Path) -> tuple[str, ...]:
@@ -300,13 +297,11 @@ def _content(place: Path, sha256: str) -> bytes:
     return content
 
 
-def rows_of(
-    arrays: dict[str, np.ndarray], split: str, train_size: int | None, eval_size: int | None, parsed: bool
-) -> Rows:
-    """The rows of a split that a run of these sizes takes, in its order."""
+def rows_of(arrays: dict[str, np.ndarray], split: str, needs: Needs) -> Rows:
+    """The rows of a split that a run takes, in its order."""
     from sparsebert.patterns.batches import Rows
 
-    columns, size = _columns(arrays, split), train_size if split == "train" else eval_size
+    columns, size = _columns(arrays, split), needs.size(split)
     lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
     order = columns.pop("order", None)
     chosen = np.arange(len(lengths))
@@ -314,8 +309,10 @@ def rows_of(
         chosen = (chosen if order is None else order)[:size]
     if split != "train":
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-    columns = {name: flat for name, flat in columns.items() if parsed or name not in SYNTAX}
-    rows = Rows(lengths, columns, label).select(chosen)
+    columns = {name: flat for name, flat in columns.items() if needs.parsed or name not in SYNTAX}
+    rows = Rows(lengths, columns, label)
+    if split != "train" or len(chosen) < len(lengths):
+        rows = rows.select(chosen)
     rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}
     rows.tokens["attention_mask"] = np.ones_like(rows.tokens["input_ids"])
     return rows
