@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -39,21 +40,15 @@ class Estimates:
 
     def add(self, record: RunRecord) -> None:
         """A record that later estimates are made from, unless its task is gone or its speed not known."""
-        if not min(record.examples_per_second.values()) > 0:
-            return
-        try:
-            keys = self._keys(record.config, record.device)
-        except InputError:
-            return
-        for key in keys:
-            self._records[key].append(record)
+        with suppress(InputError):
+            for key in self._keys(record.config, record.device):
+                if min(record.examples_per_second.values()) > 0:
+                    self._records[key].append(record)
 
     def comparable(self, config: RunConfig) -> list[RunRecord]:
         """The records that a run's estimate is made from."""
-        for key in self._keys(config, self.device):
-            if key in self._records:
-                return self._records[key][-_LATEST:]
-        return []
+        alike = (self._records[key] for key in self._keys(config, self.device) if key in self._records)
+        return next(alike, [])[-_LATEST:]
 
     def seconds(self, config: RunConfig) -> float | None:
         """Expected wall seconds of one run, or None if no record is comparable."""
