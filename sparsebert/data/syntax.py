@@ -10,7 +10,7 @@ spaCy is imported when a text is parsed, not before: prepared data is read on ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -73,12 +73,12 @@ def load_parser() -> Language:
     return spacy.load(name, exclude=NOT_NEEDED)
 
 
-def parse(texts: Sequence[str], progress: Callable[[int], Any] | None = None) -> list[Parse]:
+def parse(texts: Sequence[str]) -> list[Parse]:
     """Parse each text; a text without words gives a `Parse` of length 0.
 
     A text of more than LONGEST characters is parsed in parts, cut after a line end where there is one, else
-    after a space; no word has its head in another part. `progress` is called with 1 after each text, like a
-    tqdm bar's `update`. Raises `InputError` if spaCy or the parser is not installed.
+    after a space; no word has its head in another part. Raises `InputError` if spaCy or the parser is not
+    installed.
     """
     cuts = [list(_parts(text)) for text in texts]
     pieces = (text[start:end] for text, spans in zip(texts, cuts, strict=True) for start, end in spans)
@@ -90,8 +90,6 @@ def parse(texts: Sequence[str], progress: Callable[[int], Any] | None = None) ->
             parts.append(_read(next(docs), start, words))
             words += len(parts[-1][0])
         parses.append(Parse(*map(np.concatenate, zip(*parts, strict=True))))
-        if progress is not None:
-            progress(1)
     return parses
 
 
@@ -131,15 +129,12 @@ def align(
 
 
 def add_syntax(
-    encoded: BatchEncoding,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    progress: Callable[[int], Any] | None = None,
+    encoded: BatchEncoding, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Parse texts that a fast tokenizer encoded: the columns `word_ids` and `head_ids`, as `align` has them.
 
     `encoded` is what `tokenizer(texts, pairs, ...)` returned, truncated and padded or not. Each distinct text
-    is parsed once; `progress` is called with 1 after each of them.
+    is parsed once.
 
     Raises `InputError` if the tokenizer isn't fast, if texts, pairs and encodings differ in number, or if
     spaCy or the parser is not installed.
@@ -152,7 +147,7 @@ def add_syntax(
             "call the tokenizer on the same lists, without return_overflowing_tokens"
         )
     distinct = list(dict.fromkeys([*texts, *(pairs or ())]))
-    parse_of = dict(zip(distinct, parse(distinct, progress), strict=True))
+    parse_of = dict(zip(distinct, parse(distinct), strict=True))
     word_ids, head_ids = [], []
     for encoding, text, second in zip(encoded.encodings, texts, seconds, strict=True):
         parses = [parse_of[text]] if second is None else [parse_of[text], parse_of[second]]
