@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PASSES = {"forward": "forward", "both": "forward + backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -169,6 +172,8 @@ def costs_json(frame: pd.DataFrame, provenance: dict) -> str:
 
 def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
     """What `costs_json` wrote, the frame and its provenance; `InputError` if the file holds no such thing."""
+    import pandas as pd
+
     try:
         content = json.loads(Path(path).read_text())
         frame = pd.DataFrame(content["records"])
