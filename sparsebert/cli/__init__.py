@@ -11,7 +11,7 @@ from sparsebert import __version__
 from sparsebert.cli.benchmarks import bench
 from sparsebert.cli.chapters import book, run
 from sparsebert.cli.elsewhere import bundle, prepare
-from sparsebert.cli.gpu import selftest
+from sparsebert.cli.gpu import gpu, selftest
 from sparsebert.cli.group import Sparsebert
 from sparsebert.cli.lists import doctor, encoders, patterns, tasks
 from sparsebert.cli.recorded import results
@@ -48,5 +48,6 @@ for command in (
     bench,
     doctor,
     selftest,
+    gpu,
 ):
     main.add_command(command)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+from sparsebert.cli.options import folder_options
+
+if TYPE_CHECKING:
+    from sparsebert.paths import Folders
 
 
 @click.command(epilog="Example: sparsebert selftest --minutes 2 --out selftest.json")
@@ -43,4 +50,36 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
     report = check(device, minutes, only, path, click.echo)
     click.echo(f"\n{report}")
     if report.wrong:
+        raise SystemExit(1)
+
+
+@click.command(
+    epilog="Example: sparsebert gpu back --grid book/grids/full.yaml --minutes 5 -p task=glue/mrpc"
+)
+@click.argument("out", metavar="OUT")
+@click.option("--grid", default="grid.yaml", show_default=True, metavar="FILE", help="Runs of the last part.")
+@click.option("--minutes", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Of this piece.")
+@click.option(
+    "--notebook", default="03_which_connections", show_default=True, help="The chapter that is run."
+)
+@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapter.")
+@click.option(
+    "--profile", default="full", show_default=True, help="full, or smoke (to rehearse, also without a GPU)."
+)
+@click.option(
+    "--workers", default=6, show_default=True, type=click.IntRange(1), help="Processes that share the GPU."
+)
+@folder_options("runs")
+def gpu(out: str, folders: Folders, **how: Any) -> None:
+    """Spend some minutes of a GPU: selftest, one chapter, timings, then the runs of a grid.
+
+    What comes back are some files in the folder OUT, each written as soon as something is finished. With what
+    an earlier piece left there, the same command goes on where that one stopped. A part that fails is named
+    and the next one begun; OUT/log.txt has what it said.
+    """
+    from sparsebert.reading import path_of
+    from sparsebert.selftest.gpu import spend
+
+    states = spend(path_of(out), runs=folders.runs, told=click.echo, **how)
+    if any(state.startswith("failed") for state in states.values()):
         raise SystemExit(1)
