@@ -7,14 +7,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_cli import call, refusal
 from test_runs import record_of
 
 from sparsebert.errors import InputError
 from sparsebert.paths import alone_in
+from sparsebert.patterns.batches import Rows
 from sparsebert.study import claims, results
 from sparsebert.study.results import recorded
+from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig, RunStore
 
 LEARNING = {
@@ -253,7 +256,25 @@ def test_sound_results_have_no_findings(project):
     assert "nothing is recorded" in call("results", "check").stdout
     write(project / "a.jsonl", run(0), run(1))
     write(project / "b.jsonl", run(0, task="topics", data_hash="another task's"))
-    assert call("results", "check").stdout == "sound: a, b\n"
+    *lacking, sound = call("results", "check").stdout.splitlines()
+    assert sound == "sound: a, b"
+    assert lacking == [
+        "a: 2 runs without predictions, made before these were kept",
+        "b: 1 run without predictions, made before these were kept",
+    ]
+
+
+def test_metrics_follow_from_predictions_or_are_found(project):
+    rows = Rows.of_arrays(np.full(4, 2), {"input_ids": np.arange(8)}, [0, 1, 1, 0])
+    parts = {"validation": Predictions.of(rows, np.eye(2)[[0, 1, 1, 1]], 2)}
+    parts["test"] = Predictions.of(rows, np.eye(2)[[0, 1, 1, 0]], 2)
+    sound = {"accuracy": 0.75, "test_accuracy": 1.0}
+    write(project / "a.jsonl", run(0, metrics=sound, predictions=parts))
+    assert recorded("a")[0].predictions == parts
+    assert call("results", "check").stdout == "sound: a\n"
+    for name in sound:
+        write(project / "a.jsonl", run(0, metrics=sound | {name: 0.5}, predictions=parts))
+        assert results.check() == [f"a.jsonl, line 1: {name} does not follow from the run's predictions"]
 
 
 def test_each_finding_is_a_line_with_its_place(project):

@@ -160,6 +160,18 @@ def test_a_condition_about_degrees_knows_their_defaults_and_runs_without_any():
     assert len(expand_grid(grid | {"exclude": [{"degrees": None}]})) == 2
 
 
+def test_each_seed_has_a_random_graph_of_its_own():
+    grid = {"seed": [0, 5], "plan": ["random(2, seed={seed}) | global(cls)", "dense"]}
+    assert pairs(grid, "seed", "plan") == [
+        (0, "random(2) | global(cls)"),
+        (0, "dense"),
+        (5, "random(2, seed=5) | global(cls)"),
+        (5, "dense"),
+    ]
+    with pytest.raises(InputError, match=r"plan, item 1: .*random"):
+        expand_grid(grid | {"plan": ["random({sed}) | global(cls)"]})
+
+
 def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once():
     grid = {
         "seed": [0, 1],

@@ -434,7 +434,34 @@ def test_folder_and_hub_agree_in_rows_features_and_hash(name, folder, hub):
 
 
 def test_every_benchmark_is_tested():
-    assert list(LOCAL) == list(TRAIN) == list(HUB) == list(glue.GLUE)
+    own = [name for name in glue.GLUE if not name.endswith("+test")]
+    assert list(LOCAL) == list(TRAIN) == list(HUB) == own
+
+
+def test_a_test_part_has_a_file_of_its_own(folder):
+    files = LOCAL["glue/sst2"] | {"SST-2/test_with_labels.tsv": "sentence\tlabel\nawful\t0\nmine\t1\n"}
+    place = Folders.named(folder(files))
+    plain, task = get_task("glue/sst2", place), get_task("glue/sst2+test", place)
+    assert rows_of(task, "test") == [("awful", 0), ("mine", 1)]
+    assert [rows_of(task, part) for part in plain.load()] == [rows_of(plain, part) for part in plain.load()]
+    assert task.data_hash != plain.data_hash
+
+
+def test_without_one_it_is_the_second_half_of_the_validation_rows(folder):
+    lines = [f"{n}\tWho {n}?\tHe.\tentailment\n" for n in range(5)]
+    files = LOCAL["glue/qnli"] | {"QNLI/dev.tsv": "index\tquestion\tsentence\tlabel\n" + "".join(lines)}
+    task = get_task("glue/qnli+test", Folders.named(folder(files)))
+    parts = [[question for question, _, _ in rows_of(task, part)] for part in ("validation", "test")]
+    assert parts == [["Who 0?", "Who 1?"], ["Who 2?", "Who 3?", "Who 4?"]]
+
+
+def test_a_test_part_that_is_not_there_is_named(folder, hub):
+    with pytest.raises(InputError, match=r"test_with_labels.tsv"):
+        get_task("glue/sst2+test", Folders.named(folder(LOCAL["glue/sst2"]))).load()
+    rows = hub_data("glue/sst2", HUB["glue/sst2"][1])
+    hub(rows | {"test": rows["train"].filter(lambda row: row["label"] == -1)})
+    with pytest.raises(InputError, match=r"rows of test have no labels on the hub; give --data-dir"):
+        get_task("glue/sst2+test").load()
 
 
 def test_the_hub_is_asked_for_a_task_that_the_folder_lacks(folder, hub):

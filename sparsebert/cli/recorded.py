@@ -42,17 +42,21 @@ def results_list(as_json: bool) -> None:
 def results_check() -> None:
     """Check the recorded runs: truncated lines, wrong names, runs that stand twice, data that differ.
 
-    Also reports of selftests that can't be read. A line for each finding, and exit code 1 if there is one.
+    Metrics are computed again from the predictions; runs without predictions are counted. Also reports of
+    selftests that can't be read. A line for each finding, and exit code 1 if there is one.
     """
     from sparsebert.errors import InputError
     from sparsebert.selftest.checks import kept
-    from sparsebert.study.results import check, recorded_names
+    from sparsebert.study.results import check, recorded_names, without_predictions
 
     findings = check() + [str(found) for _, found in kept() if isinstance(found, InputError)]
     for finding in findings:
         click.echo(finding)
     if findings:
         raise SystemExit(1)
+    for name, count in without_predictions().items():
+        runs = "run" if count == 1 else "runs"
+        click.echo(f"{name}: {count} {runs} without predictions, made before these were kept")
     click.echo(f"sound: {', '.join(recorded_names()) or 'nothing is recorded'}")
 
 

@@ -8,6 +8,7 @@ it diffs well. Chapters read the files through `recorded`, and show runs of any 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.errors import InputError, UnknownName, unknown_name
 from sparsebert.paths import alone_in, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
+from sparsebert.training.predictions import metrics_of
 from sparsebert.training.runs import RunRecord, RunStore
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
-_NOT_IN_LINES = ('": ', ', "', '"kernels":null', '"learning":null', '"revision":0')
+_LEFT_OUT = ("kernels", "learning", "predictions", "revision")  # of a line, where they are empty
+_NOT_IN_LINES = ('": ', ', "', '"revision":0', *(f'"{part}":null' for part in _LEFT_OUT))
 _AS_LINE = re.compile(r'{"name":"\w+","schema_version":2,')
 _SEED = re.compile(r", seed=\d+")
 
@@ -247,7 +251,8 @@ def check() -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
     Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
-    runs that stand twice, and tasks whose runs were made from different data.
+    runs that stand twice, metrics that do not follow from the predictions, and tasks whose runs were made
+    from different data or evaluated on different rows.
     """
     findings: list[str] = []
     seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
@@ -261,6 +266,8 @@ def check() -> list[str]:
                 findings.append(
                     f"{place}: run {record.name} stands in {first} already, {which}; keep one of them"
                 )
+            if wrong := _not_following(record):
+                findings.append(f"{place}: {wrong} does not follow from the run's predictions")
             if record.name != config.name:
                 findings.append(f"{place}: its method of learning degrees has changed since; make it again")
             try:
@@ -280,6 +287,29 @@ def check() -> list[str]:
                 f"{_runs(len(most))} used {usual[:12]}; they can't be compared"
             )
     return findings
+
+
+def _not_following(record: RunRecord) -> str:
+    """A metric that is not what the predictions give; none if there are no predictions."""
+    if record.predictions is None:
+        return ""
+    names = [name for name in record.metrics if name in METRICS]
+    again = metrics_of(record.predictions, names)
+    differing = [
+        name
+        for name in again.keys() | record.metrics.keys()
+        if not math.isclose(again.get(name, math.inf), record.metrics.get(name, math.nan), abs_tol=1e-6)
+    ]
+    return min(differing, default="")
+
+
+def without_predictions() -> dict[str, int]:
+    """How many runs of each file were recorded before predictions were."""
+    found = {}
+    for name in recorded_names():
+        lacking = sum(record.predictions is None for record in recorded(name))
+        found |= {name: lacking} if lacking else {}
+    return found
 
 
 def _runs(count: int) -> str:
@@ -406,7 +436,7 @@ def unpack(name: str, store: RunStore) -> tuple[int, int]:
 def as_line(record: RunRecord) -> str:
     """A record as one line of JSON; learned arrays are rounded, and parts that it lacks are left out."""
     fields = json.loads(record.model_dump_json())
-    for part in ("kernels", "learning", "revision"):
+    for part in _LEFT_OUT:
         if not fields[part]:
             del fields[part]
     if not fields["config"]["labels"]:

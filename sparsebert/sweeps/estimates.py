@@ -82,12 +82,13 @@ class Estimates:
 
     def _by(self, record: RunRecord, config: RunConfig) -> float:
         """The seconds of a run at the speed of a record."""
-        rows = self._task(config.task).sizes
-        train, validation = rows["train"], rows["validation"]
+        rows = dict(self._task(config.task).sizes)
+        train = rows.pop("train")
+        evaluated = sum(min(config.eval_size or size, size) for size in rows.values())
         longer = self._length(config) / self._length(record.config)
         return record.seconds["prepare"] + longer * (
             config.epochs * min(config.train_size or train, train) / record.examples_per_second["train"]
-            + min(config.eval_size or validation, validation) / record.examples_per_second["evaluate"]
+            + evaluated / record.examples_per_second["evaluate"]
         )
 
     def _length(self, config: RunConfig) -> int:

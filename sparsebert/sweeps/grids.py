@@ -11,8 +11,10 @@
       - {train_size: 1000}
       - {train_size: 8000, seed: 0}
 
-Lists multiply inside `degrees`, too. A run that several grids ask for is made once. What a run is for can be
-said by `labels`, such as `labels: {treatment: named heads}`; they are kept in its record.
+Lists multiply inside `degrees`, too. In a plan `{seed}` stands for the run's seed, so that each seed has a
+random graph of its own: `random(2, seed={seed}) | global(cls)`. A run that several grids ask for is made
+once. What a run is for can be said by `labels`, such as `labels: {treatment: named heads}`; they are kept in
+its record.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
 _MOST_RUNS = 100_000  # of a grid
+_SEED = "{seed}"  # in a plan: the run's seed
 
 Fields = dict[str, Any]
 
@@ -66,7 +69,7 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
             left_out = {p for p, wanted in (conditions | its_conditions).items() if _meets(fields, wanted)}
             met |= left_out
             if not left_out:
-                config = _config(fields, here)
+                config = _config(_seeded(fields, fields.get("seed", 0)), here)
                 try:
                     configs[config] = config.labelled(configs.get(config, config).labels)
                 except InputError as error:
@@ -149,7 +152,8 @@ def _values(name: str, given: Any, place: str) -> list[Any]:
     for number, item in enumerate(_not_empty(given, place), 1):
         here = f"{place}, item {number}" if isinstance(given, list) else place
         if name != "degrees" or item is None:
-            values.append(getattr(_config({name: item}, here), name))
+            value = getattr(_config(_seeded({name: item}, 0), here), name)
+            values.append(item if _SEED in str(item) else value)
         elif isinstance(item, dict):
             columns = [
                 [_degree_value(inner, value, here) for value in _not_empty(column, f"{here}, {inner}")]
@@ -177,6 +181,11 @@ def _config(fields: Fields, place: str) -> RunConfig:
     except InputError as error:
         # Values that are fine by themselves, but not together, are of degrees.
         raise InputError(f"{place}{', degrees' if len(fields) > 1 else ''}: {error}") from None
+
+
+def _seeded(fields: Fields, seed: int) -> Fields:
+    plan = fields.get("plan")
+    return fields | {"plan": plan.replace(_SEED, str(seed))} if isinstance(plan, str) else fields
 
 
 def _meets(fields: Fields, wanted: Fields) -> bool:

@@ -41,6 +41,7 @@ from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
+from sparsebert.training.predictions import Predictions, metrics_of
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
@@ -105,16 +106,16 @@ def finetune(
 
     with sparsify(model, run.plan, learner, config.kernel) as sparse, quiet():
         if learner and run.plan.open_layers(layers, "degrees"):
-            trainer.learn_degrees(sparse, lambda: score(trainer, run.task, data["validation"]))
+            trainer.learn_degrees(
+                sparse, lambda: predict(trainer, run.task, data["validation"]).metrics(run.task.metrics)
+            )
         outcome = trainer.train(resume_from_checkpoint=resume and str(resume))
         trained = time.perf_counter()
         with sparse.measure(padded_to=max_length) as meter:
-            metrics = score(trainer, run.task, data["validation"])
+            predictions = {"validation": predict(trainer, run.task, data["validation"])}
         evaluated = time.perf_counter()
-        for name in data.keys() - {"train", "validation"}:
-            prefix = name.removeprefix("validation_")
-            scores = score(trainer, run.task, data[name])
-            metrics |= {f"{prefix}_{metric}": value for metric, value in scores.items()}
+        for part in sorted(data.keys() - predictions.keys() - {"train"}):
+            predictions[part] = predict(trainer, run.task, data[part])
 
     share = 1 - first_step / outcome.global_step  # of the training: what this call did of it
     done = config.epochs * len(data["train"]) * share or math.nan  # nothing tells how fast it was
@@ -122,7 +123,8 @@ def finetune(
     record = RunRecord(
         name=config.name,
         config=config,
-        metrics=metrics,
+        metrics=metrics_of(predictions, run.task.metrics),
+        predictions=predictions,
         density=fmean(meter.over_real),
         density_per_layer=meter.over_real,
         padded_density=fmean(meter.over_padded),
@@ -210,7 +212,7 @@ def evaluate(
         data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
         trainer = build_trainer(sparse.model, config, data, resolve_precision(config.precision))
         with sparse.measure(padded_to=settings.max_length) as meter:
-            metrics = score(trainer, task, data["validation"])
+            metrics = predict(trainer, task, data["validation"]).metrics(task.metrics)
     return {
         "task": task.name,
         "plan": str(sparse.plan),
@@ -279,25 +281,26 @@ def build_trainer(
     return trainer
 
 
-def score(trainer: Trainer, task: Task, rows: Dataset | Rows) -> dict[str, float]:
-    """The task's metrics of the trainer's model on some rows."""
-    rows = _rows(rows)
+def predict(trainer: Trainer, task: Task, data: Dataset | Rows) -> Predictions:
+    """What the trainer's model says of some rows; `InputError` if that is not finite."""
+    rows = _rows(data)
     if trainer.args.world_size > 1:
-        return task.score(*_predict_alone(trainer, rows))
-    outcome = trainer.predict(rows)
-    logits = outcome.predictions[0] if isinstance(outcome.predictions, tuple) else outcome.predictions
-    return task.score(logits, outcome.label_ids)
+        logits = _logits_alone(trainer, rows)
+    else:
+        logits = trainer.predict(rows).predictions
+        logits = logits[0] if isinstance(logits, tuple) else logits
+    return Predictions.of(rows, logits, len(task.label_names))
 
 
 @torch.no_grad()
-def _predict_alone(trainer: Trainer, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of all rows, by each process: shares of equal size would hold some rows twice."""
+def _logits_alone(trainer: Trainer, rows: Rows) -> np.ndarray:
+    """Of all rows, by each process: shares of equal size would hold some rows twice."""
     trainer.model.eval()
     logits = [
         trainer.model(**trainer._prepare_inputs(batch)).logits.float().cpu()
         for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
     ]
-    return torch.cat(logits).numpy(), np.array(rows.label)
+    return torch.cat(logits).numpy()
 
 
 def _rows(data: Dataset | Rows) -> Rows:

@@ -32,6 +32,7 @@ from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.reading import read_bytes
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
+from sparsebert.training.predictions import Predictions
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 _TODAYS = re.compile(rb'\{\s*"name":\s*"\w+",\s*"schema_version":\s*%d,' % SCHEMA)
@@ -259,7 +260,8 @@ class RunRecord(BaseModel):
     `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
     allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
     MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
-    counts the changes to the method of learning degrees by then.
+    counts the changes to the method of learning degrees by then. `predictions` holds what was predicted for
+    each row of a part (validation, test, ...); records of early runs have None.
 
     `RunRecord.read` brings those of earlier versions to today's schema. Chapter 02 explains it.
     """
@@ -290,6 +292,7 @@ class RunRecord(BaseModel):
     data_hash: Text
     finished: Text
     learning: Learning | None = None
+    predictions: dict[Text, Predictions] | None = None
 
     @field_validator("revision", mode="before")
     @classmethod

@@ -38,7 +38,7 @@ def glue_folders() -> tuple[str, ...]:
     """Names of the folders that a local data folder may hold: SST-2, MRPC, ..."""
     from sparsebert.data.tasks.glue import GLUE
 
-    return tuple(benchmark.folder for benchmark in GLUE.values())
+    return tuple(dict.fromkeys(benchmark.folder for benchmark in GLUE.values()))
 
 
 def get_task(name: str, folders: Folders | None = None) -> Task:

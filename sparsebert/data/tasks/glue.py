@@ -6,7 +6,7 @@ Rows without a gold label are dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
@@ -33,7 +33,8 @@ class Benchmark:
     `columns`: the text columns and the label column in the local header; `hub_columns`: the text columns on
     the hub, where the label is called label. `label_names`: in the hub's order, empty for scores. `header`:
     the columns of files that have no header line. `torn_rows`: whether the official files have rows broken in
-    two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split).
+    two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split); of two
+    splits from one file each has half of its rows, in their order.
     """
 
     registry: ClassVar[Registry] = TASKS
@@ -164,7 +165,26 @@ _BENCHMARKS = (
         licence="none stated, for research",
     ),
 )
-GLUE = {benchmark.name: TASKS.add(benchmark) for benchmark in _BENCHMARKS}
+
+
+def _with_test(benchmark: Benchmark, file: str, hub: str) -> Benchmark:
+    """The same task with a test part, whose rows nothing is chosen on."""
+    return replace(
+        benchmark,
+        name=f"{benchmark.name}+test",
+        summary=f"{benchmark.name} with a test part",
+        splits=benchmark.splits | {"test": (file, hub)},
+    )
+
+
+_TEST_PARTS = {  # where the official test rows have no labels, half of the validation rows
+    "glue/sst2": ("test_with_labels.tsv", "test"),
+    "glue/mrpc": ("msr_paraphrase_test.txt", "test"),
+    "glue/qnli": ("dev.tsv", "validation"),
+    "imdb": ("dev.tsv", "test"),
+}
+_WITH_TEST = [_with_test(b, *_TEST_PARTS[b.name]) for b in _BENCHMARKS if b.name in _TEST_PARTS]
+GLUE = {benchmark.name: TASKS.add(benchmark) for benchmark in (*_BENCHMARKS, *_WITH_TEST)}
 
 
 @cache
@@ -192,12 +212,27 @@ def glue_task(name: str, data_dir: Path | None) -> Task:
 
 def _read_folder(benchmark: Benchmark, data_dir: Path) -> Splits:
     folder = data_dir / benchmark.folder
-    return {split: _read_tsv(folder / file, benchmark) for split, (file, _) in benchmark.splits.items()}
+    files = [file for file, _ in benchmark.splits.values()]
+    return _split(
+        benchmark, {file: _read_tsv(folder / file, benchmark) for file in dict.fromkeys(files)}, files
+    )
+
+
+def _split(benchmark: Benchmark, rows: dict[str, pd.DataFrame], sources: list[str]) -> Splits:
+    """The rows of each split, which has those of its source, or half of them where two splits have one."""
+    splits = {}
+    for split, source in zip(benchmark.splits, sources, strict=True):
+        own = rows[source]
+        if sources.count(source) > 1:
+            half = len(own) // 2
+            own = (own[half:] if split == "test" else own[:half]).reset_index(drop=True)
+        splits[split] = own
+    return splits
 
 
 def _read_tsv(path: Path, benchmark: Benchmark) -> pd.DataFrame:
     """Fields end at tabs and rows at newlines alone: quotation marks, U+0085 and CR belong to a text."""
-    files = ", ".join(file for file, _ in benchmark.splits.values())
+    files = ", ".join(dict.fromkeys(file for file, _ in benchmark.splits.values()))
     instead = f"{benchmark.folder} in the GLUE layout has {files}, in UTF-8"
     content = read_text(path, "the data", instead, most=LARGEST_FILE)
     lines = [line.removesuffix("\r") for line in content.rstrip("\r\n").split("\n")]
@@ -256,7 +291,11 @@ def _read_hub(benchmark: Benchmark, name: str, data_dir: Path | None) -> Splits:
     except Exception as error:  # the hub's client lets through whatever its HTTP library raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"task '{name}': {found} and the hub failed ({reason}); {advice}") from error
-    return {split: _from_hub(loaded[theirs], benchmark) for split, (_, theirs) in benchmark.splits.items()}
+    theirs = [split for _, split in benchmark.splits.values()]
+    found = {split: _from_hub(loaded[split], benchmark) for split in dict.fromkeys(theirs)}
+    if bare := [split for split, rows in found.items() if rows.empty]:
+        raise InputError(f"task '{name}': the rows of {bare[0]} have no labels on the hub; {advice}")
+    return _split(benchmark, found, theirs)
 
 
 def _from_hub(rows: datasets.Dataset, benchmark: Benchmark) -> pd.DataFrame:

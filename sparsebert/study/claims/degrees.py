@@ -87,10 +87,11 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
         before = scores.get("as learned", pd.Series(dtype=float))
         nothing = before[:0]
         read_off = scores_by_seed(alike[alike["kind"] == "read off"])
-        single = single_width_at(runs, learned["density"].mean())
+        found = single_width_at(runs, learned["density"].mean())
+        single = found.points.mean(axis=1) if found else nothing
         points = {
             "from the start − learned": before - scores_by_seed(learned),
-            "from the start − single width": before - (nothing if single is None else single),
+            "from the start − single width": before - single,
             **{f"{kind} − from the start": scores.get(kind, nothing) - before for kind in _CHANGED},
             "read off attention − from the start": read_off - before,
         }

@@ -1,51 +1,53 @@
 """The rule of each claim and the verdicts that it gives: constants, then C1 to C6, then all together.
 
 A function of a claim takes the runs of one setting and yields estimates, and sentences that say what is
-missing.
+missing. The page "The rules, written before the runs" has the rules in words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
     MATCHED,
-    Setting,
+    Judged,
+    Score,
     at_density,
-    dense_scores,
-    labelled,
+    judged,
+    mean_of,
     runs_with,
-    scores_by_seed,
+    score_of,
     single_width_at,
 )
-from sparsebert.study.intervals import mean_interval
 from sparsebert.training.runs import RunRecord
 
-SPARSE = 0.78  # least sparsity of the layers that a pattern is applied at, over pairs of real tokens
-C1_LOSS, C1_EXCLUDED = 1.0, 2.0  # points: the largest loss, and what its interval has to exclude
-C2_LOSS, C2_TIMES = 2.0, 2.0  # points: the least loss, and how many times the loss at the later half
-C5_MISS = 0.5  # points of density
-C6_DENSITY, C6_MARGIN = 0.10, 1.0  # and the points that the interval may reach below 0
+LEVELS = (0.78, 0.85, 0.95, 1.0)  # of sparsity, over pairs of real tokens of the layers that are changed
+MARGIN = 1.0  # points: what is lost or gained beyond it is no longer little
+TIMES = 2.0  # what is lost at all layers is at least so many times that at the later half
+MISS = 0.5  # points of density
+VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
 
-Word = Literal["holds", "does not hold", "undecided"]
-State = Literal["met", "refuted", "open"]
+Word = Literal["holds", "does not hold", "at the floor", "undecided", "by construction"]
+State = Literal["met", "refuted", "floor", "open"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One thing that a rule asks about, in points: its mean over `seeds` seeds and its interval.
+    """One thing that a rule asks about, in points: its mean over `seeds` seeds and its 90 % interval.
 
     `wanted` says in words what meets the rule and `bound` is where it lies on the scale. `state` is "met",
-    "refuted" or "open". `low` and `high` are NaN for one seed, and for densities, which have no interval.
+    "refuted", "floor" or "open". `chance` is the one-sided p-value of the side of the bound that the mean
+    lies on. `rows` is the number of evaluation rows whose luck the interval holds; 0 if it is that of seeds
+    alone. `low`, `high` and `chance` are NaN for one seed, and for densities, which have no interval.
     """
 
     what: str
@@ -54,7 +56,9 @@ class Estimate:
     mean: float
     low: float
     high: float
+    chance: float
     seeds: int
+    rows: int
     state: State
 
     def __str__(self) -> str:
@@ -86,50 +90,48 @@ class Claim:
     says: str
     holds: str
     fails: str
-    judge: Callable[..., Iterator[Estimate | str]]
+    judge: Callable[[Judged], Iterator[Estimate | str]]
+    decides: bool = True
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is asked of an estimate: in words, as tests of its mean, low and high, and on the scale."""
+    """That an interval lies above a bound, or below it; it is refuted by one on the other side."""
 
-    wanted: str
-    met: Callable[[float, float, float], bool]
-    refuted: Callable[[float, float, float], bool] = lambda mean, low, high: high < 0
-    bound: float = 0
+    bound: float
+    above: bool = True
 
-    def estimate(self, what: str, points: Iterable[float], otherwise: str) -> Estimate | str:
-        """The estimate from points by seed; without any, what is said `otherwise`."""
-        points = list(points)
-        if not points:
+    @property
+    def wanted(self) -> str:
+        return f"{'above' if self.above else 'below'} {self.bound:g}".replace("-", "−")
+
+    def estimate(
+        self, runs: Judged, what: str, score: Score | None, otherwise: str, floor: bool = False
+    ) -> Estimate | str:
+        """The estimate of a score; without one for any seed, what is said `otherwise`.
+
+        `floor`: what is compared is at the floor, so that the comparison decides nothing.
+        """
+        points = score.points if score else pd.DataFrame()
+        if score is None or points.empty:
             return otherwise
+        mean = runs.mean(score)
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
-        numbers = tuple(round(number, 9) for number in mean_interval(points))
+        value, low, high = (round(number, 9) for number in (mean.value, *mean.interval()))
         state: State = "open"
         if len(points) >= SEEDS:
-            state = "met" if self.met(*numbers) else "refuted" if self.refuted(*numbers) else "open"
-        return Estimate(what, self.wanted, self.bound, *numbers, len(points), state)
+            sides = {"met": low > self.bound, "refuted": high < self.bound}
+            if not self.above:
+                sides = {"met": high < self.bound, "refuted": low > self.bound}
+            state = "floor" if floor else next((side for side, lies in sides.items() if lies), "open")
+        chance = mean.chance(self.bound)
+        rows = points.shape[1] if points.shape[1] > 1 else 0
+        return Estimate(
+            what, self.wanted, self.bound, value, low, high, min(chance, 1 - chance), len(points), rows, state
+        )
 
 
-_LITTLE_LOST = Rule(
-    f"at most {C1_LOSS:g}, the interval below {C1_EXCLUDED:g}",
-    met=lambda mean, low, high: mean <= C1_LOSS and high < C1_EXCLUDED,
-    refuted=lambda mean, low, high: low > C1_LOSS,
-    bound=C1_LOSS,
-)
-_MUCH_LOST = Rule(
-    f"at least {C2_LOSS:g}, the interval above 0",
-    met=lambda mean, low, high: mean >= C2_LOSS and low > 0,
-    refuted=lambda mean, low, high: high < C2_LOSS,
-    bound=C2_LOSS,
-)
-_MEAN_FROM_0 = Rule("a mean of at least 0", met=lambda mean, low, high: mean >= 0)
-_MEAN_ABOVE_0 = Rule("a mean above 0", met=lambda mean, low, high: mean > 0)
-_ABOVE_0 = Rule("the interval above 0", met=lambda mean, low, high: low > 0)
-_NOT_BELOW_0 = Rule(
-    f"at least 0, the interval above −{C6_MARGIN:g}",
-    met=lambda mean, low, high: mean >= 0 and low > -C6_MARGIN,
-)
+_LITTLE, _MORE, _POSITIVE, _NOT_WORSE = Rule(MARGIN, above=False), Rule(MARGIN), Rule(0), Rule(-MARGIN)
 
 
 # ---- C1 and C2: where connections are missing ---------------------------------------------------
@@ -137,35 +139,36 @@ _NOT_BELOW_0 = Rule(
 _NO_PAIR = "no seed has a dense run and all patterns"
 
 
-def sparse_patterns(runs: pd.DataFrame) -> list[str]:
-    """Patterns that leave the later half sparse enough."""
-    sparsity = _late(runs)["sparsity"]
-    return sparsity.index[sparsity.round(9) >= SPARSE].tolist()
+def sparse_patterns(runs: Judged) -> dict[tuple[float, float], list[str]]:
+    """By level of sparsity, the patterns that leave the later half so sparse."""
+    sparsity = _late(runs)["sparsity"].round(9)
+    levels = sparsity[sparsity >= LEVELS[0]].groupby(pd.cut(sparsity, LEVELS, right=False), observed=True)
+    return {(level.left, level.right): own.index.tolist() for level, own in levels}
 
 
-def _late(runs: pd.DataFrame) -> pd.DataFrame:
+def _late(runs: Judged) -> pd.DataFrame:
     """Mean sparsities of the patterns at the later half."""
-    late = runs_with(runs, kind="pattern", placement="late")
+    late = runs.where(kind="pattern", placement="late")
     return late.groupby("pattern")[["sparsity", "padded_sparsity"]].mean()
 
 
-def _none_sparse(runs: pd.DataFrame) -> str:
+def _none_sparse(runs: Judged) -> str:
     """Why no pattern is sparse enough."""
     sparsity = _late(runs)
     if sparsity.empty:
         return "no recorded runs with a pattern at the later half"
     best = sparsity["sparsity"].idxmax()
     said = (
-        f"no pattern leaves the later half {100 * SPARSE:.0f} % sparse: {best}, the sparsest, leaves it "
+        f"no pattern leaves the later half {100 * LEVELS[0]:.0f} % sparse: {best}, the sparsest, leaves it "
         f"{100 * sparsity['sparsity'][best]:.1f} % sparse (over the padded square it would be "
         f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
     )
-    itself = 1 - runs_with(runs, pattern=CLS_ALONE)["density"].mean()
-    length = runs["length"].mean()
+    itself = 1 - runs.where(pattern=CLS_ALONE)["density"].mean()
+    length = runs.runs["length"].mean()
     if not math.isnan(itself):
         said += (
-            f"; {100 * SPARSE:.0f} % is {'within' if itself >= SPARSE else 'out of'} reach here, since with "
-            f"nothing but the token itself and [CLS] it is {100 * itself:.1f} %"
+            f"; {100 * LEVELS[0]:.0f} % is {'within' if itself >= LEVELS[0] else 'out of'} reach here, since "
+            f"with nothing but the token itself and [CLS] it is {100 * itself:.1f} %"
         )
     elif not math.isnan(length):
         said += (
@@ -175,91 +178,89 @@ def _none_sparse(runs: pd.DataFrame) -> str:
     return said
 
 
-def _losses(runs: pd.DataFrame, placement: str, patterns: Iterable[str]) -> pd.Series:
-    """Dense minus sparse, in points: the median over the patterns, for each seed that has all of them."""
-    dense, own = dense_scores(runs), runs_with(runs, kind="pattern", placement=placement)
-    return _medians({name: dense - scores_by_seed(runs_with(own, pattern=name)) for name in patterns})
+def _placed(runs: Judged, placement: str, patterns: Sequence[str]) -> Score:
+    """The mean score of some patterns at a placement."""
+    own = runs.where(kind="pattern", placement=placement)
+    return mean_of([score_of(runs_with(own, pattern=name)) for name in patterns])
 
 
-def _medians(points: Mapping[Any, pd.Series]) -> pd.Series:
-    """The median of several numbers, for each seed that has all of them."""
-    return pd.DataFrame(points).dropna().median(axis=1)
-
-
-def _named(patterns: Sequence[str], runs: pd.DataFrame) -> str:
-    """Which patterns a median is of, and how sparse they leave the later half."""
+def _named(patterns: Sequence[str], runs: Judged) -> str:
+    """Which patterns a mean is of, and how sparse they leave the later half."""
     sparsity = 100 * _late(runs)["sparsity"][patterns]
     low, high = f"{sparsity.min():.0f}", f"{sparsity.max():.0f}"
     between = low if low == high else f"{low} to {high}"
-    names = f"median of {len(patterns)} patterns" if len(patterns) > 1 else patterns[0]
+    names = f"mean of {len(patterns)} patterns" if len(patterns) > 1 else patterns[0]
     return f"{names}, {between} % sparse"
 
 
-def _judge_c1(runs: pd.DataFrame) -> Iterator[Estimate | str]:
-    patterns = sparse_patterns(runs)
-    if not patterns:
+def _judge_c1(runs: Judged) -> Iterator[Estimate | str]:
+    levels = sparse_patterns(runs)
+    if not levels:
         yield _none_sparse(runs)
-        return
-    what = f"loss at the later half ({_named(patterns, runs)})"
-    yield _LITTLE_LOST.estimate(what, _losses(runs, "late", patterns), _NO_PAIR)
+    for patterns in levels.values():
+        what = f"loss at the later half ({_named(patterns, runs)})"
+        lost = runs.dense and runs.dense - _placed(runs, "late", patterns)
+        yield _LITTLE.estimate(runs, what, lost, _NO_PAIR)
 
 
-def _judge_c2(runs: pd.DataFrame) -> Iterator[Estimate | str]:
-    patterns = sparse_patterns(runs)
-    everywhere = set(runs_with(runs, kind="pattern", placement="all")["pattern"])
-    both = [name for name in patterns if name in everywhere]
+def _judge_c2(runs: Judged) -> Iterator[Estimate | str]:
+    everywhere = set(runs.where(kind="pattern", placement="all")["pattern"])
+    levels = sparse_patterns(runs)
+    both = [found for names in levels.values() if (found := [name for name in names if name in everywhere])]
     if not both:
-        yield "no recorded runs with the same patterns at all layers" if patterns else _none_sparse(runs)
-        return
-    at_all, late = _losses(runs, "all", both), _losses(runs, "late", both)
-    yield _MUCH_LOST.estimate(f"loss at all layers ({_named(both, runs)})", at_all, _NO_PAIR)
-    apart = "no seed has the patterns both at all layers and at the later half"
-    yield _MEAN_FROM_0.estimate(
-        f"loss at all layers minus {C2_TIMES:g} times that at the later half",
-        (at_all - C2_TIMES * late).dropna(),
-        apart if len(at_all) and len(late) else _NO_PAIR,
-    )
+        yield "no recorded runs with the same patterns at all layers" if levels else _none_sparse(runs)
+    for patterns in both:
+        at_all, late = (_placed(runs, place, patterns) for place in ("all", "late"))
+        named, dense = _named(patterns, runs), runs.dense
+        yield _MORE.estimate(runs, f"loss at all layers ({named})", dense and dense - at_all, _NO_PAIR)
+        yield _POSITIVE.estimate(
+            runs,
+            f"loss at all layers minus {TIMES:g} times that at the later half ({named})",
+            dense and (dense - at_all) - TIMES * (dense - late),
+            _NO_PAIR,
+        )
 
 
 # ---- C3: which connections ----------------------------------------------------------------------
 
 
-def _judge_c3(runs: pd.DataFrame) -> Iterator[Estimate | str]:
-    own = runs_with(runs, kind="pattern", placement="all")
-    controls = runs_with(runs, kind="control", placement="all")
+def _judge_c3(runs: Judged) -> Iterator[Estimate | str]:
+    own, controls = runs.where(kind="pattern", placement="all"), runs.where(kind="control", placement="all")
     of = {name: runs_with(own, family=name) for name in ("neighbour", "random")}
     for family in dict.fromkeys(("syntax", "lexical", *own.loc[own["by_content"], "family"].sort_values())):
         members = runs_with(own, family=family)
         if members.empty:
             yield f"no recorded runs of {family} at all layers"
         for pattern, part in members.groupby("pattern"):
-            score, density = scores_by_seed(part), part["density"].mean()
-            control = scores_by_seed(runs_with(controls, controls=pattern))
-            rivals = {"random": control if len(control) else at_density(of["random"], density)}
+            score, density = score_of(part), part["density"].mean()
+            control = score_of(runs_with(controls, controls=pattern))
+            rivals = {"random": control or at_density(of["random"], density)}
             rivals["neighbour"] = at_density(of["neighbour"], density)
             if rivals["neighbour"] is None:
                 rivals["neighbour"] = _by_gain(of["neighbour"], controls, control, density)
             for name, rival in rivals.items():
-                yield _ABOVE_0.estimate(
+                yield _POSITIVE.estimate(
+                    runs,
                     f"loss of {pattern} minus that of {name}",
-                    () if rival is None else (rival - score).dropna(),
+                    rival and rival - score,
                     f"no recorded runs of {name} at the density of {pattern} ({density:.2f})",
+                    floor=rival is not None and runs.at_floor(rival) and runs.at_floor(score),
                 )
 
 
 def _by_gain(
-    near: pd.DataFrame, controls: pd.DataFrame, control: pd.Series, density: float
-) -> pd.Series | None:
+    near: pd.DataFrame, controls: pd.DataFrame, control: Score | None, density: float
+) -> Score | None:
     """What a neighbour pattern of another density would score here: the control's score plus its own gain.
 
     The gain is over its own control, random connections of the same degrees.
     """
     means = near[near["pattern"].isin(controls["controls"])].groupby("pattern")["density"].mean()
-    if means.empty or control.empty:
+    if means.empty or control is None:
         return None
     nearest = (means - density).abs().idxmin()
-    own = scores_by_seed(runs_with(near, pattern=nearest))
-    return (control + (own - scores_by_seed(runs_with(controls, controls=nearest)))).dropna()
+    own, random = score_of(runs_with(near, pattern=nearest)), score_of(runs_with(controls, controls=nearest))
+    return control + own - random
 
 
 # ---- C4: how many of each kind ------------------------------------------------------------------
@@ -267,8 +268,8 @@ def _by_gain(
 PARTS = ("global", "random", "neighbour")  # of a mixture (g, r, w)
 
 
-def _judge_c4(runs: pd.DataFrame) -> Iterator[Estimate | str]:
-    mixtures = mixtures_of(runs)
+def _judge_c4(runs: Judged) -> Iterator[Estimate | str]:
+    mixtures = mixtures_of(runs.runs)
     replaced = stand_ins(mixtures)
     if not replaced:
         yield (
@@ -286,16 +287,22 @@ def _judge_c4(runs: pd.DataFrame) -> Iterator[Estimate | str]:
             f"without one part: {what}"
         )
         return
-    score = {point: scores_by_seed(part) for point, part in mixtures.groupby(["g", "r", "w"])}
-    without = {part: {point: score[replaced[point][part]] for point in whole} for part in PARTS}
-    several = f"median of {len(whole)} mixtures" if len(whole) > 1 else mixture_text(whole[0])
-    for what, rule, better in (
-        ("loss without neighbours", _MEAN_ABOVE_0, score),
-        ("loss without neighbours minus that without random", _ABOVE_0, without["random"]),
-        ("loss without neighbours minus that without global", _ABOVE_0, without["global"]),
+    score = {point: score_of(part) for point, part in mixtures.groupby(["g", "r", "w"])}
+    full = mean_of([score[point] for point in whole])
+    without = {part: mean_of([score[replaced[point][part]] for point in whole]) for part in PARTS}
+    several = f"mean of {len(whole)} mixtures" if len(whole) > 1 else mixture_text(whole[0])
+    for what, better in (
+        ("loss without neighbours", full),
+        ("loss without neighbours minus that without random", without["random"]),
+        ("loss without neighbours minus that without global", without["global"]),
     ):
-        points = _medians({point: better[point] - without["neighbour"][point] for point in whole})
-        yield rule.estimate(f"{what} ({several})", points, "no seed has all mixtures")
+        yield _POSITIVE.estimate(
+            runs,
+            f"{what} ({several})",
+            better - without["neighbour"],
+            "no seed has all mixtures",
+            floor=runs.at_floor(better) and runs.at_floor(without["neighbour"]),
+        )
 
 
 def mixtures_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -335,192 +342,205 @@ def mixture_text(point: tuple) -> str:
 # ---- C5 and C6: learned degrees -----------------------------------------------------------------
 
 
-def _judge_c5(runs: pd.DataFrame, gaps: Mapping[str, float] | None = None) -> Iterator[Estimate | str]:
-    """`gaps`: the largest gaps in points, of "learned" and "bigbird", where they have been computed."""
-    learned = runs_with(runs, kind="learned", placement="all")
+def _judge_c5(runs: Judged) -> Iterator[Estimate | str]:
+    learned = runs.where(kind="learned", placement="all")
     if learned.empty:
         yield "no recorded runs of degrees learned per head, with weights and a density asked for"
         return
     asked = learned["asked"].nunique()
     several = "one density" if asked == 1 else f"{asked} densities"
     miss = round(100 * (learned["density"] - learned["asked"]).abs().max(), 9)
-    what = f"largest miss of {several} asked for"
-    yield _of_density(what, f"at most {C5_MISS:g}", C5_MISS, miss, miss <= C5_MISS)
-    if gaps is None:
-        if asked < 2:
-            yield "only one density was asked for, so there is no range to look for gaps in"
-            return
-        step = _random_key(runs)
-        if step is None:
-            yield "no recorded runs that tell how much density a random key adds"
-            return
-        gaps = {"learned": 2 * miss, "bigbird": round(100 * step, 9)}
-    gap, grid = gaps["learned"], gaps["bigbird"]
-    wanted = f"below that of BigBird's grid, {grid:.2f}"
-    yield _of_density("largest gap between reachable densities", wanted, grid, gap, gap < grid)
+    state: State = "met" if miss <= MISS else "refuted"
+    what, unknown = f"largest miss of {several} asked for", (math.nan,) * 3
+    yield Estimate(what, f"at most {MISS:g}", MISS, miss, *unknown, 0, 0, state)
 
 
-def _of_density(what: str, wanted: str, bound: float, value: float, met: bool) -> Estimate:
-    return Estimate(what, wanted, bound, value, math.nan, math.nan, 0, "met" if met else "refuted")
-
-
-def _random_key(runs: pd.DataFrame) -> float | None:
-    """The density that one random key more per token adds, of all that are recorded the least."""
-    density = runs_with(runs, placement="all", g=1, w=0).groupby("r")["density"].mean()
-    if len(density) < 2:
-        return None
-    return float(np.min(np.diff(density) / np.diff(density.index)))
-
-
-def _judge_c6(runs: pd.DataFrame) -> Iterator[Estimate | str]:
-    learned = runs_with(runs, kind="learned", placement="all")
+def _judge_c6(runs: Judged) -> Iterator[Estimate | str]:
+    learned = runs.where(kind="learned", placement="all")
     density = learned.groupby("asked")["density"].mean()
-    sparse = density[density <= C6_DENSITY + SLACK]
+    mixed = mixtures_of(runs.runs).query("g >= 1 and r > 0 and w > 0").groupby(["g", "r", "w"])["density"]
+    most = max(VERY_SPARSE, mixed.mean().min()) if len(mixed) else VERY_SPARSE
+    sparse = density[density <= most + SLACK]
     if sparse.empty:
         lowest = f"; the lowest is {density.min():.2f}" if len(density) else ""
-        yield f"no recorded runs of learned degrees at density {C6_DENSITY:g} or below{lowest}"
+        yield f"no recorded runs of learned degrees at density {most:.2g} or below{lowest}"
     for asked, measured in sparse.items():
-        own = scores_by_seed(runs_with(learned, asked=asked))
+        own = score_of(runs_with(learned, asked=asked))
         said = f"at density {measured:.2f}, learned degrees minus"
         best = yield from _best_mixture(own, runs, measured)
-        if best:
-            name, points = best
-            yield _NOT_BELOW_0.estimate(f"{said} BigBird's best, {name}", points, "")
-        single = single_width_at(runs, measured)
-        if single is None:
-            yield f"no recorded widths tell how a single one does at density {measured:.2f}"
-        else:
-            yield _NOT_BELOW_0.estimate(
-                f"{said} a single width of equal density",
-                (own - single).dropna(),
-                f"no seed has learned degrees at density {measured:.2f} and the widths beside it",
+        for rule, name, rival, otherwise in (
+            (_POSITIVE, f"BigBird's best, {best}", best and score_of(_mixtures(runs)[best]), ""),
+            (
+                _NOT_WORSE,
+                "a single width of equal density",
+                single_width_at(runs.runs, measured),
+                f"no recorded widths tell how a single one does at density {measured:.2f}",
+            ),
+        ):
+            found = rule.estimate(
+                runs,
+                f"{said} {name}",
+                rival and own - rival,
+                otherwise,
+                floor=rival is not None and runs.at_floor(rival) and runs.at_floor(own),
             )
+            if found:
+                yield found
 
 
-def _best_mixture(
-    own: pd.Series, runs: pd.DataFrame, density: float
-) -> Generator[str, None, tuple[str, pd.Series] | None]:
-    """What of BigBird's grid does best on the seeds of `own` at this density at most; `own` minus its scores.
+def _mixtures(runs: Judged) -> dict[str, pd.DataFrame]:
+    """By its text, the runs of each mixture of BigBird's: [CLS] alone is none."""
+    fixed = runs.where(placement="all").query("g >= 1 and r + w > 0")
+    return {mixture_text(point): part for point, part in fixed.groupby(["g", "r", "w"])}
+
+
+def _best_mixture(own: Score, runs: Judged, density: float) -> Generator[str, None, str | None]:
+    """What of BigBird's grid does best, at this density at most, on the validation rows and seeds of `own`.
 
     Patterns that lack one of these seeds are said, and not taken: a mean over other seeds would not compare.
     """
-    fixed = runs[(runs["placement"] == "all") & (runs["g"] >= 1) & (runs["r"] + runs["w"] > 0)]
-    mixtures = dict(list(fixed.groupby(["g", "r", "w"])))
-    near = [point for point, part in mixtures.items() if part["density"].mean() <= density + SLACK]
-    if not any(r > 0 and w > 0 for _, r, w in near):
-        least = runs_with(runs, pattern=CLS_ALONE)["density"].mean()
+    near = {name: part for name, part in _mixtures(runs).items() if part["density"].mean() <= density + SLACK}
+    if not any((part["r"] > 0).all() and (part["w"] > 0).all() for part in near.values()):
+        least = runs.where(pattern=CLS_ALONE)["density"].mean()
         taken = "" if math.isnan(least) else f"; [CLS] and the token itself alone take {least:.3f}"
         yield (
             "no recorded mixture of neighbours and random keys is as sparse as learned degrees at density "
             f"{density:.2f}{taken}"
         )
         return None
-    points = {mixture_text(point): own - scores_by_seed(mixtures[point]) for point in near}
-    whole = {name: values for name, values in points.items() if values[own.index].notna().all()}
-    if lacking := sorted(points.keys() - whole.keys()):
+    seeds = set(own.points.index)
+    whole = {name: part for name, part in near.items() if seeds <= set(part["seed"])}
+    if lacking := sorted(near.keys() - whole.keys()):
         yield f"{', '.join(lacking)}: not run with all seeds of the learned degrees"
-    if not whole:
-        return None
-    best = min(whole, key=lambda name: whole[name].mean())
-    return best, whole[best][own.index]
+    on_validation = {
+        name: part[part["seed"].isin(seeds)].groupby("seed")["validation"].mean().mean()
+        for name, part in whole.items()
+    }
+    return max(on_validation, key=on_validation.__getitem__, default=None)
 
 
 # ---- the claims and their rules -----------------------------------------------------------------
 
+_LEVELS = ", ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in pairwise(LEVELS))
 CLAIMS = {
     "C1": Claim(
-        says=f"attention that is at least {100 * SPARSE:.0f} % sparse costs little at the later layers",
-        holds=f"at the later half and at least {100 * SPARSE:.0f} % measured sparsity, the median over "
-        f"patterns of the paired loss is at most {C1_LOSS:.1f} point, and its interval excludes "
-        f"{C1_EXCLUDED:g}",
-        fails=f"the interval lies above {C1_LOSS:.1f} point",
+        says=f"attention that is at least {100 * LEVELS[0]:.0f} % sparse costs little at the later layers",
+        holds=f"at each level of sparsity that was run at the later half ({_LEVELS}), the mean loss of the "
+        f"patterns lies below {MARGIN:g} point",
+        fails=f"at one level it lies above {MARGIN:g} point",
         judge=_judge_c1,
     ),
     "C2": Claim(
         says="the same sparsity at every layer reduces performance significantly",
-        holds=f"the same patterns at all layers lose at least {C2_LOSS:g} points in the median, the interval "
-        f"lying above 0, and on average at least {C2_TIMES:g} times what they lose at the later half",
-        fails=f"the interval of the loss lies below {C2_LOSS:g} points, or that of the loss minus "
-        f"{C2_TIMES:g} times the other one below 0",
+        holds=f"at each level, the mean loss of the same patterns at all layers lies above {MARGIN:g} point, "
+        f"and that loss minus {TIMES:g} times the loss at the later half lies above 0",
+        fails=f"at one level the loss lies below {MARGIN:g} point, or the difference below 0",
         judge=_judge_c2,
     ),
     "C3": Claim(
         says="neighbour and random patterns damage the model least",
         holds="at all layers and at matched density, syntax and lexical each lose more than neighbours and "
-        "than random connections, the intervals of all differences lying above 0",
-        fails="one of these intervals lies below 0",
+        "than random connections: all differences lie above 0",
+        fails="one difference lies below 0",
         judge=_judge_c3,
     ),
     "C4": Claim(
         says="neighbour connections matter most; taking them away does the most damage",
-        holds=f"at matched density (within {MATCHED:g}) the mixture without neighbours loses, and loses more "
-        "than the one without random keys and the one without global tokens but for [CLS], the intervals of "
-        "both differences lying above 0",
-        fails="one of the intervals lies below 0",
+        holds=f"at matched density (within {MATCHED:g}), the mixture without neighbours loses against the "
+        "full one, and loses more than the one without random keys and the one without global tokens but for "
+        "[CLS]: all three lie above 0",
+        fails="one of them lies below 0",
         judge=_judge_c4,
     ),
     "C5": Claim(
         says="learned degrees control the trade-off more finely than fixed patterns such as BigBird's",
-        holds=f"every density asked for is met within {C5_MISS:g} points, and between the smallest and the "
-        "largest of them the largest gap between reachable densities is smaller than that of BigBird's grid, "
-        "over all numbers of random keys",
-        fails="otherwise",
+        holds="by construction: degrees are hardened to the density that is asked for, to within "
+        f"{MISS:g} points of it",
+        fails="there is no verdict",
         judge=_judge_c5,
+        decides=False,
     ),
     "C6": Claim(
-        says="learned degrees are at least as accurate as BigBird when attention is very sparse (the paper: "
-        "more accurate)",
-        holds=f"at densities of {100 * C6_DENSITY:.0f} % and below learned degrees are at least as accurate "
-        "as the best of BigBird's patterns of at most their density, some mixture of neighbours and random "
-        "keys among these, and as a single width of equal density: neither "
-        f"difference is negative on average, and both intervals lie above −{C6_MARGIN:g} point",
-        fails="one of the intervals lies below 0",
+        says="learned degrees come close to other methods, and are more accurate than BigBird when attention "
+        "is very sparse",
+        holds=f"at densities of {100 * VERY_SPARSE:.0f} % and below (or that of BigBird's sparsest mixture, "
+        "where that is denser), learned degrees minus the best of BigBird's patterns of at most their "
+        "density lies above 0, and learned degrees minus a single width of equal density lies above "
+        f"−{MARGIN:g} point",
+        fails=f"the first lies below 0, or the second below −{MARGIN:g} point",
         judge=_judge_c6,
     ),
 }
 
 
-def judge(claim: str, records: Sequence[RunRecord], **known: Any) -> list[Verdict]:
-    """One claim's verdict for each setting of the records; `known` is what else its rule can take.
-
-    C5 takes `gaps`, the largest gaps between reachable densities in points, of "learned" and "bigbird".
-    Without it, the gap of learned degrees is taken as twice their largest miss (as if any density were met
-    as closely), and BigBird's as what a random key more per token adds: its grid has no finer step.
-    """
-    return [_judged(claim, *own, **known) for own in labelled(records)]
+def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
+    """One claim's verdict for each setting of the records."""
+    return [_judged(claim, own) for own in judged(records)]
 
 
 def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Verdict]:
     """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not."""
-    settings = labelled(records)
-    recorded = {setting.task for setting, _, _ in settings}
+    settings = judged(records)
+    recorded = {own.setting.task for own in settings}
     missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []
     for claim in CLAIMS:
-        found += [_judged(claim, *own) for own in settings]
+        found += [_judged(claim, own) for own in settings]
         found += [
             Verdict(claim, task, task, "undecided", (), f"no recorded runs of {task}") for task in missing
         ]
     return found
 
 
-def _judged(claim: str, setting: Setting, label: str, runs: pd.DataFrame, **known: Any) -> Verdict:
-    said = list(CLAIMS[claim].judge(runs, **known))
+def after_holm(found: Sequence[Verdict], error: float = 0.05) -> dict[tuple[str, str], bool]:
+    """Whether each verdict that was decided is so still if the error of all tests together is bounded.
+
+    By claim and label. Holm's step-down procedure (1979) over all estimates that were met or refuted; a
+    verdict that holds needs all of its own, one that does not hold any that is refuted.
+    """
+    decided = [
+        (number.chance, place, number.state)
+        for place, verdict in enumerate(found)
+        for number in verdict.numbers
+        if not math.isnan(number.chance) and verdict.verdict in ("holds", "does not hold")
+    ]
+    kept: dict[int, list[tuple[State, bool]]] = {}
+    passing = True
+    for rank, (chance, place, state) in enumerate(sorted(decided)):
+        passing = passing and chance <= error / (len(decided) - rank)
+        kept.setdefault(place, []).append((state, passing))
+    holds = {
+        place: all(good for _, good in states)
+        if found[place].verdict == "holds"
+        else any(good for state, good in states if state == "refuted")
+        for place, states in kept.items()
+    }
+    return {(found[place].claim, found[place].label): good for place, good in holds.items()}
+
+
+def _judged(claim: str, runs: Judged) -> Verdict:
+    said = list(CLAIMS[claim].judge(runs))
     numbers = tuple(one for one in said if isinstance(one, Estimate))
     missing = [one for one in said if isinstance(one, str)]
     states = {number.state for number in numbers}
-    word: Word = "undecided" if missing or states != {"met"} else "holds"
-    if "refuted" in states:
+    word: Word = "undecided"
+    if numbers and not CLAIMS[claim].decides:
+        word = "by construction"
+    elif "refuted" in states:
         word = "does not hold"
-    return Verdict(claim, setting.task, label, word, numbers, _reason(word, numbers, missing))
+    elif numbers and not missing and "open" not in states:
+        word = "at the floor" if "floor" in states else "holds"
+    return Verdict(claim, runs.setting.task, runs.label, word, numbers, _reason(word, numbers, missing))
 
 
 def _reason(word: Word, numbers: Sequence[Estimate], missing: Sequence[str]) -> str:
-    said: dict[State, list[str]] = {"met": [], "refuted": [], "open": list(missing)}
+    said: dict[State, list[str]] = {"met": [], "refuted": [], "floor": [], "open": list(missing)}
     for number in numbers:
         few = f"; fewer than {SEEDS} seeds decide nothing" if 0 < number.seeds < SEEDS else ""
         said[number.state].append(f"{number}, wanted: {number.wanted}{few}")
-    met, refuted, unclear = ("; ".join(dict.fromkeys(lines)) for lines in said.values())
-    if word != "does not hold":
-        return met if word == "holds" else unclear
-    return ". ".join([refuted, *([f"Met: {met}"] if met else []), *([f"Open: {unclear}"] if unclear else [])])
+    met, refuted, floor, unclear = ("; ".join(dict.fromkeys(lines)) for lines in said.values())
+    if word in ("holds", "by construction"):
+        return met or refuted
+    first = {"does not hold": refuted, "at the floor": floor}.get(word) or unclear
+    rest = {} if word == "undecided" else {"Met": met, "At the floor": floor, "Open": unclear}
+    return ". ".join([first, *(f"{name}: {text}" for name, text in rest.items() if text not in ("", first))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,14 @@ import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Dense, Global, Neighbour, Pattern, parts_of
+from sparsebert.study.intervals import Mean, Scatter, over_seeds, over_seeds_and_rows, scatter_of
 from sparsebert.study.results import known_plan, without_seeds
+from sparsebert.training.predictions import prefix_of
 from sparsebert.training.runs import RunRecord
 
 CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
 MATCHED = 0.01  # densities that differ by no more count as equal
+FLOOR = 0.25  # of what [CLS] alone loses: what is told to gain less is at the floor
 
 
 class Setting(NamedTuple):
@@ -36,17 +40,22 @@ class Setting(NamedTuple):
 def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]:
     """The runs of each setting, a row per run, in an order that does not depend on that of the records.
 
-    Columns: `seed`; `score` in points; `kind` (dense, pattern, control, learned, read off or other);
-    `pattern`, without its global tokens and seeds, and `controls`, the pattern whose degrees a control has;
-    `family` of a single pattern and whether it goes `by_content`; `placement` (all, late or other); `g`, `r`
-    and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`, `sparsity` and
-    `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees were learned for,
-    or read off the encoder's attention for.
+    Columns: `condition`, the same for runs that differ in their seeds alone; `seed`; `score` in points, on
+    the test part if there is one; `validation`, the score on the validation rows, which choices are made on;
+    `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record);
+    `kind` (dense, pattern, control, learned, read off or other); `pattern`, without its global tokens and
+    seeds, and `controls`, the pattern whose degrees a control has; `family` of a single pattern and whether
+    it goes `by_content`; `placement` (all, late or other); `g`, `r` and `w` of a mixture of global tokens,
+    random keys and neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the
+    plan changes; `asked`, the density that degrees were learned for, or read off the encoder's attention for.
     """
-    return {
-        setting: pd.DataFrame([described_run(record) for record in own])
-        for setting, own in records_by_setting(records).items()
-    }
+    found = {}
+    for setting, own in records_by_setting(records).items():
+        runs = pd.DataFrame([described_run(record) for record in own])
+        if len(set(runs.pop("rows"))) > 1:  # some have no predictions, or they are of other rows
+            runs["correct"] = None
+        found[setting] = runs
+    return found
 
 
 def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRecord]]:
@@ -58,11 +67,11 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def labelled(records: Sequence[RunRecord]) -> list[tuple[Setting, str, pd.DataFrame]]:
-    """Each setting with its label and its runs, as `runs_by_setting` gives them."""
+def judged(records: Sequence[RunRecord]) -> list[Judged]:
+    """The runs of each setting, as rules and tables take them."""
     settings = runs_by_setting(records)
     labels = labels_of(settings)
-    return [(setting, labels[setting], runs) for setting, runs in settings.items()]
+    return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -95,20 +104,34 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         described |= _described(steps[0][0])
     if described["kind"] == "learned":
         described |= _learned(record)
-    return {
+    whole = {
         "controls": None,
         "family": None,
         "by_content": False,
         "asked": math.nan,
         **dict.fromkeys("grw", math.nan),
         "seed": record.config.seed,
-        "score": 100 * next(iter(record.metrics.values())),
+        **_scores(record),
         "placement": named.get(tuple(placed), "other"),
         "density": density,
         "sparsity": 1 - density,
         "padded_sparsity": 1 - padded,
         "length": math.sqrt(padded / density) * (record.config.max_length or math.nan),
         **described,
+    }
+    parts = ("kind", "placement", "pattern", "g", "asked")
+    return whole | {"condition": " ".join(str(whole[part]) for part in parts)}
+
+
+def _scores(record: RunRecord) -> dict[str, Any]:
+    metric, value = next(iter(record.metrics.items()))
+    part = "test" if f"test_{metric}" in record.metrics else "validation"
+    predictions = (record.predictions or {}).get(part) if metric == "accuracy" else None
+    return {
+        "score": 100 * record.metrics[prefix_of(part) + metric],
+        "validation": 100 * value,
+        "correct": predictions and 100.0 * predictions.correct,
+        "rows": predictions and predictions.rows,
     }
 
 
@@ -173,6 +196,101 @@ def _said(setting: Setting, name: str) -> str:
 # ---- scores -------------------------------------------------------------------------------------
 
 
+class Score:
+    """A sum of conditions' scores in points, with weights; scores are added, subtracted and scaled.
+
+    Each condition has a frame with a row per seed, and a column per evaluation row (or a single one, if only
+    the score is known). `points` is their sum for the seeds that all of them have.
+    """
+
+    def __init__(self, parts: dict[str, tuple[float, pd.DataFrame]]):
+        self.parts = parts
+
+    def __add__(self, other: Score) -> Score:
+        weights = {name: weight for name, (weight, _) in self.parts.items()}
+        return Score(
+            self.parts
+            | {name: (weights.get(name, 0) + weight, frame) for name, (weight, frame) in other.parts.items()}
+        )
+
+    def __mul__(self, factor: float) -> Score:
+        return Score({name: (factor * weight, frame) for name, (weight, frame) in self.parts.items()})
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: Score) -> Score:
+        return self + -1 * other
+
+    @property
+    def points(self) -> pd.DataFrame:
+        return sum(weight * frame for weight, frame in self.parts.values()).dropna()
+
+    @property
+    def squares(self) -> float:
+        """The sum of the squared weights."""
+        return sum(weight**2 for weight, _ in self.parts.values())
+
+
+def mean_of(scores: Sequence[Score]) -> Score:
+    """The mean of several scores."""
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total * (1 / len(scores))
+
+
+class Judged:
+    """The runs of one `setting`, with its `label`: a frame `runs` as `runs_by_setting` gives it."""
+
+    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame):
+        self.setting, self.label, self.runs = setting, label, runs
+
+    def where(self, **values: object) -> pd.DataFrame:
+        """The runs whose columns have these values."""
+        return runs_with(self.runs, **values)
+
+    @cached_property
+    def scatter(self) -> Scatter | None:
+        return scatter_of(self.runs.pivot_table("score", "seed", "condition"))
+
+    @cached_property
+    def dense(self) -> Score | None:
+        return score_of(self.where(kind="dense"))
+
+    @cached_property
+    def alone(self) -> Score | None:
+        """[CLS] alone, at all layers."""
+        return score_of(self.where(pattern=CLS_ALONE, placement="all"))
+
+    def mean(self, score: Score) -> Mean:
+        """What a score is, over seeds and, where they are known, evaluation rows; NaN without a seed."""
+        points = score.points
+        if points.empty:
+            return Mean(math.nan, math.nan, math.nan)
+        scatter = self.scatter and self.scatter._replace(variance=score.squares * self.scatter.variance)
+        if points.shape[1] == 1:
+            return over_seeds(points.iloc[:, 0], scatter)
+        return over_seeds_and_rows(points.to_numpy(), scatter)
+
+    def at_floor(self, score: Score) -> bool:
+        """Whether a score can't be told from that of [CLS] alone, to a quarter of what that loses."""
+        if self.alone is None or self.dense is None:
+            return False
+        low, high = self.mean(score - self.alone).interval()
+        lost = self.mean(self.dense - self.alone).value
+        return low <= 0 <= high < FLOOR * lost
+
+
+def score_of(runs: pd.DataFrame) -> Score | None:
+    """The score of runs of one condition; None without runs. Those of one seed are averaged."""
+    if runs.empty:
+        return None
+    first = runs.iloc[0]
+    rows = [[score] for score in runs["score"]] if first["correct"] is None else list(runs["correct"])
+    frame = pd.DataFrame(rows, index=runs["seed"]).groupby("seed").mean()
+    return Score({first["condition"]: (1.0, frame)})
+
+
 def runs_with(runs: pd.DataFrame, **values: object) -> pd.DataFrame:
     """The runs whose columns have these values."""
     for column, value in values.items():
@@ -185,32 +303,26 @@ def scores_by_seed(runs: pd.DataFrame) -> pd.Series:
     return runs.groupby("seed")["score"].mean()
 
 
-def dense_scores(runs: pd.DataFrame) -> pd.Series:
-    return scores_by_seed(runs_with(runs, kind="dense"))
+def at_density(runs: pd.DataFrame, density: float) -> Score | None:
+    """The score that patterns of one kind have at a density, or None where it can't be told.
 
-
-def at_density(runs: pd.DataFrame, density: float) -> pd.Series | None:
-    """Scores by seed that patterns of one kind have at a density, or None where it can't be told.
-
-    They lie on the straight line, seed by seed, between the pattern that is next sparser and the one that is
-    next denser; if one of these is missing, they are those of a pattern within `MATCHED` of the density.
+    It lies on the straight line between the pattern that is next sparser and the one that is next denser; if
+    one of these is missing, it is that of a pattern within `MATCHED` of the density.
     """
     means = runs.groupby("pattern")["density"].mean()
     below, above = means[means <= density], means[means > density]
     if len(below) and len(above):
         share = (density - below.max()) / (above.min() - below.max())
-        sparser, denser = (
-            scores_by_seed(runs_with(runs, pattern=p)) for p in (below.idxmax(), above.idxmin())
-        )
-        return ((1 - share) * sparser + share * denser).dropna()
+        sparser, denser = (score_of(runs_with(runs, pattern=p)) for p in (below.idxmax(), above.idxmin()))
+        return sparser * (1 - share) + denser * share
     near = (means - density).abs()
     if len(near) and round(near.min(), 9) <= MATCHED:
-        return scores_by_seed(runs_with(runs, pattern=near.idxmin()))
+        return score_of(runs_with(runs, pattern=near.idxmin()))
     return None
 
 
-def single_width_at(runs: pd.DataFrame, density: float) -> pd.Series | None:
-    """Scores by seed of one width for all layers, with a global [CLS], at a density, or None.
+def single_width_at(runs: pd.DataFrame, density: float) -> Score | None:
+    """The score of one width for all layers, with a global [CLS], at a density, or None.
 
     Width 0, the token itself, is one.
     """

@@ -18,17 +18,20 @@ from sparsebert.study.claims.rules import (
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
-    dense_scores,
-    labelled,
+    Judged,
+    Score,
+    judged,
     labels_of,
     records_by_setting,
     runs_with,
+    score_of,
     scores_by_seed,
 )
-from sparsebert.study.intervals import mean_interval
+from sparsebert.study.intervals import Mean
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
+_NUMBERS = ("seeds", "mean", "low", "high")
 
 
 def rules() -> pd.DataFrame:
@@ -68,24 +71,24 @@ def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What C4 compares: for each full mixture and part of it, the mixture that stands in without that part.
 
     A row per setting, full mixture and part for which there is one; `change` is the stand-in's density minus
-    the full mixture's, and `lost` the points by seed that it loses against it.
+    the full mixture's; `mean`, `low` and `high` are the points that it loses against it.
     """
     rows = []
-    for _, label, runs in labelled(records):
-        mixtures = mixtures_of(runs)
+    for runs in judged(records):
+        mixtures = mixtures_of(runs.runs)
         points = mixtures.groupby(["g", "r", "w"])
         density = points["density"].mean()
-        score = {point: scores_by_seed(part) for point, part in points}
+        score = {point: score_of(part) for point, part in points}
         for point, others in stand_ins(mixtures).items():
             for part, other in others.items():
-                row = {"label": label, "mixture": mixture_text(point), "without": part}
+                row = {"label": runs.label, "mixture": mixture_text(point), "without": part}
                 row |= {"stand-in": mixture_text(other), "change": density[other] - density[point]}
-                rows.append(row | {"lost": (score[point] - score[other]).dropna()})
-    return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", "lost"])
+                rows.append(row | _numbers(runs, score[point] - score[other]))
+    return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", *_NUMBERS])
 
 
 def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What each pattern loses at the later half and at all layers, with its interval over seeds, in points.
+    """What each pattern loses at the later half and at all layers, with its interval, in points.
 
     A row per setting, placement and pattern, controls and [CLS] alone included; `sparsity` is that of the
     layers it is applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square.
@@ -93,23 +96,30 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
     control.
     """
     rows = []
-    for setting, label, runs in labelled(records):
-        dense, enough = dense_scores(runs), sparse_patterns(runs)
-        shown = runs[runs["kind"].isin(["pattern", "control"]) | (runs["pattern"] == CLS_ALONE)]
+    for runs in judged(records):
+        enough = {name for names in sparse_patterns(runs).values() for name in names}
+        own = runs.runs
+        shown = own[own["kind"].isin(["pattern", "control"]) | (own["pattern"] == CLS_ALONE)]
         shown = shown[shown["placement"].isin(["late", "all"])]
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            row = {"task": setting.task, "label": label, "placement": placement, "pattern": pattern}
-            row |= {"kind": part["kind"].iloc[0], "counts": pattern in enough}
-            rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(dense, part))
-    columns = ["task", "label", "placement", "pattern", "kind", "seeds", "counts"]
-    return pd.DataFrame(rows, columns=[*columns, "sparsity", "padded_sparsity", "mean", "low", "high"])
+            row = {"task": runs.setting.task, "label": runs.label, "placement": placement}
+            row |= {"pattern": pattern, "kind": part["kind"].iloc[0], "counts": pattern in enough}
+            rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(runs, part))
+    columns = ["task", "label", "placement", "pattern", "kind", "counts", "sparsity", "padded_sparsity"]
+    return pd.DataFrame(rows, columns=[*columns, *_NUMBERS])
 
 
-def _lost(dense: pd.Series, runs: pd.DataFrame) -> dict[str, float]:
-    """What runs lose against the dense scores of the same `seeds`: how many these are, mean and interval."""
-    points = (dense - scores_by_seed(runs)).dropna()
-    mean, low, high = mean_interval(points) if len(points) else (math.nan,) * 3
-    return {"seeds": len(points), "mean": mean, "low": low, "high": high}
+def _lost(runs: Judged, part: pd.DataFrame) -> dict[str, float]:
+    """What some of the runs lose against dense."""
+    score = score_of(part)
+    return _numbers(runs, runs.dense - score if runs.dense and score else None)
+
+
+def _numbers(runs: Judged, score: Score | None) -> dict[str, float]:
+    """How many `seeds` a score has, its mean and its 90 % interval, in points."""
+    mean = runs.mean(score) if score else Mean(math.nan, math.nan, math.nan)
+    seeds = len(score.points) if score else 0
+    return dict(zip(_NUMBERS, (seeds, mean.value, *mean.interval()), strict=True))
 
 
 def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -117,23 +127,22 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     For each setting with learned degrees a row per mixture of neighbours and random keys, whose `kind` says
     which of these it has, and per density that was asked for; the sparsest first. `mean`, `low` and `high`
-    are points lost against dense, paired by seed.
+    are points lost against dense.
     """
     kinds = {(0, 0): CLS_ALONE, (0, 1): "neighbours", (1, 0): "random keys", (1, 1): "both"}
     rows = []
-    for _, label, runs in labelled(records):
-        dense, learned = dense_scores(runs), runs_with(runs, kind="learned", placement="all")
-        if dense.empty or learned.empty:
+    for runs in judged(records):
+        learned = runs.where(kind="learned", placement="all")
+        if not runs.dense or learned.empty:
             continue
-        mixed = runs_with(runs, placement="all", g=1).groupby(["g", "r", "w"])
+        mixed = runs.where(placement="all", g=1).groupby(["g", "r", "w"])
         found = [(kinds[r > 0, w > 0], mixture_text((g, r, w)), part) for (g, r, w), part in mixed]
         for asked, part in learned.groupby("asked"):
             found.append(("learned degrees", f"learned for {asked:g}", part))
         for kind, plan, part in found:
-            row = {"label": label, "kind": kind, "plan": plan, "density": part["density"].mean()}
-            rows.append(row | _lost(dense, part))
-    columns = ["label", "kind", "plan", "density", "seeds", "mean", "low", "high"]
-    frame = pd.DataFrame(rows, columns=columns)
+            row = {"label": runs.label, "kind": kind, "plan": plan, "density": part["density"].mean()}
+            rows.append(row | _lost(runs, part))
+    frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *_NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
 
 
@@ -147,27 +156,26 @@ def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
     """
     lost = losses(records)
     rows = []
-    for _, label, runs in labelled(records):
-        own = runs_with(lost, label=label)
+    for runs in judged(records):
+        own = runs_with(lost, label=runs.label)
         own = own[own["seeds"] == own["seeds"].max()]
         late, at_all = (runs_with(own, kind="pattern", placement=place) for place in ("late", "all"))
-        dense = dense_scores(runs)
-        if dense.empty or late.empty or at_all.empty:
+        if not runs.dense or late.empty or at_all.empty:
             continue
-        learned = runs_with(runs, kind="learned", placement="all")
+        learned = runs.where(kind="learned", placement="all")
         learned = learned[learned["asked"] == learned["asked"].min()]
         about = {"pattern": "learned degrees", "sparsity": learned["sparsity"].mean()}
         found = {
             CLS_ALONE: runs_with(own, pattern=CLS_ALONE, placement="all"),
             "best at the later half": late.nsmallest(1, "mean"),
             "best at all layers": at_all.nsmallest(1, "mean"),
-            "learned degrees": pd.DataFrame([about | _lost(dense, learned)]).query("seeds > 0"),
+            "learned degrees": pd.DataFrame([about | _lost(runs, learned)]).query("seeds > 0"),
         }
-        setting = {"label": label, "tokens": runs["length"].mean(), "dense": dense.mean()}
+        dense = runs.mean(runs.dense).value
+        setting = {"label": runs.label, "tokens": runs.runs["length"].mean(), "dense": dense}
         for what, part in found.items():
             rows += [row | setting | {"what": what} for row in part.to_dict("records")]
-    columns = ["label", "tokens", "dense", "what", "pattern", "seeds", "sparsity", "mean", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["label", "tokens", "dense", "what", "pattern", "sparsity", *_NUMBERS])
 
 
 def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -178,9 +186,9 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
     were independent; both are roots of mean variances over plans.
     """
     rows = []
-    for _, label, runs in labelled(records):
-        dense = dense_scores(runs)
-        variances = []
+    for own in judged(records):
+        runs, variances = own.runs, []
+        dense = scores_by_seed(runs_with(runs, kind="dense"))
         for _, part in runs[runs["kind"] != "dense"].groupby(["placement", "pattern", "asked"], dropna=False):
             sparse = scores_by_seed(part)
             seeds = sparse.index.intersection(dense.index)
@@ -191,7 +199,7 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
             paired, unpaired = (
                 math.sqrt(sum(column) / len(column)) for column in zip(*variances, strict=True)
             )
-            rows.append({"label": label, "plans": len(variances), "paired": paired, "unpaired": unpaired})
+            rows.append({"label": own.label, "plans": len(variances), "paired": paired, "unpaired": unpaired})
     return pd.DataFrame(rows, columns=["label", "plans", "paired", "unpaired"])
 
 

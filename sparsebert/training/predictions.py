@@ -1,0 +1,126 @@
+"""What a run predicted for each row that it was evaluated on, packed to about a bit per row and class bit."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Num
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sparsebert.data.tasks.metrics import score
+from sparsebert.errors import InputError
+
+if TYPE_CHECKING:
+    from sparsebert.patterns.batches import Rows
+
+Numbers = Num[np.ndarray, "row"]
+
+
+class Predictions(BaseModel):
+    """Labels and predictions of the rows of one part, sorted by length as `prepare` gives them.
+
+    `rows` is a hash of the rows' tokens and labels in their order: two runs with the same one were evaluated
+    on the same rows, and can be compared row by row. `classes` is the number of classes; 0 where a number is
+    predicted. Classes stand in `label` and `predicted` bit by bit, the lowest bits of all rows first; numbers
+    stand there in 32 bits. Both are base64. Chapter 07 explains what they are for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: str = Field(pattern="^[0-9a-f]{16}$")
+    count: int = Field(ge=1)
+    classes: int = Field(ge=0, le=2**16)
+    label: str
+    predicted: str
+
+    @classmethod
+    def of(cls, rows: Rows, logits: Num[np.ndarray, "row class"], classes: int) -> Predictions:
+        """What `logits` say of `rows`, one column of numbers where `classes` is 0; `InputError` for NaN."""
+        if not np.isfinite(logits).all():
+            raise InputError(
+                "the model's predictions are not finite: training diverged; lower the learning rate"
+            )
+        label = np.asarray(rows.label)
+        predicted = logits.argmax(-1) if classes else logits.reshape(-1)
+        packed = {"label": _packed(label, classes), "predicted": _packed(predicted, classes)}
+        return cls(rows=_hash(rows), count=len(label), classes=classes, **packed)
+
+    @property
+    def labels(self) -> Numbers:
+        return _unpacked(self.label, self.count, self.classes)
+
+    @property
+    def predictions(self) -> Numbers:
+        return _unpacked(self.predicted, self.count, self.classes)
+
+    @property
+    def correct(self) -> Numbers:
+        """1 for each row whose class was found, else 0."""
+        return (self.labels == self.predictions).astype(int)
+
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """The metrics that follow from these predictions."""
+        return score(names, self.predictions, self.labels)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Predictions:
+        for name in ("label", "predicted"):
+            try:
+                size = len(base64.b64decode(getattr(self, name), validate=True))
+            except binascii.Error:
+                raise ValueError(f"{name} is not base64") from None
+            bits = self.count * (_bits(self.classes) if self.classes else 32)
+            if size != -(-bits // 8):
+                raise ValueError(f"{name} does not hold {self.count} rows")
+        return self
+
+
+def metrics_of(parts: Mapping[str, Predictions], names: Sequence[str]) -> dict[str, float]:
+    """The named metrics of each part of the rows; those of other parts than validation have its name before.
+
+    The part validation_mismatched is called mismatched, since it is validation, too.
+    """
+    return {
+        f"{prefix_of(part)}{name}": value
+        for part, predictions in parts.items()
+        for name, value in predictions.metrics(names).items()
+    }
+
+
+def prefix_of(part: str) -> str:
+    """What stands before the names of metrics of a part of the rows."""
+    return "" if part == "validation" else f"{part.removeprefix('validation_')}_"
+
+
+def _bits(classes: int) -> int:
+    return max(1, (classes - 1).bit_length())
+
+
+def _packed(values: Numbers, classes: int) -> str:
+    if classes:
+        bits = [(values.astype(np.int64) >> bit) & 1 for bit in range(_bits(classes))]
+        content = np.packbits(np.concatenate(bits).astype(bool)).tobytes()
+    else:
+        content = values.astype("<f4").tobytes()
+    return base64.b64encode(content).decode()
+
+
+def _unpacked(text: str, count: int, classes: int) -> Numbers:
+    content = base64.b64decode(text)
+    if not classes:
+        return np.frombuffer(content, "<f4")
+    bits = np.unpackbits(np.frombuffer(content, np.uint8))[: count * _bits(classes)]
+    return sum(column.astype(np.int64) << bit for bit, column in enumerate(bits.reshape(-1, count)))
+
+
+def _hash(rows: Rows) -> str:
+    digest = hashlib.sha256()
+    for values in (rows.lengths, rows.tokens["input_ids"], rows.label):
+        values = np.asarray(values)
+        digest.update(values.astype("<f4" if values.dtype.kind == "f" else "<i8").tobytes())
+    return digest.hexdigest()[:16]
