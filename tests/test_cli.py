@@ -80,7 +80,7 @@ MENTIONED = {
     ],
     ("bench", "attention"): [
         *("--pattern", "--contender", "--heads", "--width", "--lengths", "--rounds", "--longest-dense"),
-        *("--dtype", "--device", "--seed", "--plot", "--json", "Example:"),
+        *("--dtype", "--device", "--seed", "--plot", "--out", "--json", "Example:"),
     ],
     ("bench", "model"): [
         *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
@@ -97,9 +97,23 @@ MENTIONED = {
         *("--data-dir", "Example:"),
     ],
     ("bundle",): [
-        *("GRID", "--out", "--prepared", "--python", "--no-wheels", "--part-size", "run.sh", "Example:"),
+        *(
+            "GRID",
+            "--out",
+            "--prepared",
+            "--python",
+            "--no-wheels",
+            "--part-size",
+            "--chapters",
+            "run.sh",
+            "Example:",
+        ),
     ],
     ("doctor",): ["machine"],
+    ("gpu",): [
+        *("OUT", "--grid", "--minutes", "--notebook", "NAME=VALUE", "--profile", "--workers", "--runs-dir"),
+        "Example:",
+    ],
     ("selftest",): ["--device", "--minutes", "--only", "--out", "Exit code 1", "Example:"],
 }
 

@@ -69,7 +69,7 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
 @click.option(
     "--workers", default=6, show_default=True, type=click.IntRange(1), help="Processes that share the GPU."
 )
-@folder_options("runs")
+@folder_options("data", "prepared", "runs")
 def gpu(out: str, folders: Folders, **how: Any) -> None:
     """Spend some minutes of a GPU: selftest, one chapter, timings, then the runs of a grid.
 
@@ -80,6 +80,6 @@ def gpu(out: str, folders: Folders, **how: Any) -> None:
     from sparsebert.reading import path_of
     from sparsebert.selftest.gpu import spend
 
-    states = spend(path_of(out), runs=folders.runs, told=click.echo, **how)
+    states = spend(path_of(out), folders=folders, told=click.echo, **how)
     if any(state.startswith("failed") for state in states.values()):
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""A GPU's minutes, spent in the order of what is wanted most, in pieces that go on where the last one stopped.
+"""A GPU's minutes, spent on what is wanted most first, in pieces that go on where the last one stopped.
 
 Each part is a command of its own: one that fails or hangs takes nothing else with it. What comes back are few
 files in one folder, each written as its parts are finished:
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebert.errors import InputError, unknown_name
-from sparsebert.paths import check_writable, write_whole
+from sparsebert.paths import Folders, check_writable, write_whole
 from sparsebert.reading import read_bytes
 from sparsebert.study.results import as_line
 from sparsebert.training.runs import RunRecord, RunStore
@@ -44,9 +44,12 @@ PROFILES: dict[str, dict[str, Any]] = {
         ],
     },
     "smoke": {
-        "selftest": ["--only", "kernels"],
+        "selftest": ["--only", "models"],
         "chapter": ["--profile", "smoke"],
-        "attention": ["--lengths", "32,64", "--heads", "2", "--width", "8", "--rounds", "2"],
+        "attention": [
+            *("--lengths", "32,64", "--heads", "2", "--width", "8", "--rounds", "2"),
+            *("--contender", "dense", "--contender", "auto", "--contender", "varlen"),
+        ],
         "models": ["--lengths", "32,64", "--encoder", "tiny", "--rounds", "2"],
     },
 }
@@ -66,14 +69,14 @@ class Part:
 
 
 def parts(
-    out: Path, grid: str, runs: Path, notebook: str, given: Sequence[str], profile: str, workers: int
+    out: Path, grid: str, notebook: str, given: Sequence[str], profile: str, workers: int
 ) -> list[Part]:
     """What is done, in this order."""
     sizes, said = PROFILES[profile], [part for pair in given for part in ("-p", pair)]
     chapter = ["run", notebook, *sizes["chapter"], *said, "--out", str(out / "chapter.ipynb")]
     attention = ["bench", "attention", *sizes["attention"], "--out", str(out / "attention.jsonl")]
     models = ["bench", "model", *sizes["models"], "--out", str(out / "models.jsonl")]
-    sweep = ["sweep", grid, "--runs-dir", str(runs), "--executor", "processes", "--workers", str(workers)]
+    sweep = ["sweep", grid, "--executor", "processes", "--workers", str(workers)]
 
     def selftest(left: float) -> list[str]:
         report = ["--minutes", f"{left / 60:.2f}", "--out", str(out / "selftest.json")]
@@ -92,7 +95,7 @@ def parts(
 def spend(
     out: Path,
     grid: str,
-    runs: Path,
+    folders: Folders,
     minutes: float,
     notebook: str = "03_which_connections",
     given: Sequence[str] = (),
@@ -102,18 +105,19 @@ def spend(
 ) -> dict[str, str]:
     """Spend some minutes on the parts that are not done, and return the state of each.
 
-    `grid` is a grid file, `runs` a folder of runs; the records in `out` are put into it first. `given` are
-    parameters of the notebook. Raises `InputError` for an unknown profile and a folder that can't be written.
+    `grid` is a grid file. The records in `out` are put into the folder of runs first. `given` are parameters
+    of the notebook. Raises `InputError` for an unknown profile and a folder that can't be written.
     """
     end = time.monotonic() + 60 * minutes
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     check_writable(out, f"the folder '{out}'", "OUT")
     out.mkdir(parents=True, exist_ok=True)
-    store, progress = RunStore(runs), _Progress(out / "progress.json")
+    store, progress = RunStore(folders.runs), _Progress(out / "progress.json")
     _restore(out, store)
-    environment = {"SPARSEBERT_RUNS_DIR": str(runs.absolute()), "PYTHONUNBUFFERED": "1"}
-    for part in parts(out, grid, runs, notebook, given, profile, workers):
+    named = {f"SPARSEBERT_{name.upper()}_DIR": folder for name, folder in vars(folders).items() if folder}
+    environment = {name: str(folder.absolute()) for name, folder in named.items()}
+    for part in parts(out, grid, notebook, given, profile, workers):
         had, state = progress.seconds.get(part.name, 0.0), progress.states.get(part.name, "not begun")
         left = min(end - time.monotonic(), part.seconds - had)
         if part.again or state in ("not begun", "cut off"):
