@@ -17,7 +17,7 @@ from sparsebert.selftest import gpu
 from sparsebert.selftest.checks import read_report
 from sparsebert.training.runs import RunRecord, RunStore
 
-ORDER = ["selftest", "chapter", "attention", "training", "inference", "grid"]
+ORDER = ["selftest", "chapter", "attention", "training", "compiled", "inference", "grid"]
 
 
 def states(out):
@@ -30,7 +30,8 @@ def calls(monkeypatch):
     called, codes = [], {}
 
     def call(command, seconds, *_):
-        name = next((part for part in ("training", "inference", "attention") if part in command), command[0])
+        kinds = ("training", "inference", "flex", "attention")
+        name = next((part for part in kinds if part in command), command[0])
         called.append((name, seconds, list(command)))
         return codes.get(name, 0)
 
@@ -43,13 +44,13 @@ def test_parts_come_in_order_and_what_is_done_or_failed_is_not_done_again(tmp_pa
     codes |= {"run": 1, "attention": None, "sweep": 1}
     out = tmp_path / "back"
     spent = [gpu.spend(out, "grid.yaml", Folders.named(), 5, told=str) for _ in range(2)]
-    names = ["selftest", "run", "attention", "training", "inference", "sweep"]
+    names = ["selftest", "run", "attention", "training", "flex", "inference", "sweep"]
     assert [name for name, *_ in called] == [*names, "attention", "sweep"]
     assert spent[0] == spent[1] == states(out)
     assert list(spent[0]) == ORDER and spent[0]["attention"] == "cut off"
     assert spent[0]["chapter"] == spent[0]["grid"] == "failed with exit code 1"
     assert all(seconds <= 300 for _, seconds, _ in called) and called[0][1] == 120
-    assert called[5][2][-1] == f"{called[5][1]:.0f}s"  # the sweep's budget
+    assert called[6][2][-1] == f"{called[6][1]:.0f}s"  # the sweep's budget
 
 
 def test_a_part_gets_no_more_than_its_share_over_all_pieces(tmp_path, calls):
@@ -111,7 +112,7 @@ def test_it_goes_on_where_it_stopped_with_what_came_back(small, workspace, monke
     assert not read_report(out / "selftest.json").wrong and (out / "chapter.ipynb").is_file()
     rows = [json.loads(line)["row"] for line in (out / "attention.jsonl").read_text().splitlines()]
     assert {(row["contender"], row["length"]) for row in rows} == {
-        (name, length) for name in ("dense", "auto", "varlen") for length in (32, 64)
+        (name, length) for name in gpu._FUSED + gpu._COMPILED for length in (32, 64)
     }
     assert all((row["forward"] or math.nan) > 0 or row["left_out"] for row in rows)
     assert len((out / "models.jsonl").read_text().splitlines()) == 2 * 2 * 2

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import pandas as pd
@@ -336,9 +337,8 @@ def _varlen(case: Case, gradient: bool) -> Made:
 
 def _natten(case: Case, gradient: bool) -> Made:
     """The band alone; near the ends NATTEN's windows are moved inwards, not cut."""
-    from natten.functional import na1d
-
     _check_gpu(case)
+    na1d = import_module("natten.functional").na1d
     window = 2 * _plain_layout(case, "NATTEN").width + 1
     if window > case.length:
         raise Missing(f"NATTEN takes windows up to the length, here {window}")

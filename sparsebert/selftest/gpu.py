@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.paths import Folders, check_writable, write_whole
@@ -30,29 +29,30 @@ from sparsebert.reading import read_bytes
 from sparsebert.study.results import as_line
 from sparsebert.training.runs import RunRecord, RunStore
 
-PROFILES: dict[str, dict[str, Any]] = {
+_LENGTHS, _BAND = "512,1k,2k,4k,8k,16k,32k", ("neighbour(256)", "neighbour(256) | global(cls)")
+PROFILES: dict[str, dict[str, list[str]]] = {  # options of the parts' commands
     "full": {
         "selftest": [],
         "chapter": ["--profile", "quick"],
         "attention": [
-            *("--lengths", "512,1k,2k,4k,8k,16k,32k", "--rounds", "5", "--dtype", "bf16"),
-            *("--pattern", "neighbour(256)", "--pattern", "neighbour(256) | global(cls)"),
+            *("--lengths", _LENGTHS, "--rounds", "5", "--dtype", "bf16"),
+            *(part for pattern in _BAND for part in ("--pattern", pattern)),
         ],
         "models": [
-            *("--lengths", "512,1k,2k,4k,8k,16k,32k", "--rounds", "3", "--dtype", "bf16"),
-            *("--encoder", "bert-base", "--tokens", "32768", "--plan", "neighbour(256) | global(cls)"),
+            *("--lengths", _LENGTHS, "--rounds", "3", "--dtype", "bf16"),
+            *("--encoder", "bert-base", "--tokens", "32768", "--plan", _BAND[1]),
         ],
     },
     "smoke": {
         "selftest": ["--only", "models"],
         "chapter": ["--profile", "smoke"],
-        "attention": [
-            *("--lengths", "32,64", "--heads", "2", "--width", "8", "--rounds", "2"),
-            *("--contender", "dense", "--contender", "auto", "--contender", "varlen"),
-        ],
+        "attention": ["--lengths", "32,64", "--heads", "2", "--width", "8", "--rounds", "2"],
         "models": ["--lengths", "32,64", "--encoder", "tiny", "--rounds", "2"],
     },
 }
+# A compiler may take half a minute for each length, so FlexAttention, which `auto` takes, has its own part.
+_FUSED = ("dense", "cudnn", "banded", "masked", "varlen", "natten", "longformer", "bigbird")
+_COMPILED = ("dense", "auto", "flex", "flex alone")
 _GRACE = 20.0  # seconds that a command gets to end by itself
 _LEAST = 10.0  # seconds without which no command is worth starting
 _GATHER = 15.0
@@ -75,19 +75,29 @@ def parts(
     sizes, said = PROFILES[profile], [part for pair in given for part in ("-p", pair)]
     chapter = ["run", notebook, *sizes["chapter"], *said, "--out", str(out / "chapter.ipynb")]
     attention = ["bench", "attention", *sizes["attention"], "--out", str(out / "attention.jsonl")]
+    fused, compiled = (
+        [*attention, *(part for name in names for part in ("--contender", name))]
+        for names in (_FUSED, _COMPILED)
+    )
     models = ["bench", "model", *sizes["models"], "--out", str(out / "models.jsonl")]
     sweep = ["sweep", grid, "--executor", "processes", "--workers", str(workers)]
 
     def selftest(left: float) -> list[str]:
-        report = ["--minutes", f"{left / 60:.2f}", "--out", str(out / "selftest.json")]
+        report = [
+            "--minutes",
+            f"{left / 80:.2f}",
+            "--out",
+            str(out / "selftest.json"),
+        ]  # its last check ends, too
         return ["selftest", *sizes["selftest"], *report]
 
     return [
         Part("selftest", 120, selftest),
         Part("chapter", 150, lambda left: chapter),
-        Part("attention", 150, lambda left: attention),
+        Part("attention", 100, lambda left: fused),
         Part("training", 75, lambda left: [*models, "--mode", "training"]),
-        Part("inference", 45, lambda left: [*models, "--mode", "inference"]),
+        Part("compiled", 100, lambda left: compiled),
+        Part("inference", 60, lambda left: [*models, "--mode", "inference"]),
         Part("grid", math.inf, lambda left: [*sweep, "--budget", f"{left:.0f}s"], again=True),
     ]
 

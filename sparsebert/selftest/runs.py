@@ -115,7 +115,7 @@ def _prepared(device: str) -> Finding:
         rows = [f"{'good' if number % 2 else 'bad'} film {number % 7},{number % 2}" for number in range(80)]
         path = Path(folder, "films.csv")
         path.write_text("\n".join(["text,label", *rows]) + "\n")
-        texts = get_task(f"file:{path}", Folders.named(runs=folder))
+        texts = get_task(f"file:{path}", Folders(None, None, Path(folder)))
         write_prepared(texts, "tiny", Path(folder, "prepared"), _LENGTH)
         tokens = prepared_task(texts.name, Path(folder, "prepared"))
         run = _run(device, folder, plan="neighbour(1) | global(cls)", task=texts.name)
