@@ -105,12 +105,7 @@ def run_all(
     workers = min(workers or default_workers(), len(missing))
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
         asked = [run.config for run in missing]
-        seconds = _estimates(store, executor, folders).total(asked, workers)
-        if seconds is None:  # nothing of this kind was made here
-            seconds = Estimates(book.values(), None, folders).total(asked, workers)
-        about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
-        to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
-        _say(f"  {len(runs)} runs: {len(records)} recorded, {to_train}")
+        _announce(len(runs), asked, _estimates(asked, store, executor, folders), workers)
         started = time.perf_counter()
         for done, (run, outcome, _) in enumerate(_outcomes(missing, store, executor), 1):
             if isinstance(outcome, Exception):
@@ -177,9 +172,8 @@ def sweep(
             missing.append(run)
     if missing:
         store.check_writable()
-    estimates = _estimates(store, executor, folders)
-    if result.found:
-        _say(f"  {len(result.found)} of {len(runs)} runs found in {store.folder.name}/")
+    estimates = _estimates(result.left, store, executor, folders)
+    _announce(len(runs), result.left, estimates, executor.workers)
 
     def in_time(run: Run, running: int) -> bool:
         if budget is None:
@@ -213,8 +207,8 @@ def forecast(
     """Check the runs as `sweep` does, and say what it would train and how long that takes."""
     store, executor = store or RunStore(), executor or InlineExecutor()
     runs = check_runs(configs, folders)
-    estimates = _estimates(store, executor, folders)
     missing = [run.config for run in runs if not store.find(run.config, run.data_hash)]
+    estimates = _estimates(missing, store, executor, folders)
     records = [record for config in missing for record in estimates.comparable(config)]
     return Forecast(
         configs=[run.config for run in runs],
@@ -225,12 +219,26 @@ def forecast(
     )
 
 
-def _estimates(store: RunStore, executor: Executor, folders: Folders | None) -> Estimates:
-    """Estimates from the store's records; on a cluster, whose devices are not known, from all of them."""
+def _announce(count: int, missing: list[RunConfig], estimates: Estimates, workers: int) -> None:
+    """Say how many runs are recorded, how many will train, and for about how long."""
+    seconds = estimates.total(missing, workers)
+    about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
+    to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
+    _say(f"  {count} runs: {count - len(missing)} recorded, {to_train}")
+
+
+def _estimates(
+    missing: list[RunConfig], store: RunStore, executor: Executor, folders: Folders | None
+) -> Estimates:
+    """Estimates from the store's records, or if nothing of this kind was made here, from those with the book.
+
+    On a cluster, whose devices are not known, they are made from records of all devices.
+    """
     device = None if isinstance(executor, DaskExecutor) else device_name()
     if isinstance(executor, ProcessesExecutor):
         device = re.sub(r"\d+ threads", f"{executor.threads} threads", device)
-    return Estimates(store, device, folders)
+    own = Estimates(store, device, folders)
+    return own if own.total(missing) is not None else Estimates(recorded(), None, folders)
 
 
 def check_runs(configs: Sequence[RunConfig], folders: Folders | None = None) -> list[Run]:
