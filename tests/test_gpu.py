@@ -86,42 +86,50 @@ def test_wrong_input_ends_with_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
+def test_timings_are_measured_by_commands_that_go_on(tmp_path):
+    for part in gpu.parts(tmp_path, "grid.yaml", "01", [], "smoke", 1):
+        if part.name in ("attention", "compiled", "inference"):
+            for _ in range(2):
+                result = CliRunner().invoke(main, part.command(60.0))
+                assert result.exit_code == 0, result.output
+            assert "has all of these lengths" in result.output
+    rows = [json.loads(line)["row"] for line in (tmp_path / "attention.jsonl").read_text().splitlines()]
+    assert [(row["contender"], row["length"]) for row in rows] == [
+        (name, length) for part in (gpu._FUSED, gpu._COMPILED) for length in (32, 64) for name in part
+    ]
+    assert all((row["forward"] or math.nan) > 0 or row["left_out"] for row in rows)
+    assert len((tmp_path / "models.jsonl").read_text().splitlines()) == 2 * 2
+
+
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_with_what_came_back(small, workspace, monkeypatch):
-    """The first piece stops behind the first two parts; the second one is on a machine that has no runs."""
+    """The first piece stops behind two parts; the second one is on a machine that has no runs."""
     (workspace / "grid.yaml").write_text(json.dumps(small | {"plan": "neighbour(1)"}))
-    monkeypatch.setattr(gpu, "_LEAST", 0.0)
     cell = nbformat.v4.new_code_cell("rows: int = 3  # [1..] rows", metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), workspace / "mine.ipynb")
-    out, told = workspace / "back", []
-    given = {"profile": "smoke", "notebook": "mine.ipynb", "workers": 1, "given": ["rows=8"]}
+    names, all_parts = ("selftest", "chapter", "training", "grid"), gpu.parts
+    monkeypatch.setattr(gpu, "parts", lambda *given: [p for p in all_parts(*given) if p.name in names])
+    monkeypatch.setattr(gpu, "_LEAST", 0.0)
+    out, how = workspace / "back", {"profile": "smoke", "notebook": "mine.ipynb", "workers": 1}
 
     def interrupted(line):
-        told.append(line)
         if line.startswith("chapter"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        gpu.spend(out, "grid.yaml", Folders.named(), 5, told=interrupted, **given)
+        gpu.spend(out, "grid.yaml", Folders.named(), 5, told=interrupted, given=["rows=8"], **how)
     assert states(out) == {"selftest": "done", "chapter": "done"}, (out / "log.txt").read_text()
-    asked = ["gpu", "back", "--minutes", 5, "--runs-dir", "other", "--profile", "smoke", "--workers", 1]
-    asked += ["--notebook", "mine.ipynb"]
+    asked = ["gpu", "back", "--minutes", 5, "--runs-dir", "other"]
+    asked += [part for name, value in how.items() for part in (f"--{name}", value)]
     result = CliRunner().invoke(main, [str(part) for part in asked])
     assert result.exit_code == 0, (out / "log.txt").read_text()
-    assert "selftest: done before\nchapter: done before\nattention: done after" in result.output
-    assert states(out) == dict.fromkeys(ORDER, "done")
+    assert "selftest: done before\nchapter: done before\ntraining: done after" in result.output
+    assert states(out) == dict.fromkeys(names, "done")
     assert not read_report(out / "selftest.json").wrong and (out / "chapter.ipynb").is_file()
-    rows = [json.loads(line)["row"] for line in (out / "attention.jsonl").read_text().splitlines()]
-    assert {(row["contender"], row["length"]) for row in rows} == {
-        (name, length) for name in gpu._FUSED + gpu._COMPILED for length in (32, 64)
-    }
-    assert all((row["forward"] or math.nan) > 0 or row["left_out"] for row in rows)
-    assert len((out / "models.jsonl").read_text().splitlines()) == 2 * 2 * 2
-    names = {RunRecord.read(line).name for line in (out / "runs.jsonl").read_bytes().splitlines()}
-    assert names == {record.name for record in RunStore(workspace / "other")} and len(names) == 1
+    found = {RunRecord.read(line).name for line in (out / "runs.jsonl").read_bytes().splitlines()}
+    assert found == {record.name for record in RunStore(workspace / "other")} and len(found) == 1
     third = RunStore(workspace / "third")
     gpu._restore(out, third)
-    assert {record.name for record in third} == names
-    assert {path.name for path in out.iterdir()} == {
-        *("progress.json", "log.txt", "selftest.json", "chapter.ipynb", "attention.jsonl"),
-        *("models.jsonl", "runs.jsonl"),
-    }
+    assert {record.name for record in third} == found
+    came_back = {"progress.json", "log.txt", "selftest.json", "chapter.ipynb", "models.jsonl", "runs.jsonl"}
+    assert {path.name for path in out.iterdir()} == came_back
