@@ -15,6 +15,7 @@ from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learn
 from sparsebert.study.claims.rules import CLAIMS, Estimate, Verdict, after_holm, judge, verdicts
 from sparsebert.study.claims.tables import (
     by_density,
+    by_interval,
     caveats,
     estimates,
     in_short,
@@ -23,6 +24,7 @@ from sparsebert.study.claims.tables import (
     parts_left_out,
     reasons,
     rules,
+    seen_before,
     summary,
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "after_holm",
     "by_connection",
     "by_density",
+    "by_interval",
     "caveats",
     "chosen_degrees",
     "estimates",
@@ -44,6 +47,7 @@ __all__ = [
     "parts_left_out",
     "reasons",
     "rules",
+    "seen_before",
     "summary",
     "verdicts",
 ]

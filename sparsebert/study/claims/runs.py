@@ -67,11 +67,17 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def judged(records: Sequence[RunRecord]) -> list[Judged]:
-    """The runs of each setting, as rules and tables take them."""
+def judged(records: Sequence[RunRecord], rows: bool = True, moderated: bool = True) -> list[Judged]:
+    """The runs of each setting, as rules and tables take them.
+
+    `rows` and `moderated` say whether intervals hold the luck of evaluation rows, too, and whether variances
+    over seeds are shrunk.
+    """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
-    return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
+    if not rows:
+        settings = {setting: runs.assign(correct=None) for setting, runs in settings.items()}
+    return [Judged(setting, labels[setting], runs, moderated) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -119,8 +125,11 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         "length": math.sqrt(padded / density) * (record.config.max_length or math.nan),
         **described,
     }
-    parts = ("kind", "placement", "pattern", "g", "asked")
-    return whole | {"condition": " ".join(str(whole[part]) for part in parts)}
+    if "other" in (whole["kind"], whole["placement"]):  # which is many kinds, and many placements
+        return whole | {"condition": f"{plan} {record.config.degrees}"}
+    return whole | {
+        "condition": " ".join(str(whole[part]) for part in ("kind", "placement", "pattern", "asked"))
+    }
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
@@ -242,8 +251,8 @@ def mean_of(scores: Sequence[Score]) -> Score:
 class Judged:
     """The runs of one `setting`, with its `label`: a frame `runs` as `runs_by_setting` gives it."""
 
-    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame):
-        self.setting, self.label, self.runs = setting, label, runs
+    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame, moderated: bool = True):
+        self.setting, self.label, self.runs, self.moderated = setting, label, runs, moderated
 
     def where(self, **values: object) -> pd.DataFrame:
         """The runs whose columns have these values."""
@@ -251,7 +260,8 @@ class Judged:
 
     @cached_property
     def scatter(self) -> Scatter | None:
-        return scatter_of(self.runs.pivot_table("score", "seed", "condition"))
+        """What variances over seeds are shrunk towards, of the score of one condition."""
+        return scatter_of(self.runs.pivot_table("score", "seed", "condition")) if self.moderated else None
 
     @cached_property
     def dense(self) -> Score | None:
@@ -276,7 +286,7 @@ class Judged:
         """Whether a score can't be told from that of [CLS] alone, to a quarter of what that loses."""
         if self.alone is None or self.dense is None:
             return False
-        low, high = self.mean(score - self.alone).interval()
+        low, high = (round(end, 9) for end in self.mean(score - self.alone).interval())
         lost = self.mean(self.dense - self.alone).value
         return low <= 0 <= high < FLOOR * lost
 

@@ -9,12 +9,15 @@ import pandas as pd
 
 from sparsebert.study.claims.rules import (
     CLAIMS,
+    WRITTEN,
     Estimate,
     Verdict,
+    after_holm,
     mixture_text,
     mixtures_of,
     sparse_patterns,
     stand_ins,
+    verdicts,
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
@@ -43,9 +46,34 @@ def rules() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("claim")
 
 
-def summary(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per claim, a column per task or setting, the verdict in each cell; – if it rests on no number."""
-    rows = [{"claim": v.claim, "label": v.label, "verdict": v.verdict if v.numbers else "–"} for v in found]
+def seen_before(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What had been seen when each rule was written: how many of the runs of each task were finished before.
+
+    A row per commit that changed a rule, a column per task.
+    """
+    runs = pd.DataFrame([(r.config.task, r.finished) for r in records], columns=["task", "finished"])
+    finished, by_task = pd.to_datetime(runs.pop("finished"), utc=True, format="ISO8601"), runs["task"]
+    counts = {
+        (what, f"{written:%Y-%m-%d %H:%M}"): by_task[finished < written].value_counts()
+        for what, written in ((what, pd.Timestamp(text)) for what, text in WRITTEN.items())
+    }
+    table = pd.DataFrame(counts, index=sorted(by_task.unique())).fillna(0).astype(int).T
+    return table.rename_axis(index=["rule", "committed (UTC)"])
+
+
+def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
+    """A row per claim, a column per task or setting, the verdict in each cell; – if it rests on no number.
+
+    `corrected`: verdicts that Holm's correction over all of them takes back say so.
+    """
+    lost = {key for key, stays in after_holm(found).items() if corrected and not stays}
+    words = [
+        "–" if not v.numbers else f"{v.verdict}, not after Holm" if (v.claim, v.label) in lost else v.verdict
+        for v in found
+    ]
+    rows = [
+        {"claim": v.claim, "label": v.label, "verdict": word} for v, word in zip(found, words, strict=True)
+    ]
     frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
     return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
 
@@ -65,6 +93,26 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
         for number in v.numbers
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def by_interval(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The numbers behind the verdicts with three intervals side by side, for those that have one.
+
+    Columns `low`, `high` and `state` under each of: `seeds` alone, `seeds and rows`, and `moderated`, the
+    latter with variances over seeds shrunk, as the rules want it.
+    """
+    kinds = {
+        "seeds": {"rows": False, "moderated": False},
+        "seeds and rows": {"moderated": False},
+        "moderated": {},
+    }
+    tables = {}
+    for kind, how in kinds.items():
+        frame = estimates(verdicts(records, **how))
+        frame = frame[frame["low"].notna()].set_index(["claim", "label", "what"])
+        tables[kind] = frame[["low", "high", "state"]]
+        tables |= {"": frame[["mean", "bound", "rows"]]} if not how else {}
+    return pd.concat({name: tables[name] for name in ("", *kinds)}, axis=1)
 
 
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
