@@ -140,6 +140,7 @@ class LearnedDegrees(nn.Module):
         self.register_buffer("running", torch.tensor(torch.nan))  # mean of the density over the last steps
         self.others: dict[int, Pattern | None] = dict.fromkeys(layers)  # what the plan has beside `learned`
         self.density: Float[Tensor, " layer"] | None = None  # expected, of the batch that passes
+        self.cost: Float[Tensor, ""] | None = None  # of that density
         self._soft: Table | None = None
 
     # the Learner of a plan
@@ -168,7 +169,9 @@ class LearnedDegrees(nn.Module):
         self._soft = self._spread(self.method.soft_table(self.theta, log_survival, self.training))
         with torch.no_grad():
             pairs = count_pairs(batch, self.others, self.config.max_distance, self.windows)
-        self.density = pairs.density(log_survival.exp())
+        share = log_survival.exp()
+        self.density = pairs.density(share)
+        self.cost = self.method.cost(self.density, share, pairs)
 
     def related(self, batch: Batch) -> Relation:
         """The pairs that a layer may have while it is soft."""

@@ -87,6 +87,13 @@ class Method(ABC):
         """By the share of the soft part that is done."""
         return 1.0
 
+    def begin(self, training: DegreeTraining) -> None:  # noqa: B027  (most methods start at `start`)
+        """Called before the first step, to start from what the encoder does with the data."""
+
+    def cost(self, density: Float[Tensor, " layer"], share: Table, pairs: Pairs) -> Float[Tensor, ""]:
+        """What the price is paid for: the mean of the layers' `density`, which the `share` of edges gives."""
+        return density.mean()
+
     def harden(
         self, log_survival: Table, pairs: Pairs, training: DegreeTraining
     ) -> tuple[Table, Table | None]:

@@ -82,9 +82,9 @@ class DegreeTraining(TrainerCallback):
 
     def penalty(self) -> Float[Tensor, ""] | float:
         """What the expected density of the last batch costs."""
-        if self.learner.is_hard or self.learner.density is None:
+        if self.learner.is_hard or self.learner.cost is None:
             return 0.0
-        return self.learner.price * self.learner.density.mean()
+        return self.learner.price * self.learner.cost
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:
@@ -93,6 +93,8 @@ class DegreeTraining(TrainerCallback):
             check_target(self.config.target_density, self.pairs(), self.config.open_ended)
         if not self.config.method_class.soft:
             self._harden(state)
+        elif not state.global_step:
+            self.learner.method.begin(self)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:
