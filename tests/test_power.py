@@ -38,7 +38,7 @@ def test_a_chance_grows_with_all_that_is_more():
 
 
 def test_the_fewest_seeds_and_rows_are_the_first_that_suffice():
-    known = {"effect": 1.0, "scatter": 1.2, "disagreement": 0.02}
+    known = {"effect": 1.0, "scatter": 0.7, "disagreement": 0.02}
     seeds = power.seeds_needed(0.8, rows=2000, **known)
     chances = [power.chance(seeds=n, rows=2000, **known) for n in (seeds - 1, seeds)]
     assert chances[0] < 0.8 <= chances[1]
@@ -58,12 +58,12 @@ def test_the_table_has_the_open_numbers_of_undecided_verdicts():
         "state": "open",
         "mean": 0.0,
     }
-    row |= {"bound": 1.0, "seeds": 3, "rows": 1000, "scatter": 1.2, "disagreement": 0.01, "freedom": 6.0}
+    row |= {"bound": 1.0, "seeds": 3, "rows": 1000, "scatter": 0.7, "disagreement": 0.01, "freedom": 6.0}
     others = [{"state": "met"}, {"verdict": "does not hold"}, {"seeds": 2}]
     alone = {"rows": 0, "disagreement": 0.0, "what": "seeds alone"}
     table = power.table(pd.DataFrame([row, *(row | other for other in others), row | alone]))
     first, second = table.to_dict("records")
-    assert first["chance"] == power.chance(-1.0, 1.2, 0.01, 5, 1000, 6.0)
+    assert first["chance"] == power.chance(-1.0, 0.7, 0.01, 5, 1000, 6.0)
     assert first["seeds needed"] > 5 and first["rows needed"] > 1000
     assert second["chance"] > first["chance"] and pd.isna(second["rows needed"])
     assert power.table(pd.DataFrame([row | {"state": "met"}])).empty

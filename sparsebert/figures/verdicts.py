@@ -72,7 +72,7 @@ def losses_by_sparsity(frame: pd.DataFrame) -> Figure:
     """
     look.check_columns(frame, "label", "placement", "kind", "pattern", "sparsity", *_NUMBERS)
     frame = frame[(frame["kind"] != "control") & (100 * frame["sparsity"] >= _FROM)]
-    frame = look.check_some(frame, "losses of patterns that are 70 % sparse or more")
+    look.check_some(frame, "losses of patterns that are 70 % sparse or more")
     figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)

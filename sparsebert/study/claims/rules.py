@@ -127,10 +127,10 @@ class Rule:
         value, low, high = (round(number, 9) for number in (mean.value, *mean.interval()))
         state: State = "open"
         if len(points) >= SEEDS:
-            sides = {"met": low > self.bound, "refuted": high < self.bound}
+            met, refuted = low > self.bound, high < self.bound
             if not self.above:
-                sides = {"met": high < self.bound, "refuted": low > self.bound}
-            state = "floor" if floor else next((side for side, lies in sides.items() if lies), "open")
+                met, refuted = high < self.bound, low > self.bound
+            state = "floor" if floor else "met" if met else "refuted" if refuted else "open"
         chance = mean.chance(self.bound)
         rows = points.shape[1] if points.shape[1] > 1 else 0
         return Estimate(
