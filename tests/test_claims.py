@@ -26,6 +26,7 @@ from sparsebert.study.claims.rules import WRITTEN
 from sparsebert.study.claims.runs import each_once, judged, records_by_setting, score_of
 from sparsebert.study.intervals import over_seeds, over_seeds_and_rows
 from sparsebert.study.results import as_line, evidence, recorded
+from sparsebert.sweeps.grids import load_grid
 from sparsebert.training.predictions import Predictions, metrics_of
 from sparsebert.training.runs import RunConfig
 
@@ -924,6 +925,18 @@ def test_holm_counts_all_tests_decided_or_not():
     assert claims.after_holm([stopped]) == {("C1", "reviews"): False}
     assert claims.summary([sure, *many], corrected=True).loc["C1", "reviews"] == "holds, not after Holm"
     assert claims.summary([sure, *many]).loc["C1", "reviews"] == "holds"
+
+
+def test_runs_that_decide_have_new_seeds_and_the_settings_of_the_grids():
+    grids = project_root() / "book" / "grids" / "evidence"
+    files = ["1_mrpc", "2_qnli", "3_sst2", "4_imdb", "5_mixtures"]
+    configs = [config for name in files for config in load_grid(grids / f"{name}.yaml")]
+    made = [record_of(config) for config in configs]
+    assert claims.deciding(made) == made and not claims.exploring(made)
+    changes = {"seed": 0}, {"learning_rate": 5e-5}, {"train_size": 100}, {"task": "glue/mrpc"}
+    others = [record_of(configs[0].model_copy(update=change)) for change in changes]
+    assert not claims.deciding(others)
+    assert [record.config.task for record in claims.exploring(others)] == ["glue/mrpc"]
 
 
 def test_three_intervals_stand_side_by_side():

@@ -12,7 +12,16 @@ what is missing or too uncertain.
 """
 
 from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
-from sparsebert.study.claims.rules import CLAIMS, Estimate, Verdict, after_holm, judge, verdicts
+from sparsebert.study.claims.rules import (
+    CLAIMS,
+    Estimate,
+    Verdict,
+    after_holm,
+    deciding,
+    exploring,
+    judge,
+    verdicts,
+)
 from sparsebert.study.claims.tables import (
     by_density,
     by_interval,
@@ -38,7 +47,9 @@ __all__ = [
     "by_interval",
     "caveats",
     "chosen_degrees",
+    "deciding",
     "estimates",
+    "exploring",
     "in_short",
     "judge",
     "learned_before",

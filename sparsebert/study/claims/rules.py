@@ -35,6 +35,22 @@ MISS = 0.5  # points of density
 VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
+DECIDING_SEEDS = range(5, 10)  # those below explored, before the rules were what they are
+DECIDING_SETTINGS: dict[str, dict[str, float | None]] = {
+    task: {
+        "train_size": size,
+        "epochs": epochs,
+        "batch_size": batch,
+        "max_length": length,
+        "learning_rate": 1e-4,
+    }
+    for task, size, epochs, batch, length in (
+        ("glue/sst2+test", None, 1, 32, 128),
+        ("glue/mrpc+test", None, 3, 16, 128),
+        ("glue/qnli+test", None, 1, 16, 128),
+        ("imdb+test", 4000, 2, 8, 256),
+    )
+}
 
 Word = Literal["holds", "does not hold", "at the floor", "undecided", "by construction"]
 State = Literal["met", "refuted", "floor", "open"]
@@ -500,6 +516,25 @@ CLAIMS = {
         judge=_judge_c6,
     ),
 }
+
+
+def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that the claims are decided by: new seeds, in the settings that were fixed beforehand."""
+    return [
+        record
+        for record in records
+        if record.config.task in DECIDING_SETTINGS
+        and record.config.seed in DECIDING_SEEDS
+        and all(
+            getattr(record.config, name) == value
+            for name, value in DECIDING_SETTINGS[record.config.task].items()
+        )
+    ]
+
+
+def exploring(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs without a test part; rules were changed while they came in."""
+    return [record for record in records if not record.config.task.endswith("+test")]
 
 
 def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
