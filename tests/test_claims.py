@@ -845,6 +845,9 @@ def test_hundreds_of_runs_are_judged_in_seconds_and_their_tables_agree():
     assert (row["mean"], row["sparsity"], row["seeds"]) == (pytest.approx(0.5), pytest.approx(0.8), 5)
     (sentence,) = claims.caveats(EVERYTHING)
     assert "minilm has 6 layers" in sentence and "BERT-base has 6" in sentence and "5 seeds" in sentence
+    assert "4 judged on" in sentence and f"{ROWS:,} judged on" in claims.caveats(on_test_rows(dense()))[0]
+    (row,) = claims.counted([*dense(), *late(0.5)]).reset_index().to_dict("records")
+    assert list(row.values()) == ["reviews", 10, 2, 5, 8, 4]
     assert "where that of BERT-base" not in claims.caveats([run("dense", layers=12)])[0]
 
 

@@ -87,6 +87,12 @@ def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
     return [record for _, record in sorted({record.name: record for record in by_age}.items())]
 
 
+def rows_judged(record: RunRecord) -> int:
+    """How many rows the score that rules look at is over."""
+    tested = (record.predictions or {}).get("test")
+    return tested.count if tested else record.eval_rows
+
+
 def setting_of(record: RunRecord) -> Setting:
     found = {"precision": record.precision, "data_hash": record.data_hash}
     asked = {name: getattr(record.config, name) for name in Setting._fields if name not in found}

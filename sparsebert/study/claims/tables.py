@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from sparsebert.study.captions import between
 from sparsebert.study.claims.rules import (
     CLAIMS,
     WRITTEN,
@@ -26,11 +27,13 @@ from sparsebert.study.claims.runs import (
     judged,
     labels_of,
     records_by_setting,
+    rows_judged,
     runs_with,
     score_of,
     scores_by_seed,
 )
 from sparsebert.study.intervals import Mean
+from sparsebert.study.results import without_seeds
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
@@ -44,6 +47,17 @@ def rules() -> pd.DataFrame:
         for name, c in CLAIMS.items()
     ]
     return pd.DataFrame(rows).set_index("claim")
+
+
+def counted(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A row per task: how many runs, plans and seeds there are, and on how many rows."""
+    rows = [
+        (r.config.task, r.name, without_seeds(r.config.plan), r.config.seed, r.train_rows, rows_judged(r))
+        for r in records
+    ]
+    columns = ["task", "runs", "plans", "seeds", "rows trained on", "rows judged on"]
+    counts = dict.fromkeys(columns[1:4], "nunique") | dict.fromkeys(columns[4:], "max")
+    return pd.DataFrame(rows, columns=columns).groupby("task").agg(counts)
 
 
 def seen_before(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -93,6 +107,22 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
         for number in v.numbers
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `estimates` as people read them, by task or setting."""
+    return pd.DataFrame(
+        {
+            "task": numbers["label"],
+            "what is asked": numbers["what"],
+            "points": numbers["mean"].round(2),
+            "90 % interval": [between(*ends) for ends in zip(numbers["low"], numbers["high"], strict=True)],
+            "seeds": numbers["seeds"].astype(object).replace(0, "–"),
+            "rows": numbers["rows"].astype(object).replace(0, "–"),
+            "wanted": numbers["wanted"],
+            "state": numbers["state"].replace("floor", "at the floor"),
+        }
+    ).set_index("task")
 
 
 def by_interval(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -258,14 +288,14 @@ def caveats(records: Sequence[RunRecord]) -> list[str]:
     for setting, label in labels_of(settings).items():
         own = settings[setting]
         layers = len(own[0].density_per_layer)
-        rows, trained = max(record.eval_rows for record in own), max(record.train_rows for record in own)
+        rows, trained = max(map(rows_judged, own)), max(record.train_rows for record in own)
         seeds = len({record.config.seed for record in own})
         half = f"its later half has {layers - layers // 2} layers"
         if layers != BERT_BASE_LAYERS:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
         said.append(
             f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
-            f"{rows:,} evaluated on (one of them is {100 / rows:.2f} points of an accuracy), at most "
+            f"{rows:,} judged on (one of them is {100 / rows:.2f} points of an accuracy), at most "
             f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
         )
     return said
