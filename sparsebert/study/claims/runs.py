@@ -302,8 +302,10 @@ def score_of(runs: pd.DataFrame) -> Score | None:
     if runs.empty:
         return None
     first = runs.iloc[0]
-    rows = [[score] for score in runs["score"]] if first["correct"] is None else list(runs["correct"])
-    frame = pd.DataFrame(rows, index=runs["seed"]).groupby("seed").mean()
+    rows = runs["score"].to_numpy()[:, None] if first["correct"] is None else np.stack(runs["correct"])
+    seeds = runs["seed"].to_numpy()
+    by_seed = {seed: rows[seeds == seed].mean(0) for seed in sorted(set(seeds))}
+    frame = pd.DataFrame(np.stack(list(by_seed.values())), index=list(by_seed))
     return Score({first["condition"]: (1.0, frame)})
 
 
