@@ -336,6 +336,14 @@ def test_the_degrees_that_are_used_again_are_those_on_record(tmp_path, monkeypat
         assert on_record[config.name].data_hash in hashes
 
 
+def test_recorded_runs_can_be_asked_for_again():
+    assert {config.name for config in load_grid("recorded:experiments")} == {
+        record.config.name for record in recorded("experiments")
+    }
+    with pytest.raises(InputError, match="did you mean 'experiments'"):
+        load_grid("recorded:experiment")
+
+
 # ---- a sweep
 
 
@@ -347,7 +355,7 @@ def test_a_sweep_trains_what_the_store_lacks_and_says_how_far_it_is(small, train
     assert [c.seed for c in result.found] == [1] and [c.seed for c in result.trained] == [0, 2]
     assert {record.config.seed for record in store} == {0, 1, 2}
     found, first, second = capsys.readouterr().err.splitlines()
-    assert "1 of 3 runs found" in found
+    assert "3 runs: 1 recorded, 2 to train, about " in found
     assert first.startswith("  [1/2] ") and "accuracy 0.750" in first and first.endswith("(4 s left)")
     assert second.startswith("  [2/2] ") and second.endswith("(0 s left)")
     assert sweep(seeds(small, 0, 1, 2), store).trained == [] and trained.done == [0, 2]

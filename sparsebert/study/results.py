@@ -82,6 +82,14 @@ def recorded(name: str | None = None) -> list[RunRecord]:
     return records if name else list({record.name: record for record in records}.values())
 
 
+def recorded_as(name: str) -> list[RunRecord]:
+    """The recorded runs of that name; `InputError` if there is no such file, or for a line that is none."""
+    known = recorded_names()
+    if name not in known:
+        raise unknown_name("file of recorded runs", name, known)
+    return recorded(name)
+
+
 def evidence() -> list[RunRecord]:
     """The recorded runs that claims are judged by: those of all files but `quick`, the chapters' own."""
     names = recorded_names() if project_root() else []
@@ -420,10 +428,7 @@ def unpack(name: str, store: RunStore) -> tuple[int, int]:
     A run that the store has stays as it is there. Returns how many were put there, and how many the file
     has. Raises `InputError` if there is no such file, or if a line of it is no record.
     """
-    known = recorded_names()
-    if name not in known:
-        raise unknown_name("file of recorded runs", name, known)
-    records = recorded(name)
+    records = recorded_as(name)
     there = {record.name for record in store}
     missing = [record for record in records if record.name not in there]
     if missing:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import sparsebert
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
+from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import load_classifier
 from sparsebert.models.packaged import ENCODERS
@@ -36,10 +35,8 @@ SUFFIX = ".tar.gz"
 PYTHONS = ("3.11", "3.12")
 # pip takes wheels of the platforms that it is told, not of older ones besides.
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{version}" for version in (12, 17, 24, 28)))
-ENCODER_FILES = (
-    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
+ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model")
+ENCODER_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 RUN = """\
 #!/bin/sh
@@ -76,7 +73,9 @@ def bundle(
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)
-    files = _package() | {GRID: path_of(grid)}
+    here = Path(sparsebert.__file__).resolve().parent
+    files = {path.relative_to(here.parent).as_posix(): path for path in here.rglob("*.py")}
+    files[GRID] = path_of(grid)
     for name in dict.fromkeys(run.config.encoder for run in runs):
         files |= _encoder(name, weights=name != "tiny")
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
@@ -93,27 +92,16 @@ def bundle(
         return _pack(files, texts, out, part_size)
 
 
-def _package() -> dict[str, Path]:
-    here = Path(sparsebert.__file__).resolve().parent
-    return {f"sparsebert/{path.relative_to(here).as_posix()}": path for path in here.rglob("*.py")}
-
-
 def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
     """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
     if name in ENCODERS:
-        prefix = f"sparsebert/models/packaged/{name}"
-        files = {f"{prefix}/{path.name}": path for path in _encoder_files(ENCODERS[name].get())}
-        return {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
-    folder = path_of(name)
-    if folder.is_dir():
-        prefix = _inside(name, "encoder")
+        place, folder = f"sparsebert/models/packaged/{name}", ENCODERS[name].get()
+    elif (folder := path_of(name)).is_dir():
+        place = _inside(name, "encoder")
     else:
-        prefix, folder = name, _from_hub(name)
-    return {f"{prefix}/{path.name}": path for path in _encoder_files(folder)}
-
-
-def _encoder_files(folder: Path) -> set[Path]:
-    return {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
+        place, folder = name, _from_hub(name)
+    found = {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
+    return {f"{place}/{path.name}": path for path in found if weights or path.suffix != ".safetensors"}
 
 
 def _from_hub(name: str) -> Path:
@@ -146,10 +134,8 @@ def _prepare(runs: Iterable[Run], folder: Path, progress: Callable) -> list[Path
         needs.setdefault((run.config.task, encoder, run.length(model(encoder))), []).append(run)
     places = []
     for (_, encoder, length), alike in needs.items():
-        sizes = [
-            None if None in asked else max(asked)
-            for asked in ([r.config.train_size for r in alike], [r.config.eval_size for r in alike])
-        ]
+        asked = zip(*((run.config.train_size, run.config.eval_size) for run in alike), strict=True)
+        sizes = [None if None in each else max(each) for each in asked]
         parsed = any(run.parsed for run in alike)
         places.append(write_prepared(alike[0].task, encoder, folder, length, *sizes, parsed, progress))
     return list(dict.fromkeys(places))
@@ -159,15 +145,10 @@ def _download(folder: Path, pythons: Sequence[str]) -> list[Path]:
     """Wheels of the versions that are installed here."""
     names = [package for name in BROUGHT for package in (name, *WITH.get(name, ()))]
     wanted = [f"{name}=={metadata.version(name)}" for name in names]
+    platforms = [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
+    how = ["--only-binary", ":all:", "--implementation", "cp", *platforms, "-d", str(folder), *wanted]
     for python in pythons:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--only-binary", ":all:", "--python-version", python]
-        command += ["--implementation", "cp", "-d", str(folder)]
-        command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
-        pip = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
-        if pip.returncode:
-            errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
-            reason = (errors or ["no message"])[-1].removeprefix("ERROR: ")
+        if reason := pip("download", "--python-version", python, *how):
             raise InputError(
                 f"pip could not download the wheels for Python {python} ({reason}); "
                 f"fix that, or write --no-wheels if the machine has {', '.join(BROUGHT)}"

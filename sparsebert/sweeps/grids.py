@@ -30,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_yaml
+from sparsebert.study.results import recorded_as
 from sparsebert.training.runs import RunConfig
 
 _PARTS = ("zip", "exclude", "grids")
@@ -40,13 +41,15 @@ Fields = dict[str, Any]
 
 
 def load_grid(path: str | Path) -> list[RunConfig]:
-    """The runs that a grid file asks for, in its order: zipped blocks vary slowest,
-    the last field fastest.
+    """The runs that a grid file asks for, in its order: zipped blocks vary slowest, the last field fastest.
 
-    Raises `InputError` with the place of what is wrong: a file that cannot be read, a field that does not
-    exist, a value that no run can have, a condition that leaves nothing out, lists that multiply to more than
-    100,000 runs.
+    `recorded:NAME` asks for those of `book/results/NAME.jsonl`, to make them again. Raises `InputError` with
+    the place of what is wrong: a file that cannot be read, a field that does not exist, a value that no run
+    can have, a condition that leaves nothing out, lists that multiply to more than 100,000 runs.
     """
+    kind, _, name = str(path).partition(":")
+    if kind == "recorded":
+        return [record.config for record in recorded_as(name)]
     return expand_grid(read_yaml(path, "the grid"), shown(Path(path)))
 
 

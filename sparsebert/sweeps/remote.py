@@ -15,12 +15,7 @@ from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
 NEEDED = {"torch": "2.10", "transformers": "5.10"}
-BROUGHT = {
-    "accelerate": "1.1",
-    "click": "8.1",
-    "jaxtyping": "0.3",
-    "pydantic": "2.10",
-}
+BROUGHT = {"accelerate": "1.1", "click": "8.1", "jaxtyping": "0.3", "pydantic": "2.10"}
 WITH = {  # what these need beside what torch and transformers have brought
     "accelerate": ("psutil",),
     "jaxtyping": ("wadler-lindig",),

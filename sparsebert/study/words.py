@@ -1,0 +1,50 @@
+"""How far a task of pairs is solved by counting the words that two texts share."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from sparsebert.data.tasks import Task
+from sparsebert.errors import InputError
+
+
+def by_shared_words(task: Task) -> pd.DataFrame:
+    """The accuracy of a threshold on the share of the first text's words that the second has, too.
+
+    A row per part of the task (`what`), with its number of `rows`, the `accuracy` of the threshold that is
+    best on the training rows, and that of the most frequent class, `majority`; both are fractions. Words are
+    compared in lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes.
+    Chapter 08 explains it.
+    """
+    if not task.paired or len(task.label_names) != 2:
+        raise InputError(f"task '{task.name}' is not one of pairs of texts in two classes")
+    parts = {
+        name: (
+            np.array([_share(*pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]),
+            np.array(rows["label"]),
+        )
+        for name, rows in task.load().items()
+    }
+    shares, labels = parts["train"]
+    cuts = np.unique(shares)
+    right = np.array([((shares >= cut) == labels).mean() for cut in cuts])
+    best = int(np.abs(right - 0.5).argmax())
+    more = right[best] >= 0.5  # whether pairs that share more are of class 1
+    found = [
+        {
+            "what": name,
+            "rows": len(labels),
+            "accuracy": float((((shares >= cuts[best]) == more) == labels).mean()),
+            "majority": float(np.bincount(labels).max() / len(labels)),
+        }
+        for name, (shares, labels) in parts.items()
+    ]
+    return pd.DataFrame(found)
+
+
+def _share(text: str, other: str) -> float:
+    words = set(re.findall(r"\w+", text.lower()))
+    return len(words & set(re.findall(r"\w+", other.lower()))) / max(1, len(words))
