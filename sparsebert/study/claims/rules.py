@@ -142,11 +142,11 @@ class Rule:
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
         value, low, high = (round(number, 9) for number in (mean.value, *mean.interval()))
         state: State = "open"
-        if len(points) >= SEEDS:
-            met, refuted = low > self.bound, high < self.bound
-            if not self.above:
-                met, refuted = high < self.bound, low > self.bound
-            state = "floor" if floor else "met" if met else "refuted" if refuted else "open"
+        beyond, short = low > self.bound, high < self.bound
+        if len(points) >= SEEDS and floor:
+            state = "floor"
+        elif len(points) >= SEEDS and (beyond or short):
+            state = "met" if beyond == self.above else "refuted"
         chance = mean.chance(self.bound)
         rows = points.shape[1] if points.shape[1] > 1 else 0
         return Estimate(
