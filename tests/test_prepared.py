@@ -417,18 +417,19 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     (workspace / "there" / "block").mkdir()
     (workspace / "there" / "block" / "sitecustomize.py").write_text(BLOCKER)
     there = workspace / "there" / "sparsebert-bundle"
-    ran = subprocess.run(
-        ["sh", there / "run.sh", "--json"],
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("SPARSEBERT_")},
-            "PYTHON": sys.executable,
-            "PYTHONPATH": str(workspace / "there" / "block"),
-        },
-        cwd="/",
-        capture_output=True,
-        text=True,
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARSEBERT_")}
+    environment |= {"PYTHON": sys.executable, "PYTHONPATH": str(workspace / "there" / "block")}
+
+    def run(*arguments):
+        call = ["sh", there / "run.sh", *arguments]
+        ran = subprocess.run(call, env=environment, cwd="/", capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran
+
+    assert re.search(
+        r"left out  costs .*it needs the package pandas", run("selftest", "--only", "costs").stdout
     )
-    assert ran.returncode == 0, ran.stderr
+    ran = run("--json")
     assert len(json.loads(ran.stdout)["trained"]) == 2
     records = RunStore(there / "runs")
     for config in grid:
@@ -453,6 +454,20 @@ def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):
     assert "write a path that is relative" in error and not list(workspace.glob("b.tar.gz*"))
 
 
+def test_a_bundle_with_chapters_has_the_notebooks_and_wheels_of_what_they_run_with(grid, monkeypatch):
+    root = Path(bundling.__file__).parents[2]
+    monkeypatch.setattr(bundling, "project_root", lambda: root)
+    files = bundling._chapters()
+    assert {"_config.yml", "notebooks/profiles.yaml", "notebooks/03_which_connections.ipynb"} <= files.keys()
+    brought = bundling._with_needs(bundling.CHAPTER)
+    there = bundling._with_needs([*bundling.NEEDED, *bundling.LARGE])
+    assert {"papermill", "nbclient", "pyzmq"} <= brought - there
+    assert {"numpy", "torch", "pillow", "tokenizers"} <= there and "sphinx-exercise" not in brought
+    monkeypatch.setattr(bundling, "project_root", lambda: None)
+    error = call("bundle", "grid.yaml", "--out", "b.tar.gz", "--no-wheels", "--chapters", code=2).stderr
+    assert "call this from a clone" in error
+
+
 def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, tmp_path, capsys):
     versions = {"torch": "2.9.1+cu130"}
 
@@ -472,6 +487,10 @@ def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, 
     assert "this machine needs torch 2.10 and transformers 5.10, or newer" in said()
     versions |= {"torch": "2.11.0", "transformers": "5.17.0", "click": "8.3", "pydantic": "2.11"}
     assert re.search(r"lacks accelerate, jaxtyping and pip could not install .*No matching", said())
+    (tmp_path / "wheels").mkdir()  # what a chapter runs with, of which the machine has one
+    for name in ("nest_asyncio2-1-py3-none-any.whl", "click-8-py3-none-any.whl"):
+        (tmp_path / "wheels" / name).touch()
+    assert "lacks accelerate, jaxtyping, nest-asyncio2 and pip" in said()
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert "Python 3.11 or newer is needed, and this is 3.10" in said()
 
