@@ -7,6 +7,7 @@
 #   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
 #   BROWSER      Chromium or Chrome that `make check` opens the pages in (default: chromium)
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
+#   DATA         folder in the GLUE layout that `make evidence` reads (default: glue)
 #   PORT         port that `make serve` listens on (default: 8000)
 
 PYTHON ?= python3
@@ -15,6 +16,7 @@ PROFILE ?= quick
 FRESH ?=
 BROWSER ?= chromium
 PYTEST_ARGS ?=
+DATA ?= glue
 PORT ?= 8000
 
 VENV := .venv
@@ -24,7 +26,7 @@ INDEX := _build/html/index.html
 CLASSROOM := _build/classroom
 
 .DEFAULT_GOAL := help
-.PHONY: help book student classroom test check serve clean distclean
+.PHONY: help book student classroom test check evidence serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -53,6 +55,11 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 
 check: browser book student classroom  ## book, student edition and classroom, and every page in a browser
 	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
+
+evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core
+	@$(BIN)/sparsebert results unpack evidence --runs-dir runs/evidence
+	@for grid in book/grids/evidence/*.yaml; do \
+		echo "$$grid"; $(BIN)/sparsebert sweep $$grid --data-dir $(DATA) --runs-dir runs/evidence || exit 1; done
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
 	@test -f $(INDEX) || $(MAKE) --no-print-directory book

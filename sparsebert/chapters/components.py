@@ -17,8 +17,10 @@ def components_page() -> str:
     from sparsebert.data.tasks import registered
 
     patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
-    kernels, methods = ([(f"`{kind.name}`", _said(kind)) for kind in r.values()] for r in (KERNELS, METHODS))
-    encoders = [(f"`{kind.name}`", _said(inspect.getmodule(kind))) for kind in ARCHITECTURES.values()]
+    kernels, methods, encoders = (
+        [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
+        for registry in (KERNELS, METHODS, ARCHITECTURES)
+    )
     tasks = [(f"`{task.name}`", task.summary, task.metrics[0]) for task in registered().values()]
     parts = [
         "# Components",

@@ -64,6 +64,7 @@ def bench_finetune(
 def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     """Options that benchmarks of attention have in common."""
     longest = "Longest length for contenders whose cost grows with the square of the length."
+    again = "Add rows there as they are measured; a length that it has is not measured again."
     said = "Tokens of a sequence; 1k is 1,024."
     return [
         click.Option(["--lengths"], callback=_lengths, default=lengths, metavar="N,N,...", help=said),
@@ -73,6 +74,7 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
         click.Option(["--device"], help="cpu or cuda.  [default: a GPU where there is one]"),
         click.Option(["--seed"], default=0, type=click.IntRange(0)),
         click.Option(["--plot"], metavar="FILE.png", help="Draw what was measured."),
+        click.Option(["--out"], metavar="FILE.jsonl", help=again),
     ]
 
 
@@ -95,8 +97,9 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.
 
-    The others are dense attention, the same with a mask, FlexAttention, and the layers of Longformer and
-    BigBird without their projections. The floor is dense attention's time times the density.
+    The others are dense attention, the same with a mask, FlexAttention, the windows of torch's varlen_attn
+    and of NATTEN on a GPU, and the layers of Longformer and BigBird without their projections. The floor is
+    dense attention's time times the density.
     """
     from sparsebert.bench import attention as benchmark
 
@@ -126,18 +129,30 @@ def bench_model(**options: object) -> None:
     """
     from sparsebert.bench import models as benchmark
 
+    options["tokens"] = options["tokens"] or max(options["lengths"])  # whichever lengths are left to measure
     _bench(benchmark, benchmark.model_rows, **options)
 
 
 def _bench(
-    benchmark: ModuleType, measure: Callable, longest_dense: list, plot: str, as_json: bool, **options: Any
+    benchmark: ModuleType,
+    measure: Callable,
+    longest_dense: list[int],
+    plot: str | None,
+    out: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130."""
     import pandas as pd
 
-    from sparsebert.bench.measuring import costs_json, provenance
+    from sparsebert.bench.measuring import Kept, costs_json, provenance
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    kept = Kept(out, given) if out else None
+    if kept and not (left := kept.left(options["lengths"])):
+        click.echo(f"{out} has all of these lengths", err=True)
+        return
+    given |= {"lengths": left} if kept else {}
     if longest_dense:
         given["longest_dense"] = longest_dense[-1]
     if plot:
@@ -148,6 +163,8 @@ def _bench(
     try:
         for row in measure(**given):
             rows.append(row)
+            if kept:
+                kept.add(row)
     except KeyboardInterrupt:
         interrupted = True
     if rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -58,29 +59,38 @@ def book(profile: str, students: bool) -> None:
 
 @main.group()
 def results() -> None:
-    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them."""
+    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them.
+
+    Reports of `sparsebert selftest` are kept beside them.
+    """
 
 
 @results.command(name="list")
 @json_option
 def results_list(as_json: bool) -> None:
-    """List the recorded runs: by file, task and plan, with their seeds, device and versions."""
+    """List the recorded runs: by file, task and plan, with their seeds, device and versions.
+
+    Then, but not in JSON, the selftests.
+    """
+    from sparsebert.selftest.checks import kept
     from sparsebert.study.results import as_text, overview
 
     table = overview()
-    answer(as_json, table.to_dict("records"), as_text(table))
+    lines = [f"\nselftests/{name}: {getattr(report, 'summary', report)}" for name, report in kept()]
+    answer(as_json, table.to_dict("records"), "\n".join([as_text(table), *lines]))
 
 
 @results.command(name="check")
 def results_check() -> None:
     """Check the recorded runs: truncated lines, wrong names, runs that stand twice, data that differ.
 
-    Metrics are computed again from the predictions; runs without predictions are counted. A line for each
-    finding, and exit code 1 if there is one.
+    Metrics are computed again from the predictions; runs without predictions are counted. Also reports of
+    selftests that can't be read. A line for each finding, and exit code 1 if there is one.
     """
+    from sparsebert.selftest.checks import kept
     from sparsebert.study.results import check, recorded_names, without_predictions
 
-    findings = check()
+    findings = check() + [str(found) for _, found in kept() if isinstance(found, InputError)]
     for finding in findings:
         click.echo(finding)
     if findings:
@@ -108,6 +118,16 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     for complaint in merged.left_out:
         click.echo(f"left out: {complaint}", err=True)
     click.echo(str(merged))
+
+
+@results.command(name="keep", epilog="Example: sparsebert results keep selftest.json")
+@click.argument("files", nargs=-1, required=True)
+def results_keep(files: tuple[str, ...]) -> None:
+    """Add reports that `sparsebert selftest --out FILE` wrote to book/results/selftests/."""
+    from sparsebert.selftest.checks import keep, read_report
+
+    for report in [read_report(Path(file)) for file in files]:
+        click.echo(f"{keep(report)}: {report.summary}")
 
 
 @results.command(

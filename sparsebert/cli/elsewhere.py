@@ -64,6 +64,11 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 )
 @click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
 @click.option("--part-size", type=_COUNT, metavar="MIB", help="Cut the archive into files of this size.")
+@click.option(
+    "--chapters",
+    is_flag=True,
+    help="Bring the notebooks, too; the machine has matplotlib, pandas, pyyaml, scipy and seaborn.",
+)
 @folder_options("data")
 def bundle(
     grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, part_size: int | None, **where: Any

@@ -1,25 +1,32 @@
-"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.study.claims`."""
+"""The figures of the claims' chapter, with the intervals of the rules; see `sparsebert.study.claims`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsebert.figures import look
+from sparsebert.study.claims.rules import LEVELS, MARGIN
+from sparsebert.study.claims.runs import CLS_ALONE
 
 _NUMBERS = ["mean", "low", "high"]
 _STATES = {
-    "met": {"color": look.BLUE, "marker": "o"},
-    "refuted": {"color": look.RED, "marker": "X"},
-    "floor": {"color": look.ORANGE, "marker": "D"},
-    "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
+    "met": {"label": "met", "color": look.BLUE, "marker": "o"},
+    "refuted": {"label": "refuted", "color": look.RED, "marker": "X"},
+    "floor": {"label": "at the floor", "color": look.ORANGE, "marker": "v"},
+    "open": {"label": "open", "color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
-_PLACEMENTS = {  # the style, and the place beside the middle of the row
-    "late": ({"label": "at the later half", "color": look.BLUE, "marker": "o"}, -0.17),
-    "all": ({"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"}, 0.17),
+_PLACEMENTS = {
+    "late": {"label": "at the later half", "color": look.BLUE, "marker": "o"},
+    "all": {"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"},
 }
+_ALONE = {"label": "[CLS] alone, at all layers", "color": look.INK, "marker": "s", "fillstyle": "none"}
+_FROM = 70  # percent of sparsity: less is no matter of C1 and C2
 _KINDS = {
-    "[CLS] alone": {"color": look.INK, "marker": "s"},
+    CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
     "both": {"color": look.GREEN, "marker": "D"},
@@ -29,11 +36,12 @@ _KINDS = {
 
 @look.style()
 def forest(frame: pd.DataFrame) -> Figure:
-    """A forest plot: a row per estimate with its mean and 95 % interval, and a tick at its rule's bound.
+    """A forest plot: a row per estimate with its mean and 90 % interval, and a tick at its rule's bound.
 
     Columns of `frame`, as `claims.estimates` gives them: `label` (the task), `what`, `mean`, `low`, `high`
-    and `bound` in points, `state`. Rows of one task stand together, in the order they come; an estimate of
-    one seed has no interval. Raises `InputError` if a column is missing or there is no row.
+    and `bound` in points, and `state`, which the markers show. Rows of one task stand together, in the order
+    they come; an estimate of one seed has no interval. Raises `InputError` if a column is missing or there is
+    no row.
     """
     look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
@@ -45,29 +53,35 @@ def forest(frame: pd.DataFrame) -> Figure:
     for place, row in rows.iterrows():
         look.draw_mean(axes, tuple(row[_NUMBERS]), place, _STATES[row["state"]])
     look.name_rows(axes, names, 44, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    marks = [look.mark(state, **style) for state, style in _STATES.items()]
+    marks = [look.mark(**style) for style in _STATES.values()]
     look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
 @look.style()
-def losses(frame: pd.DataFrame) -> Figure:
-    """What each pattern loses at the later half and at all layers: a panel per task, a row per pattern.
+def losses_by_sparsity(frame: pd.DataFrame) -> Figure:
+    """What C1 and C2 are about: what patterns lose, by the sparsity of the layers that they change.
 
-    Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `pattern`, and `mean`,
-    `low` and `high` in points. Each panel has a scale of its own. Raises `InputError` if a column is missing
-    or there is no row.
+    A panel per task, from 70 % sparsity on, with a line at the claim's sparsity and one at the margin of what
+    is little. Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `kind` and
+    `pattern`, `sparsity` in [0, 1], and `mean`, `low` and `high` in points. Random controls are left out.
+    Points of nearly equal sparsity stand side by side. Raises `InputError` if a column is missing or there is
+    no row to draw.
     """
-    look.check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
-    patterns = list(frame["pattern"].unique())
-    options = {"columns": 2, "margin": 0.8, "share": "y", "xlabel": "points lost"}
-    figure, panels = look.panels_of(frame, "label", 0.32 * len(patterns) + 0.6, **options)
-    for axes, _, own in panels:
-        for _, row in own.iterrows():
-            style, aside = _PLACEMENTS[row["placement"]]
-            look.draw_mean(axes, tuple(row[_NUMBERS]), patterns.index(row["pattern"]) + aside, style)
-        look.name_rows(axes, patterns)
-    look.legend_above(figure, [look.mark(**style) for style, _ in _PLACEMENTS.values()])
+    look.check_columns(frame, "label", "placement", "kind", "pattern", "sparsity", *_NUMBERS)
+    frame = frame[(frame["kind"] != "control") & (100 * frame["sparsity"] >= _FROM)]
+    look.check_some(frame, "losses of patterns that are 70 % sparse or more")
+    alone = frame["pattern"] == CLS_ALONE
+    styles = [_ALONE if a else _PLACEMENTS[place] for a, place in zip(alone, frame["placement"], strict=True)]
+    figure, panels = _losses(frame, "sparsity", styles, "sparsity of the changed layers, %")
+    dotted = look.DENSE_LINE | {"linestyle": ":"}
+    for axes in panels:
+        axes.axhline(MARGIN, **look.DENSE_LINE, zorder=1)
+        axes.axvline(100 * LEVELS[0], **dotted, zorder=1)
+        axes.set_xlim(_FROM, 101)
+    marks = [look.mark(**style) for style in (*_PLACEMENTS.values(), _ALONE)]
+    marks.append(look.mark(f"{MARGIN:g} point", **look.DENSE_LINE, marker=""))
+    look.legend_above(figure, [*marks, look.mark(f"{100 * LEVELS[0]:.0f} %", **dotted, marker="")])
     return figure
 
 
@@ -80,13 +94,20 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     `InputError` if a column is missing or there is no row.
     """
     look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    labels = {"xlabel": "density over real tokens, %", "ylabel": "points lost"}
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
-    for axes, _, own in panels:
-        axes.axhline(0, **look.ZERO_LINE)
-        places = look.beside(100 * own["density"])
-        for index, row in own.iterrows():
-            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), _KINDS[row["kind"]])
+    figure, _ = _losses(frame, "density", frame["kind"].map(_KINDS.get), "density over real tokens, %")
     there = [kind for kind in _KINDS if kind in set(frame["kind"])]
     look.legend_above(figure, [look.mark(kind, **_KINDS[kind]) for kind in there])
     return figure
+
+
+def _losses(frame: pd.DataFrame, x: str, styles: Iterable[dict], xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Means with their intervals in points against a share `x`; each row of the frame has a style."""
+    frame = frame.assign(style=list(styles))
+    labels = {"xlabel": xlabel, "ylabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
+    for axes, _, own in panels:
+        axes.axhline(0, **look.ZERO_LINE)
+        places = look.beside(100 * own[x])
+        for index, row in own.iterrows():
+            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), row["style"])
+    return figure, [axes for axes, *_ in panels]
