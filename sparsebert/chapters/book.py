@@ -28,7 +28,9 @@ from sparsebert import paths
 from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.chapters.reference import PAGE, entries, reference_page, with_reference
 from sparsebert.chapters.running import execute, was_executed
+from sparsebert.chapters.site import write_pages
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError
 from sparsebert.reading import read_yaml
@@ -183,13 +185,17 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> N
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".ipynb_checkpoints", ".*"))
     (source / "notebooks").mkdir()
+    reference = entries()
     for notebook in executed:
-        chapter = read_notebook(notebook)
+        chapter = with_reference(read_notebook(notebook), notebook.stem[:2], reference)
         write_notebook(
             source / "notebooks" / notebook.name, without_solutions(chapter) if students else chapter
         )
+    (source / f"{PAGE}.md").write_text(reference_page(), encoding="utf-8")
     (source / "components.md").write_text(components_page(), encoding="utf-8")
     (source / "this_build.md").write_text(_about_this_build(executed, profile), encoding="utf-8")
+    sources = [root / "notebooks" / notebook.name for notebook in executed]
+    write_pages(root, source, [*sorted((root / "book").glob("*.md")), *sources])
 
 
 def _about_this_build(executed: list[Path], profile: str) -> str:
@@ -227,7 +233,8 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
     facts = {
         "source": _hashes(build / "source", "*"),
         "config": _hash(root / "_config.yml"),
-        "renderer": _hash(Path(__file__)),
+        "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
+        "repository": os.environ.get("SPARSEBERT_REPOSITORY"),
         "versions": versions(),
     }
     text = json.dumps(facts, indent=1)
