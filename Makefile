@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 INDEX := _build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean distclean
+.PHONY: help book pdf test serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -31,6 +31,9 @@ help:  ## this list
 
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE)
+
+pdf: $(INSTALLED)  ## the whole book as one PDF; needs Chromium
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE) --pdf
 
 test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

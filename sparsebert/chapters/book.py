@@ -28,6 +28,7 @@ from sparsebert import paths
 from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.chapters.printing import find_browser, print_page
 from sparsebert.chapters.reference import PAGE, entries, reference_page, with_reference
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.site import write_pages
@@ -46,9 +47,12 @@ def build_book(
     profile: str = "quick",
     *,
     build: str | Path | None = None,
+    pdf: bool = False,
     say: Callable[[str], None] = _to_stderr,
 ) -> Path:
     """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
+
+    With `pdf` the path is that of the whole book as one PDF, `sparsebert.pdf` in `build`.
 
     Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
     notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
@@ -56,6 +60,7 @@ def build_book(
     Raises `InputError` if a chapter is missing or the profile is wrong, and `ChapterError` if a notebook or
     the rendering fails.
     """
+    browser = find_browser() if pdf else ""
     root = find_root(root)
     build = Path(build).resolve() if build else root / "_build"
     todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in _chapters_in_toc(root)]
@@ -64,7 +69,8 @@ def build_book(
         try:
             _execute_changed(todo, profile, executed, root, say)
             _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
-            return _rendered(root, build, say)
+            index = _rendered(root, build, say)
+            return _printed(root, build, browser, say) if pdf else index
         except KeyboardInterrupt:
             say("\nstopped; the same command continues from here: finished runs and chapters are kept")
             raise
@@ -250,13 +256,33 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
     return index
 
 
-def _render(root: Path, build: Path) -> None:
+def _printed(root: Path, build: Path, browser: str, say: Callable[[str], None]) -> Path:
+    """The book as one PDF, made anew if the pages are newer."""
+    pdf, single = build / "sparsebert.pdf", build / "singlehtml"
+    if pdf.is_file() and pdf.stat().st_mtime > (build / "rendered.json").stat().st_mtime:
+        say("the PDF: unchanged")
+        return pdf
+    say("printing the book")
+    _render(root, build, "singlehtml")
+    print_page(browser, single / f"{pages_in_toc(read_yaml(root / 'book' / '_toc.yml'))[0]}.html", pdf)
+    shutil.rmtree(single)
+    return pdf
+
+
+def _render(root: Path, build: Path, builder: str = "html") -> None:
     """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
-    work, log, html = build / "sphinx", build / "book.log", build / "html"
+    work, log, html = build / "sphinx", build / "book.log", build / builder
     shutil.rmtree(work, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command += ["build", build / "source", "-W", "-n", "--keep-going", "--path-output", work]
-    command += ["--config", root / "_config.yml", "--toc", build / "source" / "_toc.yml"]
+    command += [
+        "--builder",
+        builder,
+        "--config",
+        root / "_config.yml",
+        "--toc",
+        build / "source" / "_toc.yml",
+    ]
     with log.open("w", encoding="utf-8") as stream:
         rendered = subprocess.run(
             command,
@@ -271,7 +297,7 @@ def _render(root: Path, build: Path) -> None:
         said = [line.replace(str(build / "source"), "book") for line in said]
         raise ChapterError("\n    ".join([f"the book could not be rendered (all of it in {log}):", *said]))
     shutil.rmtree(html, ignore_errors=True)
-    os.replace(work / "_build" / "html", html)
+    os.replace(work / "_build" / builder, html)
     shutil.rmtree(work, ignore_errors=True)
 
 

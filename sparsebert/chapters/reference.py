@@ -78,8 +78,8 @@ def reference_page() -> str:
     )
     parts = [
         "# Package reference",
-        "What you import from `sparsebert`, and what else a chapter explains, in the words of the docstrings. Each "
-        "entry links the chapter that explains it, and each chapter ends with links to its entries. "
+        "What you import from `sparsebert`, and what else a chapter explains, in the docstrings' words. "
+        "An entry links the chapter that explains it, and each chapter ends with links to its entries. "
         "The {ref}`index <genindex>` lists all of them by name.",
     ]
     for wing in wings:

@@ -65,6 +65,9 @@ def _on_github(url: str) -> str:
 
 
 def _read_pages(app: Sphinx) -> None:
+    # Sphinx forgets how HTML is written for a builder of HTML that any extension has nodes of its own for.
+    written = app.registry.translation_handlers
+    written["singlehtml"] = written.get("html", {}) | written.get("singlehtml", {})
     pages = Path(app.srcdir, PAGES)
     app.sparsebert_pages = read_yaml(pages) if pages.is_file() else {}
 
@@ -152,6 +155,11 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         _write_downloads(app)
         leave_out_unused(Path(app.outdir))
+    if error is None and app.builder.name == "singlehtml":  # for paper, on which nothing can be unfolded
+        page = Path(app.outdir, f"{app.config.root_doc}.html")
+        page.write_text(
+            page.read_text(encoding="utf-8").replace("<details", "<details open"), encoding="utf-8"
+        )
 
 
 def _write_downloads(app: Sphinx) -> None:

@@ -51,8 +51,9 @@ def run(notebook: str, given: tuple[str, ...], profile: str, out: str | None, da
 
 @click.command()
 @profile_option
-def book(profile: str) -> None:
-    """Run every chapter that has changed and render the book; ends with the path of its index.html."""
+@click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
+def book(profile: str, pdf: bool) -> None:
+    """Run every chapter that has changed and render the book; ends with the path of its index.html or PDF."""
     from sparsebert.chapters import build_book
 
-    click.echo(build_book(profile=profile))
+    click.echo(build_book(profile=profile, pdf=pdf))
