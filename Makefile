@@ -6,6 +6,7 @@
 #   PROFILE      smoke (a rehearsal that learns nothing), quick (default) or full (wants a GPU)
 #   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
+#   DATA         folder in the GLUE layout that `make evidence` reads (default: glue)
 #   PORT         port that `make serve` listens on (default: 8000)
 
 PYTHON ?= python3
@@ -13,6 +14,7 @@ PIP_ARGS ?=
 PROFILE ?= quick
 FRESH ?=
 PYTEST_ARGS ?=
+DATA ?= glue
 PORT ?= 8000
 
 VENV := .venv
@@ -21,7 +23,7 @@ INSTALLED := $(VENV)/.installed
 INDEX := _build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test serve clean distclean
+.PHONY: help book pdf test evidence serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -40,6 +42,11 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/pyrefly check --summary=none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core
+	@$(BIN)/sparsebert results unpack evidence --runs-dir runs/evidence
+	@for grid in book/grids/evidence/*.yaml; do \
+		echo "$$grid"; $(BIN)/sparsebert sweep $$grid --data-dir $(DATA) --runs-dir runs/evidence || exit 1; done
 
 serve: $(INSTALLED)  ## show the book on localhost, at PORT (build it first if there is none)
 	@test -f $(INDEX) || $(MAKE) --no-print-directory book

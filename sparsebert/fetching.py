@@ -47,6 +47,15 @@ def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str)
     return [folder / download.file for download in downloads]
 
 
+def pip(command: str, *arguments: str) -> str | None:
+    """Call pip's `download` or `install`, without dependencies; what it says where it fails, else None."""
+    call = [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*call, *arguments], capture_output=True, text=True, check=False)
+    said = done.stderr.strip().splitlines() or ["no message"]
+    error = next((line for line in said if line.startswith("ERROR: ")), said[-1])
+    return error.removeprefix("ERROR: ") if done.returncode else None
+
+
 def is_whole(path: Path, sha256: str) -> bool:
     """Whether a file is there, with this content."""
     if not path.is_file():
@@ -60,17 +69,13 @@ def _download(
 ) -> None:
     requirements = temporary / "requirements.txt"
     requirements.write_text("".join(f"{d.requirement} --hash=sha256:{d.sha256}\n" for d in missing))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--retries", "2", "--no-deps", *options, "--require-hashes", "-r", str(requirements)]
     print(f"sparsebert: {what} needs {_named(missing)}, which pip downloads once", file=sys.stderr)
-    pip = subprocess.run([*command, "-d", str(temporary)], capture_output=True, text=True, check=False)
-    if pip.returncode:
-        said = pip.stderr.strip().splitlines() or ["no message"]
-        error = next((line for line in said if line.startswith("ERROR: ")), said[-1])
+    how = ["--retries", "2", *options, "--require-hashes", "-r", str(requirements)]
+    if error := pip("download", *how, "-d", str(temporary)):
         by_hand = " ".join(["--no-deps", *options, *(d.requirement for d in missing)])
         raise InputError(
             f"{what} needs {_named(missing)} and pip could not download that "
-            f"({error.removeprefix('ERROR: ')}); where pip can, run `pip download {by_hand}` and put what it "
+            f"({error}); where pip can, run `pip download {by_hand}` and put what it "
             f"brings into {folder}"
         )
 

@@ -6,13 +6,15 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from sparsebert.errors import InputError, shown
 from sparsebert.reading import path_of
+
+Given = str | Path | None  # a folder that a person may name
 
 
 def cache_dir() -> Path:
@@ -24,38 +26,30 @@ def cache_dir() -> Path:
     return Path(user_cache_dir("sparsebert"))
 
 
-def data_dir(given: str | Path | None = None) -> Path | None:
+def data_dir(given: Given = None) -> Path | None:
     """Folder with data sets in the GLUE layout: the argument, or SPARSEBERT_DATA_DIR, or None.
 
     Raises `InputError` if the folder that was named does not exist.
     """
-    named = given or os.environ.get("SPARSEBERT_DATA_DIR")
-    if not named:
-        return None
-    path = path_of(named)
-    if not path.is_dir():
-        origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
-        raise InputError(
-            f"{origin} names '{shown(path)}', which is not a folder; "
-            "give the folder that holds SST-2, MRPC, ..."
-        )
-    return path
+    origin = "--data-dir" if given else "SPARSEBERT_DATA_DIR"
+    refusal = f"{origin} names '%s', which is not a folder; give the folder that holds SST-2, MRPC, ..."
+    return _existing(given, "SPARSEBERT_DATA_DIR", refusal)
 
 
-def prepared_dir(given: str | Path | None = None) -> Path | None:
+def prepared_dir(given: Given = None) -> Path | None:
     """Folder that all tasks are read from as tokens: the argument, or SPARSEBERT_PREPARED_DIR, or None.
 
     Raises `InputError` if it does not exist.
     """
-    named = given or os.environ.get("SPARSEBERT_PREPARED_DIR")
-    if not named:
-        return None
-    path = path_of(named)
-    if not path.is_dir():
-        raise InputError(
-            f"there is no folder '{shown(path)}' of prepared data; give --prepared or "
-            "SPARSEBERT_PREPARED_DIR one that `sparsebert prepare` wrote"
-        )
+    refusal = "there is no folder '%s' of prepared data; give --prepared or SPARSEBERT_PREPARED_DIR one that"
+    return _existing(given, "SPARSEBERT_PREPARED_DIR", f"{refusal} `sparsebert prepare` wrote")
+
+
+def _existing(given: Given, variable: str, refusal: str) -> Path | None:
+    named = given or os.environ.get(variable)
+    path = path_of(named) if named else None
+    if path and not path.is_dir():
+        raise InputError(refusal % shown(path))
     return path
 
 
@@ -73,7 +67,7 @@ def fresh_runs() -> bool:
     return os.environ.get("SPARSEBERT_FRESH", "") not in ("", "0")
 
 
-def runs_dir(given: str | Path | None = None) -> Path:
+def runs_dir(given: Given = None) -> Path:
     """Folder of run records: the argument, or SPARSEBERT_RUNS_DIR, or `runs/` in the project.
 
     Outside a project it is `runs/` in the working folder.
@@ -95,12 +89,7 @@ class Folders:
     runs: Path
 
     @classmethod
-    def named(
-        cls,
-        data: str | Path | None = None,
-        prepared: str | Path | None = None,
-        runs: str | Path | None = None,
-    ) -> Folders:
+    def named(cls, data: Given = None, prepared: Given = None, runs: Given = None) -> Folders:
         """The folders that are given, and for others those of the environment variables or the defaults.
 
         Raises `InputError` for a folder of data that does not exist.
@@ -110,12 +99,8 @@ class Folders:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables that give a child process the same folders."""
-        found = {
-            "SPARSEBERT_DATA_DIR": self.data,
-            "SPARSEBERT_PREPARED_DIR": self.prepared,
-            "SPARSEBERT_RUNS_DIR": self.runs,
-        }
-        return {name: str(folder.absolute()) for name, folder in found.items() if folder}
+        found = {"DATA": self.data, "PREPARED": self.prepared, "RUNS": self.runs}
+        return {f"SPARSEBERT_{name}_DIR": str(path.absolute()) for name, path in found.items() if path}
 
 
 def check_writable(folder: Path, name: str, instead: str) -> None:
@@ -163,12 +148,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     The lock is on the folder itself and leaves no file behind. Where folders can't be locked there is none.
     """
-    descriptor = os.open(folder, os.O_RDONLY) if folder.is_dir() else None
-    try:
-        if descriptor is not None:
+    with ExitStack() as stack:
+        if folder.is_dir():
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,8 +51,8 @@ def read_bytes(given: str | Path, what: str, instead: str = "", most: int = MOST
     path = path_of(given)
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe, socket or device"
             raise _unreadable(path, what, f"it is {kind} and not a file", instead)
         if status.st_size > most:
             raise _unreadable(path, what, f"it has {status.st_size:,} bytes, and {most:,} may be", instead)
@@ -163,10 +163,7 @@ class _PlainData:
         return {name: value for other in reversed([fields, *others]) for name, value in other.items()}
 
     def _until(self, end: str) -> Iterator[Any]:
-        for event in self.events:
-            if type(event).__name__ == end:
-                return
-            yield event
+        return iter(takewhile(lambda event: type(event).__name__ != end, self.events))
 
     def _plain_scalar(self, event: Any) -> Any:
         """The value of a scalar without quotes, in the core schema."""
@@ -176,10 +173,8 @@ class _PlainData:
         if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
             return text.lower() == "true"
         try:
-            if re.fullmatch(r"[-+]?[0-9]+", text):
-                return int(text)
-            if re.fullmatch(r"0o[0-7]+|0x[0-9a-fA-F]+", text):
-                return int(text, 0)
+            if re.fullmatch(r"[-+]?[0-9]+|(0o)[0-7]+|(0x)[0-9a-fA-F]+", text):
+                return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
         except ValueError:
             raise self.wrong(event.start_mark, f"a number of {len(text):,} digits") from None
         if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):

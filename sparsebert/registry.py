@@ -106,9 +106,9 @@ def external_components() -> list[tuple[bytes, str]]:
     outside = [(registry[name], found) for registry in _ALL for name, found in registry.fingerprints.items()]
     if not outside:
         return []
-    import cloudpickle  # needed only by those who register components
+    from cloudpickle import dumps  # needed only by those who register components
 
-    return [(cloudpickle.dumps(component), fingerprint) for component, fingerprint in outside]
+    return [(dumps(component), fingerprint) for component, fingerprint in outside]
 
 
 def load_components(parts: Iterable[tuple[bytes, str]]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import itertools
 
 import pytest
@@ -24,6 +23,7 @@ from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.registry import register
+from sparsebert.selftest.models import HandMasked, computed_by_hand, outputs_and_gradients
 
 PLANS = [
     "neighbour(1) | global(cls)",
@@ -57,50 +57,25 @@ MODEL_COLUMNS = ("input_ids", "attention_mask")
 kinds = pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
 
 
-class HandMasked:
-    """The model's own attention with each layer's mask and weights written out, in the order of the calls."""
-
-    def __init__(self, masks, added):
-        self.masks, self.added, self.calls = masks, added, 0
-
-    @classmethod
-    def of_plan(cls, plan, model, batch):
-        columns = Batch(
-            batch["attention_mask"].bool(),
-            batch["word_ids"],
-            batch["head_ids"],
-            model.get_input_embeddings()(batch["input_ids"]).detach(),
-        )
-        rows, size = columns.real.shape
-        masks = torch.zeros(4, rows, 2, size, size, dtype=torch.bool)
-        added = torch.zeros(masks.shape, dtype=torch.float64)
-        for layer, pattern in enumerate(parse_plan(plan).layers(4)):
-            for row, head in itertools.product(range(rows), range(2)):
-                sentence = Sentence(columns, row)
-                inside = (layer, row, head, slice(sentence.n), slice(sentence.n))
-                masks[inside] = torch.tensor(allowed(pattern, sentence, head))
-                if table := weights(pattern, sentence, head):
-                    added[inside] = torch.tensor(table)
-        return cls(masks, added)
-
-    def before_attention(self, module, args, kwargs):
-        """A hook that adds to the mask that the encoder hands to a layer's attention."""
-        given = inspect.signature(module.forward).bind_partial(*args, **kwargs)
-        own = given.arguments.get("attention_mask")
-        layer, self.calls = self.calls, self.calls + 1
-        exist = self.masks[layer]
-        if own is not None:  # 0 or True where the encoder allows a pair
-            exist = exist & (own if own.dtype == torch.bool else own == 0)
-        least = torch.finfo(torch.double).min
-        given.arguments["attention_mask"] = self.added[layer].masked_fill(~exist, least)
-        return given.args, given.kwargs
-
-
-def outputs_and_gradients(model, batch):
-    model.zero_grad()
-    logits = model(**batch).logits
-    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1])).backward()
-    return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+def hand_masked(plan, model, batch):
+    """The masks and weights of a plan by the definitions of its patterns."""
+    columns = Batch(
+        batch["attention_mask"].bool(),
+        batch["word_ids"],
+        batch["head_ids"],
+        model.get_input_embeddings()(batch["input_ids"]).detach(),
+    )
+    rows, size = columns.real.shape
+    masks = torch.zeros(4, rows, 2, size, size, dtype=torch.bool)
+    added = torch.zeros(masks.shape, dtype=torch.float64)
+    for layer, pattern in enumerate(parse_plan(plan).layers(4)):
+        for row, head in itertools.product(range(rows), range(2)):
+            sentence = Sentence(columns, row)
+            inside = (layer, row, head, slice(sentence.n), slice(sentence.n))
+            masks[inside] = torch.tensor(allowed(pattern, sentence, head))
+            if table := weights(pattern, sentence, head):
+                added[inside] = torch.tensor(table)
+    return HandMasked(masks, added)
 
 
 def states_and_gradients(model, batch):
@@ -109,16 +84,6 @@ def states_and_gradients(model, batch):
     states = model.base_model(**batch).last_hidden_state[batch["attention_mask"].bool()]
     (states * torch.arange(states.shape[1])).sum().backward()
     return states.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def computed_by_hand(by_hand, model, batch, run=outputs_and_gradients):
-    modules = architecture_of(model).modules
-    hooks = [m.register_forward_pre_hook(by_hand.before_attention, with_kwargs=True) for m in modules]
-    results = run(model, {c: batch[c] for c in MODEL_COLUMNS})
-    assert by_hand.calls == 4
-    for hook in hooks:
-        hook.remove()
-    return results
 
 
 def assert_equal(results, expected):
@@ -132,7 +97,7 @@ def assert_equal(results, expected):
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_sparsified_model_equals_a_hand_masked_eager_one_forward_and_backward(kind, plan):
     batch, model = tiny_batch(), tiny_model(kind)
-    expected = computed_by_hand(HandMasked.of_plan(plan, model, batch), model, batch)
+    expected = computed_by_hand(hand_masked(plan, model, batch), model, batch)
     with sparsify(model, plan):
         assert_equal(outputs_and_gradients(model, batch), expected)
 

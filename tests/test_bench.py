@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import shutil
+import sys
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -137,6 +139,44 @@ def test_flex_alone_and_dense_are_left_out_where_they_are_too_heavy():
     assert "not run beyond 16" in frame.loc["dense", "left_out"]
     assert "gradients on a GPU only" in frame.loc["flex alone", "left_out"]
     assert frame.loc["auto", "forward"] > 0 and math.isnan(frame.loc["auto", "forward_over_dense"])
+
+
+def windowed(query, key, value, width):
+    """Attention within a window, of heads that stand behind their tokens."""
+    apart = torch.arange(query.shape[1])
+    allowed = (apart - apart[:, None]).abs() <= width
+    heads = [x.transpose(1, 2) for x in (query, key, value)]
+    return torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=allowed).transpose(1, 2)
+
+
+@pytest.mark.parametrize("name", ["varlen", "natten", "cudnn"])
+def test_windows_of_gpu_libraries_get_the_layer_as_they_take_it(name, monkeypatch):
+    """With a slow stand-in for the library, since there is no GPU here; without one they are left out."""
+    from torch.nn.attention import varlen
+
+    case = Case(parse_pattern("neighbour(3) | global(cls)"), 40, 2, 8, torch.float32, "cpu", math.inf, 0)
+    with pytest.raises(bench_attention.Missing, match="GPUs only"):
+        all_contenders()[name].make(case, False)
+
+    def varlen_attn(query, key, value, of_queries, of_keys, most, most_keys, *, window_size):
+        assert of_queries.tolist() == of_keys.tolist() == [0, 40] and (most, most_keys) == (40, 40)
+        return windowed(query[None], key[None], value[None], *{*window_size})[0]
+
+    natten = ModuleType("natten.functional")
+    natten.na1d = lambda *heads, kernel_size: windowed(*heads, kernel_size // 2)
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    monkeypatch.setitem(sys.modules, "natten", ModuleType("natten"))
+    monkeypatch.setitem(sys.modules, "natten.functional", natten)
+    monkeypatch.setattr(bench_attention, "_check_gpu", lambda case: None)
+    made = all_contenders()[name].make(case, False)
+    if name == "cudnn":
+        assert made.density() == 1
+        return
+    *inputs, _ = case.inputs()
+    band = Case(parse_pattern("neighbour(3)"), 40, 2, 8, torch.float32, "cpu", math.inf, 0)
+    masked = all_contenders()["masked"].make(band, False)
+    torch.testing.assert_close(made.attend(*inputs), masked.attend(*inputs))
+    assert made.density() == pytest.approx(masked.density() if name == "varlen" else 7 / 40)
 
 
 def test_a_bug_of_ours_is_not_taken_for_a_reason(monkeypatch):
@@ -387,6 +427,29 @@ def test_bench_model_prints_tables_and_json(tmp_path):
     assert (tmp_path / "m.png").exists()
     rows = json.loads(call("model", *size, "--plan", "neighbour(1)", "--json").stdout)["records"]
     assert [row["contender"] for row in rows] == ["dense", "plan"]
+
+
+def test_rows_are_added_to_a_file_and_lengths_that_it_has_are_not_measured_again(tmp_path, monkeypatch):
+    out, tokens = tmp_path / "rows.jsonl", ["--tokens", 64]
+    model = ["model", "--encoder", "tiny", "--rounds", 1, "--out", out, "--lengths"]
+    layer = ["attention", "--heads", 2, "--width", 8, "--rounds", 1, "--contender", "dense", "--out", out]
+
+    def kept():
+        rows = [json.loads(line)["row"] for line in out.read_text().splitlines()]
+        return [(row.get("mode"), row["length"]) for row in rows if row["contender"] == "dense"]
+
+    call(*model, "32", *tokens, "--mode", "training")
+    call(*model, "32,64", *tokens, "--mode", "training")
+    assert kept() == [("training", 32), ("training", 64)]
+    assert "has all of these lengths" in call(*model, "32,64", *tokens, "--mode", "training").output
+    call(*model, "32", *tokens)  # both modes: one of them is missing
+    assert kept()[2:] == [("training", 32), ("inference", 32)]
+    call(*model, "32", "--tokens", 32, "--mode", "training")  # another measurement
+    call(*layer, "--lengths", "16", "--pattern", "neighbour(1)")
+    call(*layer, "--lengths", "16", "--pattern", "neighbour(1)", "--pattern", "neighbour(2)")
+    assert len(kept()) == 8 and kept()[4:] == [("training", 32), *[(None, 16)] * 3]
+    out.write_text("{}\n")
+    assert "it holds other things than rows" in call(*model, "32", code=2).output
 
 
 def test_an_interruption_leaves_what_was_measured(monkeypatch):

@@ -80,25 +80,41 @@ MENTIONED = {
     ],
     ("bench", "attention"): [
         *("--pattern", "--contender", "--heads", "--width", "--lengths", "--rounds", "--longest-dense"),
-        *("--dtype", "--device", "--seed", "--plot", "--json", "Example:"),
+        *("--dtype", "--device", "--seed", "--plot", "--out", "--json", "Example:"),
     ],
     ("bench", "model"): [
         *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
         *("--plot", "--json", "Example:"),
     ],
-    ("results",): ["list", "check", "merge", "unpack", "book/results/"],
+    ("results",): ["list", "check", "merge", "keep", "unpack", "book/results/"],
     ("results", "list"): ["--json"],
     ("results", "check"): ["exit code 1"],
     ("results", "merge"): ["FILES", "--into", "--newest", "Example:"],
+    ("results", "keep"): ["FILES", "book/results/selftests/", "Example:"],
     ("results", "unpack"): ["NAME", "--runs-dir", "Example:"],
     ("prepare",): [
         *("TASK...", "--encoder", "--out", "--max-length", "--train-size", "--eval-size", "--parsed"),
         *("--data-dir", "Example:"),
     ],
     ("bundle",): [
-        *("GRID", "--out", "--prepared", "--python", "--no-wheels", "--part-size", "run.sh", "Example:"),
+        *(
+            "GRID",
+            "--out",
+            "--prepared",
+            "--python",
+            "--no-wheels",
+            "--part-size",
+            "--chapters",
+            "run.sh",
+            "Example:",
+        ),
     ],
     ("doctor",): ["machine"],
+    ("gpu",): [
+        *("OUT", "--grid", "--minutes", "--notebook", "NAME=VALUE", "--profile", "--workers", "--runs-dir"),
+        "Example:",
+    ],
+    ("selftest",): ["--device", "--minutes", "--only", "--out", "Exit code 1", "Example:"],
 }
 
 

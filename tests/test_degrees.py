@@ -13,10 +13,9 @@ from models import tiny_batch, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
-from sparsebert.degrees.hardening import check_target, harden, mass_widths
+from sparsebert.degrees.hardening import check_target, count_pairs, harden, mass_widths
 from sparsebert.degrees.learning import other_parts
 from sparsebert.degrees.methods import Survival, attention_mass
-from sparsebert.degrees.pairs import count_pairs
 from sparsebert.degrees.training import DegreeTraining, attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import sparsify

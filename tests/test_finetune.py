@@ -22,7 +22,7 @@ from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.machine import peak_memory, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
-from sparsebert.patterns.batches import Collator, Rows
+from sparsebert.patterns.batches import Collator
 from sparsebert.sweeps.running import find_or_train, run_all
 from sparsebert.training.checkpoints import MANIFEST, declare_whole, last_whole
 from sparsebert.training.finetuning import finetune
@@ -155,29 +155,23 @@ def test_a_plan_of_embeddings_runs_end_to_end(small):
 @pytest.mark.parametrize("labels", ["classes", "scores"])
 def test_rows_and_their_batches_are_those_of_the_prepared_data(small, workspace, labels):
     task = get_task(f"file:{workspace / labels}.csv")
-    data = prepare(task, "tiny", 32, train_size=20, parsed=True)["train"].select([3, 0, 11, 7])
-    rows, collate = Rows(data), Collator(pad_token_id=0)
-    assert len(rows) == 4 and rows.lengths == list(data["length"])
-    batch = collate([rows[index] for index in range(4)])
-    assert set(batch) == {*data.column_names} - {"length", "label"} | {"labels"}
-    longest = max(data["length"])
+    whole = prepare(task, "tiny", 32, train_size=20, parsed=True)["train"]
+    rows, collate = whole.select([3, 0, 11, 7]), Collator(pad_token_id=0)
+    assert len(rows) == 4 and rows.lengths == [len(rows[index]["input_ids"]) for index in range(4)]
+    naive = [whole[index] for index in (3, 0, 11, 7)]
+    batch, longest = collate([rows[index] for index in range(4)]), max(rows.lengths)
+    assert set(batch) == {*whole.tokens, "labels"}
     for name, values in batch.items():
         if name == "labels":
-            assert values.tolist() == pytest.approx(data["label"])
+            assert values.tolist() == pytest.approx([row["label"] for row in naive])
             assert values.dtype == (torch.int64 if labels == "classes" else torch.float32)
         else:
             padding = -1 if name in ("word_ids", "head_ids") else 0
-            naive = [ids + [padding] * (longest - len(ids)) for ids in data[name]]
-            assert values.dtype == torch.int64 and values.tolist() == naive
-    plain = collate([data[index] for index in range(4)])
-    assert all(torch.equal(plain[name], values) for name, values in batch.items())
-
-
-def test_rows_are_cut_where_they_end(small):
-    data = prepare(get_task(small["task"]), "tiny", 32, train_size=5)["train"]
-    rows = Rows(data)
-    for index in range(5):
-        assert rows[index]["input_ids"].tolist() == data[index]["input_ids"]
+            padded = [[*row[name], *[padding] * (longest - len(row[name]))] for row in naive]
+            assert values.dtype == torch.int64 and values.tolist() == padded
+    lists = [{n: v if n == "label" else v.tolist() for n, v in row.items()} for row in naive]
+    assert all(torch.equal(values, collate(lists)[name]) for name, values in batch.items())
+    assert set(collate([rows.without("word_ids", "head_ids")[0]])) == set(batch) - {"word_ids", "head_ids"}
 
 
 # ---- what is refused

@@ -33,7 +33,7 @@ def by_loop(rows):
     for row in rows:
         ids, text = row["input_ids"], row["token_type_ids"]
         inputs = {
-            name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask", "token_type_ids")
+            name: torch.tensor(row[name])[None] for name in ("input_ids", "attention_mask", "token_type_ids")
         }
         with torch.no_grad():
             attentions = model(**inputs, output_attentions=True).attentions

@@ -17,96 +17,17 @@ from sparsebert.patterns import Biased, HardLayer, Pattern, Union, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.registry import register
+from sparsebert.selftest.attention import (
+    HEADS,
+    PATTERNS,
+    attended,
+    errors,
+    make_batch,
+    make_heads,
+    outcome,
+)
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
-HEADS, WIDTH = 3, 8
-
-
-def hard(kept: list, weights: list | None = None, open_ended: bool = False) -> HardLayer:
-    """With `open_ended` the last item of the longest list stands for all larger distances."""
-    longest = max(map(len, kept)) - open_ended
-    weights = None if weights is None else [weights]
-    return HardLayer(
-        HardDegrees(max_distance=longest, open_ended=open_ended, kept=[kept], weights=weights), 0
-    )
-
-
-def ramp(longest: int, by: float) -> list[float]:
-    return [round(1 - by * distance / longest, 6) for distance in range(longest)]
-
-
-WEIGHTS = [[0.5, -1.0, 2.0], [1.0] * 40, [-0.25 * o for o in range(5)]]
-PATTERNS: dict[str, Pattern] = {
-    text: parse_pattern(text)
-    for text in (
-        "neighbour(0)",
-        "neighbour(3)",
-        "neighbour(64)",
-        "global(2)",
-        "random(3, seed=1)",
-        "neighbour(5) | global(cls)",
-        "neighbour(40) | global(3) | random(2) | random(4, seed=2)",
-    )
-} | {
-    "widths per head": hard([[1] * 2, [1] * 33, [1] * 70]) | parse_pattern("global(cls)"),
-    "holes": hard([[1, 0, 1], [0, 0, 1, 1], []]) | parse_pattern("random(2)"),
-    "irregular": hard([ramp(4, 1), ramp(70, 0.7), ramp(70, 1)]) | parse_pattern("global(cls) | random(2)"),
-    "weights on the band": hard([[1] * 3, [1] * 40, ramp(5, 1)], WEIGHTS) | parse_pattern("global(cls)"),
-    "an open head": hard([[1] * 2, [1] * 6, []], open_ended=True)
-    | parse_pattern("neighbour(7) | global(cls)"),
-    "open in part": hard([ramp(4, 1), [1, 0.5, 0, 0, 0.4], [1]], open_ended=True)
-    | parse_pattern("random(2)"),
-    "all heads open": hard([[0, 1]] * 3, open_ended=True) | parse_pattern("global(2)"),
-    "weights on an open head": hard([[1] * 3, [1] * 40, []], WEIGHTS, open_ended=True)
-    | parse_pattern("neighbour(50) | global(cls)"),
-    "weights on all pairs": Biased(
-        parse_pattern("neighbour(9) | global(2) | random(3)"), hard([[1] * 3, [1] * 40, [1] * 5], WEIGHTS)
-    ),
-}
-
-
-def make_batch(length: int, padded: bool) -> Batch:
-    """Rows with padding on the right and on the left beside a whole one, or two whole rows."""
-    if not padded:
-        return Batch.of_lengths([length, length])
-    real = torch.ones(3, length, dtype=torch.bool)
-    real[1, (length + 1) // 2 :] = False
-    real[2, : length // 3] = False
-    return Batch(real)
-
-
-def make_heads(batch: Batch, dtype=torch.float64, seed: int = 0) -> list[torch.Tensor]:
-    """Queries, keys and values, laid out as the layers before an attention leave them."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (*batch.real.shape, HEADS, WIDTH)
-    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    return [x.to(dtype).transpose(1, 2).requires_grad_() for x in drawn]
-
-
-def written_out(pattern: Pattern, batch: Batch, heads: list[torch.Tensor]) -> torch.Tensor:
-    query, key, value = heads
-    scores = query @ key.transpose(-1, -2) / WIDTH**0.5
-    bias = pattern.bias(batch)
-    if bias is not None:
-        scores = scores + bias
-    allowed = pattern.allowed(batch) | ~batch.real[:, None, :, None]
-    return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ value
-
-
-def outcome(compute, heads: list[torch.Tensor], batch: Batch) -> list[torch.Tensor]:
-    """The output at real tokens, and the gradients of queries, keys and values of a random sum of it."""
-    generator = torch.Generator().manual_seed(1)
-    real = batch.real[:, None, :, None]
-    output = compute(*heads)
-    chosen = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    loss = (output.masked_fill(~real, 0) * chosen.to(output.dtype)).sum()
-    return [output.detach().masked_fill(~real, 0), *torch.autograd.grad(loss, heads)]
-
-
-def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
-    return [
-        ((a.double() - b).norm() / b.norm().clamp(min=1)).item() for a, b in zip(found, exact, strict=True)
-    ]
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -115,7 +36,7 @@ def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
 def test_every_kernel_gives_what_is_written_out(name, length, padded):
     pattern, batch = PATTERNS[name], make_batch(length, padded)
     heads = make_heads(batch)
-    exact = outcome(lambda *heads: written_out(pattern, batch, heads), heads, batch)
+    exact = outcome(attended(pattern, batch), heads, batch)
     pairs = pattern.allowed(batch).expand(-1, HEADS, -1, -1).sum().item() / HEADS
     for kernel in ("reference", "banded"):
         core = kernel_for(pattern, batch, HEADS, kernel, gradient=True)
@@ -163,7 +84,7 @@ def test_unions_with_hard_degrees_are_as_the_mask_says_wherever_the_band_takes_t
     if layout is not None:
         heads = make_heads(batch)
         core = kernel_for(pattern, batch, HEADS, "banded")
-        exact = outcome(lambda *heads: written_out(pattern, batch, heads), heads, batch)
+        exact = outcome(attended(pattern, batch), heads, batch)
         assert core.count == pytest.approx(
             pattern.allowed(batch).expand(-1, HEADS, -1, -1).sum().item() / HEADS
         )
@@ -259,31 +180,6 @@ OF_ALL_KINDS = [
 
 def of_kind(name: str) -> Pattern:
     return PATTERNS[name] if name in PATTERNS else parse_pattern(name)
-
-
-def attended(pattern, batch, by_offset=None, window=None):
-    """Attention with a table by offset and the encoder's own window, place by place."""
-    length = batch.real.shape[1]
-    place = torch.arange(length)
-    apart = place - place[:, None]
-    allowed = pattern.allowed(batch) | ~batch.real[:, None, :, None]
-    if window is not None:
-        allowed = allowed & (apart.abs() <= window)
-    bias = pattern.bias(batch)
-
-    def compute(query, key, value, *table):
-        scores = query @ key.transpose(-1, -2) / WIDTH**0.5
-        if bias is not None:
-            scores = scores + bias
-        if table:
-            rows = []
-            for i in range(length):
-                reach = table[0].shape[1] // 2
-                rows.append(table[0][:, [min(max(j - i, -reach), reach) + reach for j in range(length)]])
-            scores = scores + torch.stack(rows, 1)
-        return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ value
-
-    return compute
 
 
 @pytest.mark.parametrize("reach", [0, 3, 60])
@@ -550,7 +446,7 @@ def test_flex_gives_the_same_forward(name):
         with torch.no_grad():
             heads = [x.detach() for x in make_heads(batch, torch.float32)]
             core = kernel_for(pattern, batch, HEADS, "flex")
-            found, exact = core(*heads), written_out(pattern, batch, [x.double() for x in heads])
+            found, exact = core(*heads), attended(pattern, batch)(*(x.double() for x in heads))
         real = batch.real[:, None, :, None]
         assert errors([found * real], [exact * real])[0] < 1e-5
         table = torch.randn(HEADS, 7)

@@ -15,7 +15,7 @@ from sparsebert.training.predictions import Predictions, metrics_of
 def rows_of(labels, tokens=None):
     count = len(labels)
     tokens = np.arange(2 * count) if tokens is None else tokens
-    return Rows.of_arrays(np.full(count, 2), {"input_ids": tokens}, list(labels))
+    return Rows(np.full(count, 2), {"input_ids": tokens}, list(labels))
 
 
 @given(

@@ -22,9 +22,10 @@ from sklearn import metrics as sklearn_metrics
 from test_runs import input_hash
 
 from sparsebert.cli import main
+from sparsebert.data.syntax import add_syntax
 from sparsebert.data.tasks import get_task, task_names
 from sparsebert.data.tasks.metrics import METRICS
-from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, prepared_task
+from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Needs, prepared_task
 from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
@@ -65,15 +66,37 @@ def same(rows: Rows, others: Rows) -> bool:
     )
 
 
+def by_hand(task, sizes, parsed):
+    """The rows of each split as lists, in the order that they are trained and evaluated in."""
+    tokenizer, found = load_tokenizer("tiny"), {}
+    for split, texts in task.load().items():
+        size = sizes[split != "train"] or len(texts)
+        if size < len(texts):
+            texts = texts.shuffle(seed=0).select(range(size))
+        rows = []
+        for row in texts:
+            encoded = tokenizer([row["text"]], truncation=True, max_length=32)
+            rows.append({name: encoded[name][0] for name in encoded} | {"label": row["label"]})
+            if parsed:
+                parses = add_syntax(encoded, [row["text"]])
+                rows[-1]["word_ids"], rows[-1]["head_ids"] = (ids[0] for ids in parses)
+        found[split] = rows if split == "train" else sorted(rows, key=lambda row: len(row["input_ids"]))
+    return found
+
+
 # ---- what is written and read
 
 
 @pytest.mark.parametrize("parsed", [True, False])
 @pytest.mark.parametrize("sizes", [(None, None), (20, 5), (10**6, 10**6), (1, None)])
 def test_rows_and_their_order_are_those_of_the_texts(task, small, sizes, parsed):
-    expected = prepare(get_task(small["task"]), "tiny", 32, *sizes, parsed)
-    found = prepare(task, "tiny", 32, *sizes, parsed)
-    assert found.keys() == expected.keys() and all(same(found[name], Rows(expected[name])) for name in found)
+    expected = by_hand(get_task(small["task"]), sizes, parsed)
+    for source in (task, get_task(small["task"])):
+        for _ in range(2):  # the second time from the cache
+            found = prepare(source, "tiny", 32, *sizes, parsed)
+            assert found.keys() == expected.keys()
+            for split, rows in expected.items():
+                assert [{n: np.array(v).tolist() for n, v in row.items()} for row in found[split]] == rows
 
 
 def test_what_was_cut_serves_smaller_runs_and_refuses_larger_ones(write, small):
@@ -82,7 +105,7 @@ def test_what_was_cut_serves_smaller_runs_and_refuses_larger_ones(write, small):
     for sizes in [(20, 6), (7, 3)]:
         expected = prepare(texts, "tiny", 32, *sizes)
         found = prepare(task, "tiny", 32, *sizes)
-        assert all(same(found[name], Rows(expected[name])) for name in found)
+        assert all(same(found[name], expected[name]) for name in found)
     for sizes in [(21, 6), (20, None)]:
         with pytest.raises(InputError, match=r"has fewer rows than asked for; .*--train-size"):
             prepare(task, "tiny", 32, *sizes)
@@ -94,7 +117,7 @@ def test_numbers_to_predict_come_back_as_they_are(workspace):
     task = prepared_task(texts.name, write_prepared(texts, "tiny", workspace / "p").parent)
     assert (task.metrics, task.label_names) == (("pearson", "spearman"), ())
     found = prepare(task, "tiny", texts.max_length)["validation"]
-    assert same(found, Rows(prepare(texts, "tiny", texts.max_length)["validation"]))
+    assert same(found, prepare(texts, "tiny", texts.max_length)["validation"])
 
 
 def test_what_suffices_is_left_and_what_does_not_is_widened(write):
@@ -119,11 +142,11 @@ def test_tokenizers_that_cut_differently_have_different_hashes():
 
 def test_a_cache_that_cannot_be_read_is_made_again(small, workspace):
     task = get_task(small["task"])
-    expected = Rows(prepare(task, "tiny", 32)["train"])
+    expected = prepare(task, "tiny", 32)["train"]
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:60]), Path.unlink):
         for path in (workspace / "cache").rglob("*.*"):
             damage(path)
-        assert same(Rows(prepare(task, "tiny", 32)["train"]), expected)
+        assert same(prepare(task, "tiny", 32)["train"], expected)
 
 
 # ---- what is refused
@@ -142,7 +165,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(write, small, a
     task = prepared_task(small["task"], write(train_size=20).parent)
     how = {"tokenizer": tokenizer_hash(load_tokenizer("tiny")), "max_length": 32, "train_size": 20} | asked
     with pytest.raises(InputError, match=rf"{answer}; where its texts are, run: sparsebert prepare"):
-        task.rows(**how)
+        task.rows(Needs(**how))
 
 
 def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
@@ -257,7 +280,7 @@ def test_arrays_that_no_library_reads_are_refused(task, small):
     for content in (b"", b"torn", b"\xff" * 100):
         _write(place, content, json.loads(manifest.model_dump_json()))
         with pytest.raises(InputError, match="holds no arrays"):
-            prepared_task(small["task"], folder).check(None, None, True)
+            prepared_task(small["task"], folder).check(Needs(parsed=True))
 
 
 def _write(place, content, manifest):
@@ -394,18 +417,19 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     (workspace / "there" / "block").mkdir()
     (workspace / "there" / "block" / "sitecustomize.py").write_text(BLOCKER)
     there = workspace / "there" / "sparsebert-bundle"
-    ran = subprocess.run(
-        ["sh", there / "run.sh", "--json"],
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("SPARSEBERT_")},
-            "PYTHON": sys.executable,
-            "PYTHONPATH": str(workspace / "there" / "block"),
-        },
-        cwd="/",
-        capture_output=True,
-        text=True,
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SPARSEBERT_")}
+    environment |= {"PYTHON": sys.executable, "PYTHONPATH": str(workspace / "there" / "block")}
+
+    def run(*arguments):
+        call = ["sh", there / "run.sh", *arguments]
+        ran = subprocess.run(call, env=environment, cwd="/", capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran
+
+    assert re.search(
+        r"left out  costs .*it needs the package pandas", run("selftest", "--only", "costs").stdout
     )
-    assert ran.returncode == 0, ran.stderr
+    ran = run("--json")
     assert len(json.loads(ran.stdout)["trained"]) == 2
     records = RunStore(there / "runs")
     for config in grid:
@@ -430,6 +454,20 @@ def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):
     assert "write a path that is relative" in error and not list(workspace.glob("b.tar.gz*"))
 
 
+def test_a_bundle_with_chapters_has_the_notebooks_and_wheels_of_what_they_run_with(grid, monkeypatch):
+    root = Path(bundling.__file__).parents[2]
+    monkeypatch.setattr(bundling, "project_root", lambda: root)
+    files = bundling._chapters()
+    assert {"_config.yml", "notebooks/profiles.yaml", "notebooks/03_which_connections.ipynb"} <= files.keys()
+    brought = bundling._with_needs(bundling.CHAPTER)
+    there = bundling._with_needs([*bundling.NEEDED, *bundling.LARGE])
+    assert {"papermill", "nbclient", "pyzmq"} <= brought - there
+    assert {"numpy", "torch", "pillow", "tokenizers"} <= there and "sphinx-exercise" not in brought
+    monkeypatch.setattr(bundling, "project_root", lambda: None)
+    error = call("bundle", "grid.yaml", "--out", "b.tar.gz", "--no-wheels", "--chapters", code=2).stderr
+    assert "call this from a clone" in error
+
+
 def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, tmp_path, capsys):
     versions = {"torch": "2.9.1+cu130"}
 
@@ -449,6 +487,10 @@ def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, 
     assert "this machine needs torch 2.10 and transformers 5.10, or newer" in said()
     versions |= {"torch": "2.11.0", "transformers": "5.17.0", "click": "8.3", "pydantic": "2.11"}
     assert re.search(r"lacks accelerate, jaxtyping and pip could not install .*No matching", said())
+    (tmp_path / "wheels").mkdir()  # what a chapter runs with, of which the machine has one
+    for name in ("nest_asyncio2-1-py3-none-any.whl", "click-8-py3-none-any.whl"):
+        (tmp_path / "wheels" / name).touch()
+    assert "lacks accelerate, jaxtyping, nest-asyncio2 and pip" in said()
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert "Python 3.11 or newer is needed, and this is 3.10" in said()
 

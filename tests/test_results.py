@@ -265,7 +265,7 @@ def test_sound_results_have_no_findings(project):
 
 
 def test_metrics_follow_from_predictions_or_are_found(project):
-    rows = Rows.of_arrays(np.full(4, 2), {"input_ids": np.arange(8)}, [0, 1, 1, 0])
+    rows = Rows(np.full(4, 2), {"input_ids": np.arange(8)}, [0, 1, 1, 0])
     parts = {"validation": Predictions.of(rows, np.eye(2)[[0, 1, 1, 1]], 2)}
     parts["test"] = Predictions.of(rows, np.eye(2)[[0, 1, 1, 0]], 2)
     sound = {"accuracy": 0.75, "test_accuracy": 1.0}

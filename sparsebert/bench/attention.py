@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,7 +27,7 @@ from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
-from sparsebert.patterns import Pattern, parse_pattern
+from sparsebert.patterns import Neighbour, Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 
@@ -77,6 +78,9 @@ def all_contenders() -> dict[str, Contender]:
         Contender("masked", _masked, has_masks=True),
         *(Contender(name, partial(_kernel, name), has_masks=True, ours=True) for name in kernel_names()),
         Contender("flex alone", _flex_alone, has_masks=True),
+        Contender("cudnn", _cudnn),
+        Contender("varlen", _varlen),
+        Contender("natten", _natten),
         Contender("longformer", _longformer),
         Contender("bigbird", _bigbird),
     )
@@ -302,6 +306,49 @@ def _flex_alone(case: Case, gradient: bool) -> Made:
     return Made(partial(compiled_flex(), block_mask=blocks), lambda: _density(case))
 
 
+def _cudnn(case: Case, gradient: bool) -> Made:
+    """Dense attention as NVIDIA's library computes it, which torch does not take by itself."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    _check_gpu(case)
+
+    def attend(*heads: Heads) -> Heads:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return scaled_dot_product_attention(*heads)
+
+    return Made(attend, lambda: 1.0)
+
+
+def _varlen(case: Case, gradient: bool) -> Made:
+    """The band alone, by the window of torch's attention for sequences of several lengths."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    _check_gpu(case)
+    width = _plain_layout(case, "varlen_attn").width
+    ends = torch.tensor([0, case.length], dtype=torch.int32, device=case.device)
+
+    def attend(*heads: Heads) -> Heads:
+        flat = [x.transpose(1, 2)[0] for x in heads]
+        mixed = varlen_attn(*flat, ends, ends, case.length, case.length, window_size=(width, width))
+        return mixed.transpose(0, 1)[None]
+
+    return Made(attend, lambda: _density(case, band_alone=True))
+
+
+def _natten(case: Case, gradient: bool) -> Made:
+    """The band alone; near the ends NATTEN's windows are moved inwards, not cut."""
+    _check_gpu(case)
+    na1d = import_module("natten.functional").na1d
+    window = 2 * _plain_layout(case, "NATTEN").width + 1
+    if window > case.length:
+        raise Missing(f"NATTEN takes windows up to the length, here {window}")
+
+    def attend(*heads: Heads) -> Heads:
+        return na1d(*(x.transpose(1, 2) for x in heads), kernel_size=window).transpose(1, 2)
+
+    return Made(attend, lambda: window / case.length)
+
+
 def _longformer(case: Case, gradient: bool) -> Made:
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -396,8 +443,14 @@ def _plain_layout(case: Case, who: str) -> Layout:
     return layout
 
 
-def _density(case: Case) -> float:
-    return kernel_for(case.pattern, case.batch(), case.heads).count / case.length**2
+def _density(case: Case, band_alone: bool = False) -> float:
+    pattern = Neighbour(case.pattern.layout().width) if band_alone else case.pattern
+    return kernel_for(pattern, case.batch(), case.heads).count / case.length**2
+
+
+def _check_gpu(case: Case) -> None:
+    if case.device == "cpu":
+        raise Missing("it runs on GPUs only")
 
 
 # ---- bars ---------------------------------------------------------------------------------------

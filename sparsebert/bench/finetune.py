@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
@@ -14,6 +15,7 @@ from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders
+from sparsebert.patterns.batches import Rows
 from sparsebert.patterns.plans import Plan
 from sparsebert.training.finetuning import build_trainer
 from sparsebert.training.resolved import Run
@@ -62,10 +64,10 @@ def _bench_length(run: Run, rounds: int) -> dict:
     precision = resolve_precision(config.precision)
     max_length = run.length(run.model())
     data = run.rows(max_length)
-    plain = data.remove_columns(["word_ids", "head_ids"]) if run.parsed else data
+    plain = {split: rows.without("word_ids", "head_ids") for split, rows in data.items()}
     kernels: list[str] = []
 
-    def ours(plan: Plan | str, rows: DatasetDict, steps: int) -> float:
+    def ours(plan: Plan | str, rows: dict[str, Rows], steps: int) -> float:
         model = run.model()
         trainer = build_trainer(model, config, rows, precision)
         trainer.args.max_steps = steps
@@ -87,7 +89,9 @@ def _bench_length(run: Run, rounds: int) -> dict:
             report_to="none",
             disable_tqdm=True,
         )
-        rows = plain["train"].remove_columns("length").rename_column("label", "labels")
+        train = plain["train"]
+        columns = {name: np.split(tokens, train.ends[:-1]) for name, tokens in train.tokens.items()}
+        rows = Dataset.from_dict(columns | {"labels": train.label})
         collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
         trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
@@ -112,7 +116,7 @@ def _bench_length(run: Run, rounds: int) -> dict:
     return {
         "max_length": max_length,
         "rows": rows,
-        "tokens_per_row": statistics.mean(data["train"]["length"]),
+        "tokens_per_row": statistics.mean(data["train"].lengths),
         "seed": config.seed,
         "kernels": kernels,
         "seconds": times,

@@ -9,17 +9,22 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.machine import commit, device_name, versions
-from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
+from sparsebert.paths import check_writable, fresh_runs, project_root, runs_dir, write_whole
+from sparsebert.reading import path_of, read_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PASSES = {"forward": "forward", "both": "forward + backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -169,6 +174,8 @@ def costs_json(frame: pd.DataFrame, provenance: dict) -> str:
 
 def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
     """What `costs_json` wrote, the frame and its provenance; `InputError` if the file holds no such thing."""
+    import pandas as pd
+
     try:
         content = json.loads(Path(path).read_text())
         frame = pd.DataFrame(content["records"])
@@ -200,6 +207,34 @@ def measured(
     if path is None or not path.is_file():
         path = write_whole(runs_dir() / "costs" / file, costs_json(measure(), provenance(**asked)))
     return read_costs(path)
+
+
+class Kept:
+    """Rows in a file, a JSON object a line with what was asked for, where and when; so that one can go on."""
+
+    def __init__(self, file: str, asked: dict[str, Any]):
+        self.path, self.where = path_of(file), provenance(**asked)
+        self.kinds = math.prod(len(asked.get(name, "1")) for name in ("pattern", "modes"))
+        self.asked = json.loads(
+            json.dumps({k: v for k, v in asked.items() if k not in ("lengths", "rounds")})
+        )
+        check_writable(self.path.parent, f"'{file}'", "--out")
+        lines = read_text(self.path, "the rows").splitlines() if self.path.exists() else []
+        try:
+            kept = [json.loads(line) for line in lines]
+            rows = [line["row"] for line in kept if line["asked"] == self.asked]
+            self.lengths = Counter(row["length"] for row in rows if row["contender"] == rows[0]["contender"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"--out {file}: it holds other things than rows ({in_short(error)})") from None
+
+    def left(self, lengths: Sequence[int]) -> list[int]:
+        """The lengths that are not there, or not for all patterns or modes."""
+        return [length for length in lengths if self.lengths[length] < self.kinds]
+
+    def add(self, row: dict[str, Any]) -> None:
+        row = {name: None if value != value else value for name, value in row.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"asked": self.asked, "where": self.where, "row": row}) + "\n")
 
 
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:

@@ -34,7 +34,7 @@ def components_page() -> str:
         _table(
             "Architectures",
             ARCHITECTURES,
-            {"architecture": _name, "about": lambda kind: _summary(inspect.getmodule(kind))},
+            {"architecture": _name, "about": _summary},
         ),
         _table(
             "Tasks",

@@ -11,6 +11,7 @@ from sparsebert import __version__
 from sparsebert.cli.benchmarks import bench
 from sparsebert.cli.chapters import book, run
 from sparsebert.cli.elsewhere import bundle, prepare
+from sparsebert.cli.gpu import gpu, selftest
 from sparsebert.cli.group import Sparsebert
 from sparsebert.cli.lists import doctor, encoders, patterns, tasks
 from sparsebert.cli.recorded import results
@@ -46,5 +47,7 @@ for command in (
     results,
     bench,
     doctor,
+    selftest,
+    gpu,
 ):
     main.add_command(command)

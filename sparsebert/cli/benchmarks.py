@@ -119,6 +119,11 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
         click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]"),
         click.option("--seed", default=0, show_default=True, type=click.IntRange(0)),
         click.option("--plot", metavar="FILE.png", help="Draw what was measured."),
+        click.option(
+            "--out",
+            metavar="FILE.jsonl",
+            help="Add rows there as they are measured; a length that it has is not measured again.",
+        ),
         json_option,
     ]
 
@@ -144,8 +149,9 @@ def _bench_options(lengths: str, rounds: int) -> Callable:
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.
 
-    The others are dense attention, the same with a mask, FlexAttention, and the layers of Longformer and
-    BigBird without their projections. The floor is dense attention's time times the density.
+    The others are dense attention, the same with a mask, FlexAttention, the windows of torch's varlen_attn
+    and of NATTEN on a GPU, and the layers of Longformer and BigBird without their projections. The floor is
+    dense attention's time times the density.
     """
     from sparsebert.bench import attention as benchmark
 
@@ -177,6 +183,7 @@ def bench_model(**options: object) -> None:
     """
     from sparsebert.bench import models as benchmark
 
+    options["tokens"] = options["tokens"] or max(options["lengths"])  # whichever lengths are left to measure
     _bench(benchmark, benchmark.model_rows, **options)
 
 
@@ -186,15 +193,21 @@ def _bench(
     *,
     longest_dense: list[int] | None,
     plot: str | None,
+    out: str | None,
     as_json: bool,
     **options: object,
 ) -> None:
     """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130."""
     import pandas as pd
 
-    from sparsebert.bench.measuring import costs_json, provenance
+    from sparsebert.bench.measuring import Kept, costs_json, provenance
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    kept = Kept(out, given) if out else None
+    if kept and not (left := kept.left(options["lengths"])):
+        click.echo(f"{out} has all of these lengths", err=True)
+        return
+    given |= {"lengths": left} if kept else {}
     if longest_dense:
         given["longest_dense"] = longest_dense[-1]
     if plot:
@@ -205,6 +218,8 @@ def _bench(
     try:
         for row in measure(**given):
             rows.append(row)
+            if kept:
+                kept.add(row)
     except KeyboardInterrupt:
         interrupted = True
     if rows:

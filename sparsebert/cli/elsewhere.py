@@ -71,6 +71,11 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 @click.option(
     "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
 )
+@click.option(
+    "--chapters",
+    is_flag=True,
+    help="Bring the notebooks, too; the machine has matplotlib, pandas, pyyaml, scipy and seaborn.",
+)
 @folder_options("data")
 def bundle(
     grid: str,
@@ -79,6 +84,7 @@ def bundle(
     pythons: tuple[str, ...],
     no_wheels: bool,
     part_size: int | None,
+    chapters: bool,
     folders: Folders,
 ) -> None:
     """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
@@ -90,7 +96,7 @@ def bundle(
     from sparsebert.sweeps.bundling import bundle as pack
 
     wheels = () if no_wheels else pythons or PYTHONS
-    parts = pack(grid, out, folders, prepared, wheels, part_size, _say)
+    parts = pack(grid, out, folders, prepared, wheels, part_size, chapters, _say)
     size = sum(path.stat().st_size for path in parts)
     if part_size:
         click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")

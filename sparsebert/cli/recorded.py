@@ -12,29 +12,44 @@ from sparsebert.cli.options import json_option, runs_dir_option
 
 @click.group()
 def results() -> None:
-    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them."""
+    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them.
+
+    Reports of `sparsebert selftest` are kept beside them.
+    """
 
 
 @results.command(name="list")
 @json_option
 def results_list(as_json: bool) -> None:
-    """List the recorded runs: by file, task and plan, with their seeds, device and versions."""
+    """List the recorded runs: by file, task and plan, with their seeds, device and versions.
+
+    Then, but not in JSON, the selftests.
+    """
     from sparsebert.study.results import as_text, overview
 
     table = overview()
-    click.echo(json.dumps(table.to_dict("records"), indent=1) if as_json else as_text(table))
+    if as_json:
+        click.echo(json.dumps(table.to_dict("records"), indent=1))
+        return
+    from sparsebert.selftest.checks import kept
+
+    click.echo(as_text(table))
+    for name, report in kept():
+        click.echo(f"\nselftests/{name}: {getattr(report, 'summary', report)}")
 
 
 @results.command(name="check")
 def results_check() -> None:
     """Check the recorded runs: truncated lines, wrong names, runs that stand twice, data that differ.
 
-    Metrics are computed again from the predictions; runs without predictions are counted. A line for each
-    finding, and exit code 1 if there is one.
+    Metrics are computed again from the predictions; runs without predictions are counted. Also reports of
+    selftests that can't be read. A line for each finding, and exit code 1 if there is one.
     """
+    from sparsebert.errors import InputError
+    from sparsebert.selftest.checks import kept
     from sparsebert.study.results import check, recorded_names, without_predictions
 
-    findings = check()
+    findings = check() + [str(found) for _, found in kept() if isinstance(found, InputError)]
     for finding in findings:
         click.echo(finding)
     if findings:
@@ -62,6 +77,16 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     for complaint in merged.left_out:
         click.echo(f"left out: {complaint}", err=True)
     click.echo(str(merged))
+
+
+@results.command(name="keep", epilog="Example: sparsebert results keep selftest.json")
+@click.argument("files", nargs=-1, required=True)
+def results_keep(files: tuple[str, ...]) -> None:
+    """Add reports that `sparsebert selftest --out FILE` wrote to book/results/selftests/."""
+    from sparsebert.selftest.checks import keep, read_report
+
+    for report in [read_report(Path(file)) for file in files]:
+        click.echo(f"{keep(report)}: {report.summary}")
 
 
 @results.command(

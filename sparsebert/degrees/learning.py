@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from sparsebert.degrees.hardening import Table, count_pairs
 from sparsebert.degrees.methods import Method
-from sparsebert.degrees.pairs import Table, count_pairs
 from sparsebert.errors import InputError
 from sparsebert.patterns import Bias, HardLayer, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
@@ -117,12 +117,7 @@ class LearnedDegrees(nn.Module):
     """
 
     def __init__(
-        self,
-        config: DegreeConfig,
-        layers: list[int],
-        count: int,
-        heads: int,
-        windows: dict[int, int] | None = None,
+        self, config: DegreeConfig, layers: list[int], count: int, heads: int, windows: dict | None = None
     ):
         super().__init__()
         self.config, self.layers, self.count, self.heads = config, layers, count, heads
@@ -202,25 +197,20 @@ class LearnedDegrees(nn.Module):
 
     def hardened(self) -> HardDegrees:
         """The hard degrees as data."""
-        longest = self.config.max_distance + self.config.open_ended
+        config, ends = self.config, self.config.max_distance + self.config.open_ended + 1
+        distance = torch.arange(ends, device=self.kept.device)
+        reach = (distance * (self.kept[..., :ends] > 0)).amax(-1).tolist()
 
         def rows(table: Table) -> list[list[list[float]] | None]:
             found: list[list[list[float]] | None] = [None] * self.count
             for layer, row in self.rows.items():
-                found[layer] = []
-                for head in range(self.heads):
-                    used = self.kept[row, head, 1 : 1 + longest].nonzero()
-                    reach = int(used.max()) + 1 if len(used) else 0
-                    values = table[row, head, 1 : 1 + reach].tolist()
-                    found[layer].append([round(value, 6) for value in values])
+                heads = zip(table[row].tolist(), reach[row], strict=True)
+                found[layer] = [[round(value, 6) for value in head[1 : 1 + last]] for head, last in heads]
             return found
 
-        return HardDegrees(
-            max_distance=self.config.max_distance,
-            open_ended=self.config.open_ended,
-            kept=rows(self.kept),
-            weights=rows(self.weights) if self.config.weights else None,
-        )
+        said = {"max_distance": config.max_distance, "open_ended": config.open_ended}
+        weights = rows(self.weights) if config.weights else None
+        return HardDegrees(**said, kept=rows(self.kept), weights=weights)
 
     def _spread(self, table: Float[Tensor, "layer_or_1 head_or_1 distance"]) -> Table:
         return table.expand(len(self.layers), self.heads, -1)

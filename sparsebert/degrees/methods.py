@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 from torch.utils.data import DataLoader
 
-from sparsebert.degrees.hardening import harden, mass_widths
-from sparsebert.degrees.pairs import Pairs, Table
+from sparsebert.degrees.hardening import Pairs, Table, harden, mass_widths
 from sparsebert.patterns import Bias, Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import by_distance, quantiles
@@ -44,9 +43,7 @@ class Method(ABC):
     soft: ClassVar[bool] = True  # whether edges count in part before they harden
     needs_target: ClassVar[bool] = False
     kind: ClassVar[Literal["learned", "read off", "other"]] = "other"  # of its runs, to the rules of claims
-    revision: ClassVar[int] = (
-        0  # raise it when what it computes changes: its older records are not found then
-    )
+    revision: ClassVar[int] = 0  # raise it when what it computes changes, so that older records aren't found
 
     def __init__(self, config: DegreeConfig):
         self.config, self.longest = config, config.max_distance
@@ -133,9 +130,7 @@ class Ensemble(Survival):
     kind = "other"
     label = "learned ensemble"
 
-    def bias(
-        self, log_counts: Float[Tensor, "head distance"], layer: int, batch: Batch, temperature: Tensor
-    ) -> Bias:
+    def bias(self, log_counts, layer, batch, temperature) -> Bias:
         own = quantiles(batch.positions, layer, len(log_counts))[..., None]
         survival = by_distance(log_counts, batch).exp()
         bias = logsigmoid((survival - own) / temperature).clamp(min=math.log(_LEAST))
@@ -216,9 +211,7 @@ class Mass(Survival):
     needs_target = True
     kind = "read off"
 
-    def harden(
-        self, log_survival: Table, pairs: Pairs, training: DegreeTraining
-    ) -> tuple[Table, Table | None]:
+    def harden(self, log_survival, pairs, training) -> tuple[Table, Table | None]:
         mass = attention_mass(training.sparse, training.rows(), training.others, self.longest)
         return mass_widths(mass, pairs, self.config.target_density, self.config.open_ended), None
 
@@ -242,10 +235,8 @@ def attention_mass(
         for row, (layer, other) in enumerate(others.items()):
             left = batch.pairs & ~(other or Neighbour(0)).allowed(batch)  # self-pairs are always allowed
             weight = attentions[layer].double() * left
-            for head in range(weight.shape[1]):
-                index = distance.expand(weight.shape[0], 1, *distance.shape[2:])[:, 0]
-                mass[row, head] += torch.bincount(
-                    index.flatten(), weight[:, head].flatten(), minlength=max_distance + 2
-                ).cpu()
+            index = distance.expand_as(weight[:, :1]).flatten()
+            for head, found in enumerate(weight.unbind(1)):
+                mass[row, head] += index.bincount(found.flatten(), minlength=max_distance + 2).cpu()
     model.train(was_training)
     return mass

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
-from sparsebert.degrees.hardening import check_target
+from sparsebert.degrees.hardening import Pairs, check_target, count_pairs
 from sparsebert.degrees.learning import DegreeConfig, LearnedDegrees
-from sparsebert.degrees.pairs import Pairs, count_pairs
 from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.sparsified import Sparsified
@@ -117,25 +116,14 @@ class DegreeTraining(TrainerCallback):
         with torch.no_grad():
             log_survival = self.learner.log_survival()
         if self.config.method_class.soft:
-            state.log_history.append(
-                {
-                    "step": state.global_step,
-                    "soft_metrics": self.evaluate(),
-                    "soft_density": pairs.density(log_survival.exp()).mean().item(),
-                    "survival": [
-                        [[round(value, 4) for value in head] for head in layer]
-                        for layer in log_survival[..., 1:].exp().tolist()
-                    ],
-                }
-            )
+            survival = log_survival.exp()
+            listed = survival[..., 1:].tolist()
+            rounded = [[[round(value, 4) for value in head] for head in layer] for layer in listed]
+            soft = {"soft_metrics": self.evaluate(), "soft_density": pairs.density(survival).mean().item()}
+            state.log_history.append({"step": state.global_step, **soft, "survival": rounded})
         self.learner.harden(*self.learner.method.harden(log_survival, pairs, self))
 
     def pairs(self) -> Pairs:
         """The pairs of tokens in the data on which the target is meant."""
-        counted = [
-            count_pairs(
-                self.sparse.batch_of(inputs), self.others, self.config.max_distance, self.learner.windows
-            )
-            for inputs in self.rows()
-        ]
-        return reduce(add, counted)
+        asked = self.others, self.config.max_distance, self.learner.windows
+        return reduce(add, (count_pairs(self.sparse.batch_of(inputs), *asked) for inputs in self.rows()))

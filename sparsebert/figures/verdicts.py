@@ -1,4 +1,4 @@
-"""The figures of the claims' chapter, with intervals over seeds; see `sparsebert.study.claims`."""
+"""The figures of the claims' chapter, with the intervals of the rules; see `sparsebert.study.claims`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sparsebert.figures import look
+from sparsebert.study.claims.rules import LEVELS, MARGIN
+from sparsebert.study.claims.runs import CLS_ALONE
 
 _STATES = {
     "met": {"color": look.BLUE, "marker": "o"},
     "refuted": {"color": look.RED, "marker": "X"},
+    "floor": {"color": look.ORANGE, "marker": "v"},
     "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
-_PLACEMENTS = {  # the words of the legend, the style, and the place beside the middle of the row
-    "late": ("at the later half", {"color": look.BLUE, "marker": "o"}, -0.17),
-    "all": ("at all layers", {"color": look.RED, "marker": "D", "fillstyle": "none"}, 0.17),
+_PLACEMENTS = {
+    "late": {"label": "at the later half", "color": look.BLUE, "marker": "o"},
+    "all": {"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"},
 }
+_ALONE = {"label": "[CLS] alone, at all layers", "color": look.INK, "marker": "s", "fillstyle": "none"}
+_FROM = 70  # percent of sparsity: less is no matter of C1 and C2
 _KINDS = {
-    "[CLS] alone": {"color": look.INK, "marker": "s"},
+    CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
     "both": {"color": look.COLOURS[2], "marker": "D"},
@@ -28,11 +33,12 @@ _NUMBERS = ("mean", "low", "high")
 
 @look.style()
 def forest(frame: pd.DataFrame) -> Figure:
-    """A forest plot: a row per estimate with its mean and 95 % interval, and a tick at its rule's bound.
+    """A forest plot: a row per estimate with its mean and 90 % interval, and a tick at its rule's bound.
 
     Columns of `frame`, as `claims.estimates` gives them: `label` (the task), `what`, `mean`, `low`, `high`
-    and `bound` in points, `state`. Rows of one task stand together, in the order they come; an estimate of
-    one seed has no interval. Raises `InputError` if a column is missing or there is no row.
+    and `bound` in points, and `state`, which the markers show. Rows of one task stand together, in the order
+    they come; an estimate of one seed has no interval. Raises `InputError` if a column is missing or there is
+    no row.
     """
     look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
@@ -46,32 +52,44 @@ def forest(frame: pd.DataFrame) -> Figure:
     for place, row in rows.iterrows():
         look.draw_mean(axes, _interval(row), place, _STATES[row["state"]])
     look.name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    marks = [look.legend_mark(state, **style) for state, style in _STATES.items()]
+    marks = [
+        look.legend_mark({"floor": "at the floor"}.get(state, state), **style)
+        for state, style in _STATES.items()
+    ]
     look.legend_above(figure, [*marks, look.legend_mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
 @look.style()
-def losses(frame: pd.DataFrame) -> Figure:
-    """What each pattern loses at the later half and at all layers: a panel per task, a row per pattern.
+def losses_by_sparsity(frame: pd.DataFrame) -> Figure:
+    """What C1 and C2 are about: what patterns lose, by the sparsity of the layers that they change.
 
-    Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `pattern`, and `mean`,
-    `low` and `high` in points. Each panel has a scale of its own. Raises `InputError` if a column is missing
-    or there is no row.
+    A panel per task, from 70 % sparsity on, with a line at the claim's sparsity and one at the margin of what
+    is little. Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `kind` and
+    `pattern`, `sparsity` in [0, 1], and `mean`, `low` and `high` in points. Random controls are left out.
+    Points of nearly equal sparsity stand side by side. Raises `InputError` if a column is missing or there is
+    no row to draw.
     """
-    look.check_columns(frame, "label", "placement", "pattern", *_NUMBERS)
-    patterns = list(frame["pattern"].unique())
-    height = 0.32 * len(patterns) + 0.6
-    figure, panels = look.panels_of(
-        frame, "label", height, columns=2, margin=0.8, share="y", xlabel="points lost"
-    )
+    look.check_columns(frame, "label", "placement", "kind", "pattern", "sparsity", *_NUMBERS)
+    frame = frame[(frame["kind"] != "control") & (100 * frame["sparsity"] >= _FROM)]
+    look.check_some(frame, "losses of patterns that are 70 % sparse or more")
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
     for axes, _, own in panels:
-        axes.axvline(0, **look.ZERO_LINE)
-        for _, row in own.iterrows():
-            _, style, aside = _PLACEMENTS[row["placement"]]
-            look.draw_mean(axes, _interval(row), patterns.index(row["pattern"]) + aside, style)
-        look.name_rows(axes, [look.wrapped(pattern) for pattern in patterns], lines=range(1, len(patterns)))
-    look.legend_above(figure, [look.legend_mark(words, **style) for words, style, _ in _PLACEMENTS.values()])
+        axes.axhline(0, **look.ZERO_LINE)
+        axes.axhline(MARGIN, **look.DENSE_LINE, zorder=1)
+        axes.axvline(100 * LEVELS[0], **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
+        places = look.beside(100 * own["sparsity"])
+        for index, row in own.iterrows():
+            style = _ALONE if row["pattern"] == CLS_ALONE else _PLACEMENTS[row["placement"]]
+            look.draw_mean(axes, places[index], _interval(row), style)
+        axes.set(xlim=(_FROM, 101), xlabel="sparsity of the changed layers, %", ylabel="points lost")
+    lines = [
+        look.legend_mark(f"{MARGIN:g} point", **look.DENSE_LINE | {"marker": ""}),
+        look.legend_mark(f"{100 * LEVELS[0]:.0f} %", **look.DENSE_LINE | {"linestyle": ":", "marker": ""}),
+    ]
+    look.legend_above(
+        figure, [*(look.legend_mark(**style) for style in (*_PLACEMENTS.values(), _ALONE)), *lines]
+    )
     return figure
 
 

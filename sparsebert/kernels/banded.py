@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 
 from sparsebert.kernels.dropout import kept
-from sparsebert.kernels.kernel import ByOffset, Context, Heads, Kernel, needs_layout
+from sparsebert.kernels.kernel import Context, Heads, Kernel, needs_layout
 from sparsebert.patterns.hard_degrees import quantiles
 from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import register
@@ -82,15 +82,7 @@ class Banded(Kernel):
             self.sequences = [(slice(row, row + 1), *span) for row, span in enumerate(spans) if span[1]]
         self._pairs = {n: Pairs(layout, n, context.heads, real.device) for n in set(counts) if n}
 
-    def __call__(
-        self,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        by_offset: ByOffset | None = None,
-    ) -> Heads:
+    def __call__(self, query, key, value, dropout=0.0, scale=None, by_offset=None) -> Heads:
         """Padding queries get 0."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         near = far = by_offset
@@ -313,11 +305,7 @@ class RandomKeys:
     """
 
     def __init__(
-        self,
-        keys: Int[Tensor, "query own"],
-        exist: Bool[Tensor, "#head query own"],
-        heads: int,
-        length: int,
+        self, keys: Int[Tensor, "query own"], exist: Bool[Tensor, "#head query own"], heads: int, length: int
     ):
         self.keys, self.exist, self.heads = keys, exist, heads
         count, head = keys.shape[1], torch.arange(heads, device=keys.device)[:, None]
@@ -332,35 +320,28 @@ class RandomKeys:
 
     def products(self, query: Flat, key: Flat) -> Float[Tensor, "row head query own"]:
         """Products of each query with its keys."""
-        each = [
-            _PRODUCTS(a, b, self._to.flatten(), self._first, self._queries, 0)
-            for a, b in zip(_rows(query), _rows(key), strict=True)
-        ]
+        pairs = zip(_rows(query), _rows(key), strict=True)
+        each = [_PRODUCTS(a, b, self._to.flatten(), self._first, self._queries, 0) for a, b in pairs]
         return torch.stack(each).unflatten(1, (-1, self.heads, self.keys.shape[1])).transpose(1, 2)
 
     def mix(self, weights: Float[Tensor, "row head query own"], value: Flat) -> Flat:
         """The weighted sum of each query's values."""
-        each = [
-            embedding_bag(
-                self._to, rows, mode="sum", per_sample_weights=w.transpose(0, 1).reshape(self._to.shape)
-            )
-            for w, rows in zip(weights, _rows(value), strict=True)
-        ]
-        return torch.stack(each).unflatten(1, (-1, self.heads)).transpose(1, 2)
+        mixed = self._bags(weights.transpose(1, 2), value, self._to)
+        return mixed.unflatten(1, (-1, self.heads)).transpose(1, 2)
 
     def mix_back(self, weights: Float[Tensor, "row head query own"], query: Flat) -> Flat:
         """The weighted sum for each key over the queries that have it."""
-        each = [
-            embedding_bag(
-                self._from,
-                rows,
-                self._first_from,
-                mode="sum",
-                per_sample_weights=w.flatten(1)[:, self._order].flatten(),
-            )
-            for w, rows in zip(weights, _rows(query), strict=True)
-        ]
-        return torch.stack(each).unflatten(1, (self.heads, -1))
+        mixed = self._bags(weights.flatten(2)[:, :, self._order], query, self._from, self._first_from)
+        return mixed.unflatten(1, (self.heads, -1))
+
+    def _bags(self, weights: Tensor, x: Flat, places: Tensor, first: Tensor | None = None) -> Tensor:
+        weights = weights.reshape(-1, *places.shape)
+        return torch.stack(
+            [
+                embedding_bag(places, rows, first, mode="sum", per_sample_weights=each)
+                for each, rows in zip(weights, _rows(x), strict=True)
+            ]
+        )
 
 
 def _rows(x: Flat) -> Float[Tensor, "row token_and_head width"]:
@@ -410,9 +391,7 @@ class _Call:
         self.of_near = self.of_far = None  # gradients of the tables, where they are wanted
         self.number = 0
 
-    def forward(
-        self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser: Tensor
-    ) -> None:
+    def forward(self, pairs: Pairs, query: Flat, key: Flat, value: Flat, output: Flat, normaliser) -> None:
         for part, chunk in self.chunks(pairs, query):
             tiles = part.tiles(query, *chunk)
             windows = part.windows(key, *chunk), part.windows(value, *chunk)
@@ -421,8 +400,9 @@ class _Call:
                 added = added if added is None else added.to(query.dtype)
                 mixed, total = _FUSED(tiles, *windows, 0.0, False, attn_mask=added, scale=self.scale)
             else:
-                weights, total = self.weights(self.scores(tiles, windows[0], added))
-                mixed = weights.to(value.dtype) @ windows[1]
+                scores = self.scores(tiles, windows[0], added)
+                total = scores.logsumexp(-1)
+                mixed = self.dropped(scores.sub_(total[..., None]).exp_()).to(value.dtype) @ windows[1]
             output[:, part.heads, part.places(*chunk)] = flat(mixed, len(query))
             normaliser[:, part.heads, part.places(*chunk)] = flat(total, len(query))
         if pairs.columns:
@@ -489,9 +469,7 @@ class _Call:
         near, far = (self.of_near, self.of_far) if gradient else (self.near, self.far)
         return far if part.of_globals else near
 
-    def chunks(
-        self, pairs: Pairs, query: Flat, backward: bool = False
-    ) -> Iterator[tuple[Part, tuple[int, int]]]:
+    def chunks(self, pairs: Pairs, query: Flat, backward=False) -> Iterator[tuple[Part, tuple[int, int]]]:
         """The parts of the band, some blocks at a time: first and count."""
         for part in pairs.parts:
             heads = part.heads.stop - part.heads.start
@@ -529,14 +507,7 @@ class _Call:
         bias = _at(table, part.offsets.to(table.device))[None]
         return bias if added is None else added + bias
 
-    def weights(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The softmax of scores, which are overwritten, after dropout, and its normaliser."""
-        total = scores.logsumexp(-1)
-        return self.dropped(scores.sub_(total[..., None]).exp_()), total
-
-    def of_scores(
-        self, weights: Tensor, of_weights: Tensor, grad: Tensor, output: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def of_scores(self, weights, of_weights, grad, output) -> tuple[Tensor, Tensor]:
         """Weights after dropout, and the gradient of scores."""
         share = (grad.to(weights.dtype) * output).sum(-1, keepdim=True)
         if not self.dropout:
@@ -563,12 +534,7 @@ def _at(table: Table, offsets: Int[Tensor, "query key"]) -> Float[Tensor, "#head
     return table[:, offsets.clamp(-reach, reach) + reach]
 
 
-def _add_to_table(
-    table: Table,
-    heads: slice,
-    offsets: Int[Tensor, "query key"],
-    of_scores: Float[Tensor, "tile head query key"],
-) -> None:
+def _add_to_table(table: Table, heads: slice, offsets: Int[Tensor, "query key"], of_scores: Tiles) -> None:
     of_scores = of_scores.sum(0)
     into = table[heads] if len(table) > 1 else table
     if len(into) == 1:

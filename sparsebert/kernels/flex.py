@@ -45,15 +45,7 @@ class Flex(Kernel):
         self.start = context.batch.real.int().argmax(-1)
         self.mask = self._block_mask()
 
-    def __call__(
-        self,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        by_offset: ByOffset | None = None,
-    ) -> Heads:
+    def __call__(self, query, key, value, dropout=0.0, scale=None, by_offset=None) -> Heads:
         run = compiled_flex() if query.is_cuda else flex_attention
         return run(query, key, value, score_mod=self._score(by_offset), block_mask=self.mask, scale=scale)
 
@@ -78,10 +70,9 @@ class Flex(Kernel):
 
         of_heads = None if plain else heads
         rows = None if real.all() and not (start > 0).any() else len(real)
-        compiled = {"_compile": True} if real.is_cuda else {}
-        if compiled:
+        if real.is_cuda:
             allow_many_graphs()
-        return create_block_mask(mask, rows, of_heads, length, length, device=device, **compiled)
+        return create_block_mask(mask, rows, of_heads, length, length, device=device, _compile=real.is_cuda)
 
     def _score(self, by_offset: ByOffset | None):
         layout, start = self.layout, self.start

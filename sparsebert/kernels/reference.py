@@ -35,15 +35,7 @@ class Reference(Kernel):
             self.name = "dense"
         self._cached: Added | None = None
 
-    def __call__(
-        self,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        by_offset: ByOffset | None = None,
-    ) -> Heads:
+    def __call__(self, query, key, value, dropout=0.0, scale=None, by_offset=None) -> Heads:
         added = self._added(query.dtype)
         if by_offset is not None:
             table = _by_place(by_offset.to(query.dtype), query.shape[2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as hf_logging
 
 from sparsebert.errors import InputError, shown
 from sparsebert.machine import hub_reachable
@@ -54,8 +53,7 @@ def check_encoder(name: str) -> str:
     """The name, if it can be an encoder's (packaged, folder, hub name), else `InputError`. Loads nothing."""
     if name in ENCODERS or (name and path_of(name).is_dir()):
         return name
-    near = difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75)
-    if near:
+    if near := difflib.get_close_matches(name, ENCODERS, n=1, cutoff=0.75):
         raise InputError(f"unknown encoder '{name}': did you mean '{near[0]}'?")
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
@@ -160,23 +158,19 @@ def read_model(
         ignore_mismatched_sizes=True,  # they are looked at here
         output_loading_info=True,
     )
-    prefix = f"{model.base_model_prefix}."
-    parts = {name for name, _ in model.base_model.named_children()}
+    own = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
 
     def counts(key: str) -> bool:
         if key.endswith("_ids") or (new_head and ".pooler." in f".{key}"):
             return False
-        return not new_head or key.startswith(prefix) or key.split(".")[0] in parts
+        return not new_head or key.split(".")[0] in own
 
-    lacking = sorted(
-        filter(counts, [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])])
-    )
-    left_over = sorted(filter(counts, loaded["unexpected_keys"]))
-    for keys, wrong in (
+    lacking = [*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])]
+    for found, wrong in (
         (lacking, "are missing or of other sizes"),
-        (left_over, "have no place in the model"),
+        (loaded["unexpected_keys"], "have no place in the model"),
     ):
-        if keys:
+        if keys := sorted(filter(counts, found)):
             raise InputError(
                 f"{what}: its weights don't fit its config.json ({len(keys)} {wrong}, such as {keys[0]}); "
                 "put what belongs together into one folder"
@@ -266,25 +260,23 @@ def _source(name: str) -> dict[str, Any]:
     local = folder.is_dir()
     if local:
         model_files(folder)
-    return {
-        "pretrained_model_name_or_path": str(folder) if local else check_encoder(name),
-        "local_files_only": local or not hub_reachable(),  # else its client retries for half a minute
-        "trust_remote_code": False,
-    }
+    offline = local or not hub_reachable()  # else the hub's client retries for half a minute
+    place = str(folder) if local else check_encoder(name)
+    return {"pretrained_model_name_or_path": place, "local_files_only": offline, "trust_remote_code": False}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and no warnings from transformers inside the block."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        hf_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()
 
 
 @contextmanager

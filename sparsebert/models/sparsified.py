@@ -127,18 +127,14 @@ class Sparsified:
         finally:
             self._meter = None
 
-    def _take_columns(
-        self, model: nn.Module, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]]:
+    def _take_columns(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Not all architectures hand on to the encoder what they don't know."""
-        self._columns = {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
+        self._columns |= {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
         return args, kwargs
 
-    def _before_forward(
-        self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]]:
-        columns = self._columns | {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
-        self._columns = {}
+    def _before_forward(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        self._take_columns(encoder, args, kwargs)
+        columns, self._columns = self._columns, {}
         if self.model.config._attn_implementation != "sparsebert":
             return args, kwargs
         batch = self.batch_of(self._signature.bind_partial(*args, **kwargs).arguments | columns)
@@ -158,8 +154,8 @@ class Sparsified:
         keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
         ready = dict(self._kept)
         for key in keys:
+            pattern, window, *_ = key
             if key not in ready:
-                pattern, window, *_ = key
                 ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
                 if whole and pattern.keepable:
                     self._kept[key] = ready[key]
@@ -179,10 +175,7 @@ class Sparsified:
 
 
 def sparsify(
-    model: PreTrainedModel,
-    plan: Pattern | Plan | str,
-    learner: Learner | None = None,
-    kernel: str = "auto",
+    model: PreTrainedModel, plan: Pattern | Plan | str, learner: Learner | None = None, kernel: str = "auto"
 ) -> Sparsified:
     """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 
@@ -212,21 +205,12 @@ class _Forward:
     """What the layers of one forward pass share."""
 
     def __init__(self, sparse: Sparsified, batch: Batch):
-        self.sparse, self.meter = sparse, sparse._meter
+        self.sparse, self.meter, self.calls = sparse, sparse._meter, 0
         self.kernels = sparse.prepared(batch)
         self.by_offset = sparse.architecture.by_offset(batch.real.shape[1])
-        self.calls = 0
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-    ) -> Heads:
-        """The output of the layer that is calling."""
+    def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:
+        """The output of the layer that is calling; query, key and value, `dropout` and `scale`."""
         layer = module._sparsebert_layer
         if layer is None:
             layer, self.calls = self.calls, self.calls + 1
@@ -234,21 +218,14 @@ class _Forward:
         self.sparse.kernels[layer] = kernel.name
         if self.meter:
             self.meter.count_layer(layer, kernel.count)
-        return kernel(query, key, value, dropout=dropout, scale=scale, by_offset=self.by_offset)
+        return kernel(*heads, by_offset=self.by_offset, **how)
 
 
 def _attend(
-    module: nn.Module,
-    query: Heads,
-    key: Heads,
-    value: Heads,
-    attention_mask: None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sparse: _Forward | None = None,
-    **_: object,
+    module: nn.Module, query: Heads, key: Heads, value: Heads, _: None, *, sparse: _Forward, **how: Any
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
-    output = sparse.attend(module, query, key, value, dropout, scaling)
+    dropout, scale = how.get("dropout", 0.0), how.get("scaling")
+    output = sparse.attend(module, query, key, value, dropout=dropout, scale=scale)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -17,16 +17,7 @@ from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
 # isort: on
 
-from sparsebert.patterns.pattern import (
-    Bias,
-    Difference,
-    Family,
-    Learner,
-    Pattern,
-    Relation,
-    Union,
-    parts_of,
-)
+from sparsebert.patterns.pattern import Bias, Difference, Family, Learner, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 from sparsebert.patterns.text import parse_pattern
 from sparsebert.registry import PATTERNS

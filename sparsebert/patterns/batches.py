@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
-
-if TYPE_CHECKING:
-    import datasets
 
 # Columns of prepared data that have a value for each token, and what they are padded with.
 _PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0, "word_ids": -1, "head_ids": -1}
@@ -61,6 +58,11 @@ class Batch:
             place = self.positions
         return (place[:, :, None] - place[:, None, :]).abs()
 
+    @property
+    def itself(self) -> Bool[Tensor, "query key"]:
+        """True for pairs of a token with itself."""
+        return torch.eye(self.real.shape[1], dtype=torch.bool, device=self.real.device)
+
     @cached_property
     def pairs(self) -> Bool[Tensor, "batch 1 query key"]:
         """True for pairs of two real tokens."""
@@ -68,29 +70,19 @@ class Batch:
 
 
 class Rows(Dataset):
-    """Prepared data as plain arrays: a row costs some slices, where a `datasets.Dataset` makes Python lists.
+    """Prepared data as plain arrays, so that a row costs some slices.
 
     A row is a dictionary of the columns that a `Collator` takes; `lengths` says how many tokens each has.
     """
 
-    def __init__(self, data: datasets.Dataset):
-        table = data.with_format("arrow")[:]
-        self.label = table["label"].to_pylist() if "label" in table.column_names else None
-        columns = {name: table[name].combine_chunks() for name in table.column_names if name in _PADDING}
-        self.ends = np.cumsum(columns["input_ids"].value_lengths().to_numpy())
-        self.tokens = {name: lists.flatten().to_numpy() for name, lists in columns.items()}
-
-    @classmethod
-    def of_arrays(
-        cls,
+    def __init__(
+        self,
         lengths: Int[np.ndarray, " rows"],
         tokens: dict[str, Int[np.ndarray, " tokens"]],
         label: list[int] | list[float] | None = None,
-    ) -> Rows:
+    ):
         """Rows of these lengths, whose tokens stand one after the other in each of the columns."""
-        rows = cls.__new__(cls)
-        rows.label, rows.ends, rows.tokens = label, np.cumsum(lengths), tokens
-        return rows
+        self.label, self.ends, self.tokens = label, np.cumsum(lengths), tokens
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -104,6 +96,19 @@ class Rows(Dataset):
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return np.diff(self.ends, prepend=0).tolist()
+
+    def select(self, rows: Sequence[int] | Int[np.ndarray, " chosen"]) -> Rows:
+        """Some of the rows, in this order."""
+        lengths = np.diff(self.ends, prepend=0)[rows]
+        shift = self.ends[rows] - lengths.cumsum()  # from where a row's tokens will stand to where they do
+        places = np.repeat(shift, lengths) + np.arange(lengths.sum())
+        label = None if self.label is None else [self.label[row] for row in rows]
+        return Rows(lengths, {name: values[places] for name, values in self.tokens.items()}, label)
+
+    def without(self, *columns: str) -> Rows:
+        """The same rows without some columns."""
+        tokens = {name: values for name, values in self.tokens.items() if name not in columns}
+        return Rows(self.lengths, tokens, self.label)
 
 
 class Collator:

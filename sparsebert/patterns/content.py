@@ -63,8 +63,7 @@ class Lexical(Pattern):
             cosine = unit @ unit.transpose(1, 2)
         # Equal words must tie exactly, whatever order a matrix product adds in: compare cosines to 4 digits.
         dissimilarity = (-1e4 * cosine).round()[:, None]
-        itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
-        return lowest(dissimilarity, self.k, batch.pairs & ~itself)
+        return lowest(dissimilarity, self.k, batch.pairs & ~batch.itself)
 
 
 @register

@@ -75,15 +75,14 @@ class HardDegrees(BaseModel):
         count = self.heads
         heads = [order.sample(range(count), count) if over == "heads" else range(count) for _ in places]
 
-        def moved(tables: list | None) -> list | None:
-            if tables is None:
-                return None
+        def moved(tables: list) -> list:
             found: list = [None] * len(tables)
             for place, source, order_of_heads in zip(places, sources, heads, strict=True):
                 found[place] = [tables[source][head] for head in order_of_heads]
             return found
 
-        return self.model_copy(update={"kept": moved(self.kept), "weights": moved(self.weights)})
+        given = {"kept": self.kept, "weights": self.weights}
+        return self.model_copy(update={name: table and moved(table) for name, table in given.items()})
 
     def unweighted(self) -> HardDegrees:
         """The same degrees without their weights."""

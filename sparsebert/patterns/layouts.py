@@ -74,12 +74,10 @@ class Layout:
         open_ended = self.open_ended or other.open_ended
         # A band that ends needs a column of its own behind it, if another goes on.
         width = max(part.width + (open_ended and not part.open_ended) for part in (self, other))
-        weights = None
-        for weighted, free in ((self, other), (other, self)):
-            if weighted.weights is not None:
-                weights = free._spare(weighted.weights)
-                if weights is None:
-                    return None
+        weighted, free = (self, other) if self.weights is not None else (other, self)
+        weights = weighted.weights
+        if weights is not None and (weights := free._spare(weights)) is None:
+            return None
         return Layout(
             torch.maximum(self._shares(width), other._shares(width)),
             open_ended,

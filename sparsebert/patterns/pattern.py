@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import or_
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -81,7 +81,7 @@ class Pattern(ABC):
     def __post_init__(self) -> None:
         """Check each field by its annotation, and the number of parts."""
         for field in fields(self):
-            value, takes = getattr(self, field.name), _words_of(str(field.type))
+            value, takes = getattr(self, field.name), frozenset(re.findall(r"\w+", str(field.type)))
             if not (value is None and "None" in takes):
                 self._check(field.name, value, takes)
         parts = sum(not isinstance(part, Union | Difference) for part in self.walk())
@@ -174,8 +174,7 @@ class Pattern(ABC):
     def with_files(self, renamed: Callable[[str | None], str | None]) -> Pattern:
         """The same pattern with other paths in its learned parts."""
         found = self._with_parts(lambda part: part.with_files(renamed))
-        has_path = any(field.name == "path" for field in fields(self))
-        return replace(found, path=renamed(self.path)) if has_path else found
+        return replace(found, path=renamed(self.path)) if "path" in vars(self) else found
 
     def walk(self) -> Iterator[Pattern]:
         """The pattern and all patterns it is made of."""
@@ -208,8 +207,7 @@ class Pattern(ABC):
                 f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
                 "prepare the data with parses (sparsebert.data.tokenizing) or choose a pattern by position"
             )
-        itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-        return (self.related(batch) | itself) & batch.pairs
+        return (self.related(batch) | batch.itself) & batch.pairs
 
     def __str__(self) -> str:
         arguments = []
@@ -276,11 +274,6 @@ class Difference(Pattern):
         left = f"({self.left})" if isinstance(self.left, Union) else str(self.left)
         right = f"({self.right})" if isinstance(self.right, Union | Difference) else str(self.right)
         return f"{left} - {right}"
-
-
-@lru_cache
-def _words_of(annotation: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", annotation))
 
 
 def parts_of(pattern: Pattern) -> tuple[Pattern, ...]:

@@ -72,15 +72,16 @@ class Plan:
         `learner` stands for what is being learned, the patterns `learned` and `weighted(P)` without a file.
         """
         chosen: dict[int, Pattern] = {}
-        for pattern, placement in self.steps:
-            for layer in placement.layers(count):
-                if layer in chosen:
-                    raise InputError(
-                        f"plan '{shown(self)}' gives layer {layer} two patterns; join them with '|' in one "
-                        "step"
-                    )
-                chosen[layer] = pattern.at(layer, learner)
+        for layer, pattern in self._placed(count):
+            if layer in chosen:
+                raise InputError(
+                    f"plan '{shown(self)}' gives layer {layer} two patterns; join them with '|' in one step"
+                )
+            chosen[layer] = pattern.at(layer, learner)
         return [chosen.get(layer, Dense()) for layer in range(count)]
+
+    def _placed(self, count: int) -> Iterator[tuple[int, Pattern]]:
+        return ((layer, pattern) for pattern, where in self.steps for layer in where.layers(count))
 
     def walk(self) -> Iterator[Pattern]:
         """Its patterns and all patterns they are made of."""
@@ -96,9 +97,8 @@ class Plan:
         """Layers with a part that learns this and names no file: what a run has to learn."""
         return sorted(
             layer
-            for pattern, placement in self.steps
+            for layer, pattern in self._placed(count)
             if any(part.learns == learns and part.path is None for part in pattern.walk())
-            for layer in placement.layers(count)
         )
 
     def with_files(self, renamed: Callable[[str | None], str | None]) -> Plan:
@@ -116,10 +116,7 @@ class Plan:
         return PATTERNS.fingerprint(part.name for part in self.walk())
 
     def __str__(self) -> str:
-        return "; ".join(
-            str(pattern) if placement.text == "all" else f"{pattern} @ {placement}"
-            for pattern, placement in self.steps
-        )
+        return "; ".join(f"{pattern} @ {where}".removesuffix(" @ all") for pattern, where in self.steps)
 
 
 def parse_plan(text: str) -> Plan:

@@ -45,13 +45,11 @@ class Random(Pattern):
             )
 
     def related(self, batch: Batch) -> Relation:
-        itself = torch.eye(batch.real.shape[1], dtype=torch.bool, device=batch.real.device)
-        candidates = batch.pairs & ~itself
+        candidates = batch.pairs & ~batch.itself
         if self.besides is not None:
             candidates = candidates & ~self.besides.related(batch)
-        if self.like is None:
-            degree = self.k
-        else:
+        degree = self.k
+        if self.like is not None:
             degree = (self.like.allowed(batch) & candidates).sum(-1, keepdim=True)
         return lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
 
@@ -67,10 +65,8 @@ class Random(Pattern):
 
     def __str__(self) -> str:
         arguments = [str(self.k)] if self.like is None else [f"like={self.like}"]
-        if self.besides is not None:
-            arguments.append(f"besides={self.besides}")
-        if self.seed:
-            arguments.append(f"seed={self.seed}")
+        arguments += [] if self.besides is None else [f"besides={self.besides}"]
+        arguments += [f"seed={self.seed}"] if self.seed else []
         return f"random({', '.join(arguments)})"
 
 

@@ -66,7 +66,7 @@ class _Parser:
     def _atom(self) -> Pattern:
         if self._take("("):
             inside = self._union()
-            self._expect(")", "')'")
+            self._expect(")")
             return inside
         kind, name, position, self.place = self._peek()
         if kind != "name":
@@ -104,7 +104,7 @@ class _Parser:
                 raise self._error(f"{name} is given twice", position)
             given[name] = self._value(made)
             if self._peek()[1] != ")":
-                self._expect(",", "',' or ')'")
+                self._expect(",", " or ')'")
         return given
 
     def _value(self, made: type[Pattern]) -> int | str | Pattern:
@@ -120,10 +120,10 @@ class _Parser:
         if kind == "path" and set(value) & set('";@'):  # in a plan these have a meaning of their own
             said = f"{made.name} takes a path without quotes, ';' and '@' in it, not '{shown(value)}'"
             raise self._error(said, position)
-        if kind == "path" or value.lower() in made.words:
-            self.place = end
-            return value if kind == "path" else value.lower()
-        return self._union()
+        if kind != "path" and value.lower() not in made.words:
+            return self._union()
+        self.place = end
+        return value if kind == "path" else value.lower()
 
     def _peek(self) -> tuple[str, str, int, int]:
         """Kind, text, start and end of what comes next."""
@@ -141,10 +141,10 @@ class _Parser:
         self.place = end if found else self.place
         return found
 
-    def _expect(self, sign: str, wanted: str) -> None:
+    def _expect(self, sign: str, also: str = "") -> None:
         if not self._take(sign):
             _, value, position, _ = self._peek()
-            raise self._error(f"expected {wanted}, found '{shown(value)}'", position)
+            raise self._error(f"expected '{sign}'{also}, found '{shown(value)}'", position)
 
     def _error(self, what: str | InputError, position: int) -> InputError:
         kind = type(what) if isinstance(what, InputError) else InputError

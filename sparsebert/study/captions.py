@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,6 +30,15 @@ def code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " * (text.startswith("`") or text.endswith("`"))
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def between(low: float, high: float) -> str:
+    """An interval in points; a dash where there is none.
+
+    >>> between(-0.04, 1.26), between(float("nan"), 1.0)
+    ('0.0 to 1.3', '–')
+    """
+    return "–" if math.isnan(low) else f"{round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"
 
 
 def origin(sources: Sequence[RunRecord | Mapping]) -> str:

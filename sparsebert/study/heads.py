@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from sparsebert.errors import InputError
 from sparsebert.models.architectures import architecture_of
@@ -23,13 +23,12 @@ class Looks(NamedTuple):
 
 
 @torch.no_grad()
-def attention_to_copies(encoder: str, rows: Dataset, batch_size: int = 32) -> Looks:
+def attention_to_copies(encoder: str, rows: Rows, batch_size: int = 32) -> Looks:
     """How much of its attention a token of a pair of texts pays to its copies, the same token in the other.
 
     The mean over the tokens of prepared `rows` that have a copy; special tokens are left out. Raises
     `InputError` if there is none, and for an encoder that is not found.
     """
-    rows = rows if isinstance(rows, Rows) else Rows(rows)
     tokenizer = load_tokenizer(encoder)
     model = load_classifier(encoder, ["any"], length=max(rows.lengths)).eval()
     architecture_of(model).detach("eager")  # other implementations don't give their attention away

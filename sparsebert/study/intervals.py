@@ -26,11 +26,15 @@ class Scatter(NamedTuple):
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its standard `error` (NaN if unknown) and that error's degrees of `freedom`."""
+    """A mean with its standard `error` (NaN if unknown) and that error's degrees of `freedom`.
+
+    `of_rows` is the part of the squared error that is the luck of evaluation rows.
+    """
 
     value: float
     error: float
     freedom: float
+    of_rows: float = 0.0
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The ends of the interval after Student."""
@@ -79,7 +83,7 @@ def over_seeds_and_rows(points: Float[np.ndarray, "seed row"], scatter: Scatter 
     if not total:
         return Mean(mean, 0.0, freedom)
     freedom = total**2 / (of_seeds**2 / freedom + of_rows**2 / (rows - 1))
-    return Mean(mean, math.sqrt(total), freedom)
+    return Mean(mean, math.sqrt(total), freedom, of_rows)
 
 
 def scatter_of(scores: pd.DataFrame) -> Scatter | None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import gzip
 import io
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -21,13 +20,14 @@ from pathlib import Path, PurePosixPath
 import sparsebert
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
+from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import load_classifier
 from sparsebert.models.packaged import ENCODERS
-from sparsebert.paths import Folders, check_writable
+from sparsebert.paths import Folders, check_writable, project_root
 from sparsebert.reading import path_of
 from sparsebert.sweeps.grids import load_grid
-from sparsebert.sweeps.remote import BROUGHT, GRID, PREPARED, WHEELS, WITH
+from sparsebert.sweeps.remote import BROUGHT, GRID, NEEDED, PREPARED, WHEELS, WITH
 from sparsebert.sweeps.running import check_runs
 from sparsebert.training.resolved import Run
 
@@ -36,21 +36,23 @@ SUFFIX = ".tar.gz"
 PYTHONS = ("3.11", "3.12")
 # pip takes wheels of the platforms that it is told, not of older ones besides.
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{version}" for version in (12, 17, 24, 28)))
-ENCODER_FILES = (
-    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*"),
-    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
+ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model")
+ENCODER_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 RUN = """\
 #!/bin/sh
 # Trains the runs of grid.yaml; options are those of `sparsebert sweep`, such as --budget 2h.
+# Behind the name of another command, such as selftest or gpu, they are those of that one.
 cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.sweeps.remote "$@"
 """
 README = """\
 Run `sh run.sh` (options of `sparsebert sweep` may follow); it needs Python 3.11 or 3.12,
 torch and transformers. Take the folder `runs/` back to the project; `sparsebert results merge` adds it to the
-recorded runs.
+recorded runs. `sh run.sh COMMAND ...` is any other command of sparsebert, such as selftest.
 """
+# What a chapter runs with, and what of it a machine has to have: these wheels are large.
+CHAPTER = ("papermill", "ipykernel", "ipython", "jupyter-client", "myst-nb", "nbformat", "traitlets")
+LARGE = ("matplotlib", "pandas", "pyyaml", "scipy", "seaborn")
 
 
 def bundle(
@@ -60,9 +62,12 @@ def bundle(
     prepared: str | Path | None = None,
     pythons: Sequence[str] = PYTHONS,
     part_size: int | None = None,
+    chapters: bool = False,
     progress: Callable[[str], object] = lambda line: None,
 ) -> list[Path]:
     """Write the archive of a grid; returns its files, several if `part_size` (MiB) cuts it.
+
+    With `chapters` it holds the notebooks, too, and wheels of what they run with, but for those in `LARGE`.
 
     `prepared` is a folder of prepared data to take from; what it lacks is made there. `pythons` are the
     versions that wheels are brought for, on x86-64 Linux; without any the machine has to have the packages.
@@ -76,9 +81,12 @@ def bundle(
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)
-    files = _package() | {GRID: path_of(grid)}
-    for name in dict.fromkeys(run.config.encoder for run in runs):
+    here = Path(sparsebert.__file__).resolve().parent
+    files = {path.relative_to(here.parent).as_posix(): path for path in here.rglob("*.py")}
+    files[GRID] = path_of(grid)
+    for name in dict.fromkeys(["tiny", *(run.config.encoder for run in runs)]):  # "tiny" for a selftest
         files |= _encoder(name, weights=name != "tiny")
+    files |= _chapters() if chapters else {}
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
         files[_inside(path, "file of a plan")] = path_of(path)
     with tempfile.TemporaryDirectory() as temporary:
@@ -86,34 +94,31 @@ def bundle(
             files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
         if pythons:
             progress(f"wheels for Python {', '.join(pythons)}")
-            wheels = _download(Path(temporary) / WHEELS, pythons)
+            wheels = _download(Path(temporary) / WHEELS, pythons, CHAPTER if chapters else ())
             files |= {f"{WHEELS}/{path.name}": path for path in wheels}
         texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
         progress("packing")
         return _pack(files, texts, out, part_size)
 
 
-def _package() -> dict[str, Path]:
-    here = Path(sparsebert.__file__).resolve().parent
-    return {f"sparsebert/{path.relative_to(here).as_posix()}": path for path in here.rglob("*.py")}
+def _chapters() -> dict[str, Path]:
+    """The notebooks, where `sparsebert run` finds them."""
+    if not (root := project_root()):
+        raise InputError("--chapters: the notebooks are not here; call this from a clone of the project")
+    found = [root / "_config.yml", root / "notebooks" / "profiles.yaml", *root.glob("notebooks/*.ipynb")]
+    return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
     """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
     if name in ENCODERS:
-        prefix = f"sparsebert/models/packaged/{name}"
-        files = {f"{prefix}/{path.name}": path for path in _encoder_files(ENCODERS[name].get())}
-        return {place: path for place, path in files.items() if weights or path.suffix != ".safetensors"}
-    folder = path_of(name)
-    if folder.is_dir():
-        prefix = _inside(name, "encoder")
+        place, folder = f"sparsebert/models/packaged/{name}", ENCODERS[name].get()
+    elif (folder := path_of(name)).is_dir():
+        place = _inside(name, "encoder")
     else:
-        prefix, folder = name, _from_hub(name)
-    return {f"{prefix}/{path.name}": path for path in _encoder_files(folder)}
-
-
-def _encoder_files(folder: Path) -> set[Path]:
-    return {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
+        place, folder = name, _from_hub(name)
+    found = {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
+    return {f"{place}/{path.name}": path for path in found if weights or path.suffix != ".safetensors"}
 
 
 def _from_hub(name: str) -> Path:
@@ -146,28 +151,39 @@ def _prepare(runs: Iterable[Run], folder: Path, progress: Callable) -> list[Path
         needs.setdefault((run.config.task, encoder, run.length(model(encoder))), []).append(run)
     places = []
     for (_, encoder, length), alike in needs.items():
-        sizes = [
-            None if None in asked else max(asked)
-            for asked in ([r.config.train_size for r in alike], [r.config.eval_size for r in alike])
-        ]
+        asked = zip(*((run.config.train_size, run.config.eval_size) for run in alike), strict=True)
+        sizes = [None if None in each else max(each) for each in asked]
         parsed = any(run.parsed for run in alike)
         places.append(write_prepared(alike[0].task, encoder, folder, length, *sizes, parsed, progress))
     return list(dict.fromkeys(places))
 
 
-def _download(folder: Path, pythons: Sequence[str]) -> list[Path]:
+def _with_needs(names: Iterable[str]) -> set[str]:
+    """Installed packages with all that they need, by name."""
+    from packaging.requirements import Requirement
+
+    found, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-").replace(".", "-")
+        if name in found:
+            continue
+        with suppress(metadata.PackageNotFoundError):
+            needs = [Requirement(text) for text in metadata.requires(name) or []]
+            found.add(name)
+            waiting += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def _download(folder: Path, pythons: Sequence[str], more: Sequence[str] = ()) -> list[Path]:
     """Wheels of the versions that are installed here."""
     names = [package for name in BROUGHT for package in (name, *WITH.get(name, ()))]
+    if more:
+        names += sorted(_with_needs(more) - _with_needs([*NEEDED, *LARGE]) - set(names))
     wanted = [f"{name}=={metadata.version(name)}" for name in names]
+    platforms = [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
+    how = ["--only-binary", ":all:", "--implementation", "cp", *platforms, "-d", str(folder), *wanted]
     for python in pythons:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--only-binary", ":all:", "--python-version", python]
-        command += ["--implementation", "cp", "-d", str(folder)]
-        command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
-        pip = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
-        if pip.returncode:
-            errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
-            reason = (errors or ["no message"])[-1].removeprefix("ERROR: ")
+        if reason := pip("download", "--python-version", python, *how):
             raise InputError(
                 f"pip could not download the wheels for Python {python} ({reason}); "
                 f"fix that, or write --no-wheels if the machine has {', '.join(BROUGHT)}"

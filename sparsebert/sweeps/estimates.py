@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -28,10 +29,7 @@ class Estimates:
     """
 
     def __init__(
-        self,
-        records: Iterable[RunRecord] = (),
-        device: str | None = None,
-        folders: Folders | None = None,
+        self, records: Iterable[RunRecord] = (), device: str | None = None, folders: Folders | None = None
     ):
         self.device = device
         folders = folders or Folders.named()
@@ -42,21 +40,15 @@ class Estimates:
 
     def add(self, record: RunRecord) -> None:
         """A record that later estimates are made from, unless its task is gone or its speed not known."""
-        if not min(record.examples_per_second.values()) > 0:
-            return
-        try:
-            keys = self._keys(record.config, record.device)
-        except InputError:
-            return
-        for key in keys:
-            self._records[key].append(record)
+        with suppress(InputError):
+            for key in self._keys(record.config, record.device):
+                if min(record.examples_per_second.values()) > 0:
+                    self._records[key].append(record)
 
     def comparable(self, config: RunConfig) -> list[RunRecord]:
         """The records that a run's estimate is made from."""
-        for key in self._keys(config, self.device):
-            if key in self._records:
-                return self._records[key][-_LATEST:]
-        return []
+        alike = (self._records[key] for key in self._keys(config, self.device) if key in self._records)
+        return next(alike, [])[-_LATEST:]
 
     def seconds(self, config: RunConfig) -> float | None:
         """Expected wall seconds of one run, or None if no record is comparable."""
@@ -67,9 +59,9 @@ class Estimates:
         """Expected wall seconds of several runs by `workers`; runs without an estimate take the mean."""
         seconds = [self.seconds(config) for config in configs]
         known = [each for each in seconds if each is not None]
-        if seconds and not known:
-            return None
-        return sum(known) / max(1, len(known)) * len(seconds) / max(1, min(workers, len(seconds)))
+        if not known:
+            return None if seconds else 0.0
+        return sum(known) / len(known) * len(seconds) / max(1, min(workers, len(seconds)))
 
     def _keys(self, config: RunConfig, device: str | None) -> list[Hashable]:
         """What a record and a run have in common, from the nearest to the farthest."""

@@ -1,14 +1,14 @@
 """Where runs are trained: in this process, in several on this machine, or on a Dask cluster.
 
-Each is a `concurrent.futures.Executor` which also says how many runs it works on at once (`workers`) and how
-many it should be given (`room`).
+Each is a `concurrent.futures.Executor` which also says how many runs it works on at once (`workers`), how
+many it should be given (`room`), and on what `device`.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
-import queue
 import re
 import signal
 import sys
@@ -67,6 +67,12 @@ class InlineExecutor(Executor):
 
     workers = room = 1
 
+    @property
+    def device(self) -> str | None:
+        from sparsebert.machine import device_name  # imports torch, which is for workers to do
+
+        return device_name()
+
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
         future: Future = Future()
         try:
@@ -80,37 +86,56 @@ class WorkerDied(RuntimeError):
     """The process that made a run is gone, and what it had not saved with it."""
 
 
-class ProcessesExecutor(Executor):
+class ProcessesExecutor(ThreadPoolExecutor):
     """Processes that share the cores, or the GPUs in turn. The death of one ends its own run alone.
 
     A `ProcessPoolExecutor` gives up all its calls when one of its processes dies, so each process is a pool
-    of its own, led by a thread. The processes end with the one that made them, however that ends.
+    of its own, led by a thread: started when it is first called, and again after it died. The processes end
+    with the one that made them, however that ends.
     """
 
     def __init__(self, workers: int):
         self.workers = self.room = workers
         self.threads = max(1, _cores() // workers)
-        self._leaders = ThreadPoolExecutor(workers)
-        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        gpus = _gpus() or [None]
-        self._all = [_Worker(self.threads, gpus[number % len(gpus)]) for number in range(workers)]
-        for worker in self._all:
-            self._free.put(worker)
+        self._own, self._gpus = threading.local(), itertools.cycle(_gpus() or [None])
+        self._processes: list[tuple[ProcessPoolExecutor, int]] = []
+        super().__init__(workers, initializer=lambda: vars(self._own).update(gpu=next(self._gpus), pool=None))
+
+    @property
+    def device(self) -> str | None:
+        return re.sub(r"\d+ threads", f"{self.threads} threads", InlineExecutor().device)
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        return self._leaders.submit(self._lead, function, args, kwargs)
+        return super().submit(self._lead, function, *args, **kwargs)
 
-    def _lead(self, function: Callable, args: tuple, kwargs: dict) -> Any:
-        worker = self._free.get()  # one is free, since there are as many threads as workers
+    def _lead(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
-            return worker.call(function, *args, **kwargs)
+            self._own.pool = self._own.pool or self._start(self._own.gpu)
+            return self._own.pool.submit(function, *args, **kwargs).result()
+        except BrokenProcessPool:
+            self._own.pool = None
+            raise WorkerDied("the process of this run died: killed, or out of memory") from None
+
+    def _start(self, gpu: str | None) -> ProcessPoolExecutor:
+        # Processes are spawned, not forked: torch's threads do not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(1, spawn, _start_worker, (self.threads, gpu))
+        # It is born with Ctrl-C blocked: before `_start_worker` it would end in a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            born = pool.submit(os.getpid)
         finally:
-            self._free.put(worker)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._processes.append((pool, born.result()))
+        return pool
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._leaders.shutdown(wait, cancel_futures=cancel_futures)
-        for worker in self._all:
-            worker.end()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        for pool, _ in self._processes:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process.pid in [pid for _, pid in self._processes]:
+                process.terminate()
 
 
 def _gpus() -> list[str]:
@@ -119,40 +144,6 @@ def _gpus() -> list[str]:
 
     count = torch.cuda.device_count()
     return (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")[:count]
-
-
-class _Worker:
-    """One process, started when it is first called, and again after it died."""
-
-    def __init__(self, *settings: Any):
-        self._settings = settings
-        self._pool: ProcessPoolExecutor | None = None
-        self._pid: int | None = None
-
-    def call(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
-        try:
-            if self._pool is None:
-                # Processes are spawned, not forked: torch's threads do not survive a fork.
-                spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, spawn, _start_worker, self._settings)
-                # It is born with Ctrl-C blocked: before `_start_worker` it would end in a traceback.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    born = self._pool.submit(os.getpid)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                self._pid = born.result()
-            return self._pool.submit(function, *args, **kwargs).result()
-        except BrokenProcessPool:
-            self._pool = None
-            raise WorkerDied("the process of this run died: killed, or out of memory") from None
-
-    def end(self) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process.pid == self._pid:
-                process.terminate()
 
 
 def _start_worker(threads: int, gpu: str | None) -> None:
@@ -182,6 +173,8 @@ class DaskExecutor(Executor):
 
     `client` is a `distributed.Client`. A worker makes one run at a time and gives it all its threads.
     """
+
+    device = None  # which is not known
 
     def __init__(self, client: Any):
         self._client, self._pool = client, client.get_executor(pure=False)

@@ -1,7 +1,8 @@
 """Starts the runs of a bundle, in its folder: `python3 -m sparsebert.sweeps.remote [OPTION OF sweep]...`.
 
-Needs torch and transformers, and the standard library until it has seen that the rest is there: five small
-packages, which are installed into a folder of the bundle, from its own wheels, where the machine lacks them.
+Or another command than `sweep`, if the first argument names one. Needs torch and transformers, and the
+standard library until it has seen that the rest is there: some small packages, which are installed into a
+folder of the bundle, from its own wheels, where the machine lacks them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,7 @@ from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
 NEEDED = {"torch": "2.10", "transformers": "5.10"}
-BROUGHT = {
-    "accelerate": "1.1",
-    "click": "8.1",
-    "jaxtyping": "0.3",
-    "pydantic": "2.10",
-}
+BROUGHT = {"accelerate": "1.1", "click": "8.1", "jaxtyping": "0.3", "pydantic": "2.10"}
 WITH = {  # what these need beside what torch and transformers have brought
     "accelerate": ("psutil",),
     "jaxtyping": ("wadler-lindig",),
@@ -30,25 +26,29 @@ GRID, PREPARED, WHEELS = "grid.yaml", "prepared", "wheels"
 
 
 def main(arguments: list[str], root: Path) -> None:
-    """Replace this process by the sweep of the bundle in `root`; exit code 2 and a sentence if it can't."""
+    """Replace this process by the command of the bundle in `root`; exit code 2 and a sentence if it can't."""
     if sys.version_info < OLDEST_PYTHON:
         _refuse(f"Python {_dotted(OLDEST_PYTHON)} or newer is needed, and this is {_python()}")
     if lacking := _lacking(NEEDED):
         _refuse(f"this machine needs {' and '.join(lacking)}, or newer; install it for {sys.executable}")
     site = root / f"site-{_python()}"
     sys.path.insert(0, str(site))
-    if lacking := _lacking(BROUGHT):
-        _install([name.split()[0] for name in lacking], site, root / WHEELS)
+    lacking = [name.split()[0] for name in _lacking(BROUGHT)]
+    brought = {path.name.split("-")[0].replace("_", "-") for path in (root / WHEELS).glob("*.whl")}
+    for_chapters = sorted(name for name in brought - set(sum(WITH.values(), ())) if not _version(name))
+    if wanted := list(dict.fromkeys([*lacking, *for_chapters])):
+        _install(wanted, site, root / WHEELS)
     found = os.environ.get("PYTHONPATH")
     os.environ |= {
         "PYTHONPATH": os.pathsep.join([str(root), str(site), *([found] if found else [])]),
         "SPARSEBERT_PREPARED_DIR": str(root / PREPARED),
+        "SPARSEBERT_CACHE_DIR": str(root / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
     os.chdir(root)
-    sweep = [sys.executable, "-m", "sparsebert", "sweep", GRID, "--runs-dir", "runs", *arguments]
+    sweep = ["sweep", GRID, "--runs-dir", "runs"] if not arguments or arguments[0].startswith("-") else []
     sys.stdout.flush()
-    os.execv(sys.executable, sweep)
+    os.execv(sys.executable, [sys.executable, "-m", "sparsebert", *sweep, *arguments])
 
 
 def _lacking(packages: dict[str, str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 import traceback
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsebert.data.tasks import get_task
-from sparsebert.data.tasks.prepared import PreparedTask
+from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError
-from sparsebert.machine import device_name, resolve_precision
+from sparsebert.machine import resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders, fresh_runs, write_whole
@@ -30,14 +29,7 @@ from sparsebert.registry import external_components, load_components
 from sparsebert.study.results import recorded
 from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
-from sparsebert.sweeps.executors import (
-    ClusterGone,
-    DaskExecutor,
-    InlineExecutor,
-    ProcessesExecutor,
-    default_workers,
-    open_executor,
-)
+from sparsebert.sweeps.executors import ClusterGone, InlineExecutor, default_workers, open_executor
 from sparsebert.training.finetuning import finetune, processes
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
@@ -96,8 +88,8 @@ def run_all(
     runs, records = _resolved(configs, folders), {}
     book = {(r.name, r.data_hash): r for r in ([] if fresh_runs() else recorded())}
     for run in runs:
-        found = store.find(run.config, run.data_hash)
-        if record := found or book.get((run.config.name, run.data_hash)):
+        asked = run.config, run.data_hash
+        if record := store.find(*asked) or book.get((run.config.name, run.data_hash)):
             records[run.config] = record
     missing = _check([run for run in runs if run.config not in records])
     if missing:
@@ -133,10 +125,8 @@ class Sweep:
 
     def __str__(self) -> str:
         counts = {kind: len(getattr(self, kind)) for kind in ("found", "trained", "failed", "left")}
-        lines = [
-            f"{sum(counts.values())} runs: "
-            + ", ".join(f"{number} {kind}" for kind, number in counts.items())
-        ]
+        parts = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+        lines = [f"{sum(counts.values())} runs: {parts}"]
         lines += [f"failed: {_asked(config)} ({config.name}): {why}" for config, why in self.failed.items()]
         if self.cut_off:
             lines.append("the cluster no longer answers; the same command goes on with those left")
@@ -162,14 +152,10 @@ def sweep(
     """
     store, executor = store or RunStore(), executor or InlineExecutor()
     started = time.monotonic()
-    runs, result = check_runs(configs, folders), Sweep()
-    missing = []
-    for run in runs:
-        if store.find(run.config, run.data_hash):
-            result.found.append(run.config)
-        else:
-            result.left.append(run.config)
-            missing.append(run)
+    runs = check_runs(configs, folders)
+    there = {run: bool(store.find(run.config, run.data_hash)) for run in runs}
+    missing = [run for run, found in there.items() if not found]
+    result = Sweep([run.config for run in runs if there[run]], left=[run.config for run in missing])
     if missing:
         store.check_writable()
     estimates = _estimates(result.left, store, executor, folders)
@@ -234,10 +220,7 @@ def _estimates(
 
     On a cluster, whose devices are not known, they are made from records of all devices.
     """
-    device = None if isinstance(executor, DaskExecutor) else device_name()
-    if isinstance(executor, ProcessesExecutor):
-        device = re.sub(r"\d+ threads", f"{executor.threads} threads", device)
-    own = Estimates(store, device, folders)
+    own = Estimates(store, executor.device, folders)
     return own if own.total(missing) is not None else Estimates(recorded(), None, folders)
 
 
@@ -274,7 +257,7 @@ def _check(runs: list[Run]) -> list[Run]:
         with _about_run(config):
             if isinstance(run.task, PreparedTask):
                 length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
-                run.task.check(config.train_size, config.eval_size, run.parsed, length, tokens)
+                run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
             check(config.encoder, run.plan, config.degrees, config.precision, config.kernel)
     return runs
 
@@ -309,7 +292,8 @@ def _outcomes(
     """Each run as it is finished: with its record, now in the store, or why it failed; and if it was found.
 
     A run is claimed before the store is looked at. One that another process claims is left to that one, and
-    looked for again later.
+    looked for again later. Raises `ClusterGone` for a run that nobody works on any more, and `InputError` as
+    `unfinished.keep` does.
     """
     waiting = list(runs)
     running: dict[Future, tuple[Run, ExitStack]] = {}
@@ -341,11 +325,18 @@ def _outcomes(
             for future in wait(running, _LOOK_AGAIN, FIRST_COMPLETED).done:
                 run, claim = running.pop(future)
                 with claim:
-                    outcome = _kept(future, store, _scratch(run, store))
-                if isinstance(outcome, unfinished.RunInUse):
-                    waiting.append(run)
-                else:
-                    yield run, outcome, False
+                    try:
+                        record = RunRecord.model_validate_json(future.result())
+                    except CancelledError:
+                        raise ClusterGone from None
+                    except unfinished.RunInUse:
+                        waiting.append(run)
+                        continue
+                    except Exception as error:
+                        outcome: RunRecord | Exception = error
+                    else:
+                        outcome = unfinished.keep(record, store, _scratch(run, store))
+                yield run, outcome, False
 
 
 def _scratch(run: Run, store: RunStore) -> Path:
@@ -363,29 +354,9 @@ def _find(run: Run, store: RunStore) -> RunRecord | None:
 
 def _submit(run: Run, store: RunStore, executor: Executor) -> Future:
     inline = isinstance(executor, InlineExecutor)
-    return executor.submit(
-        train,
-        run.config.model_dump_json(),
-        run.folders,
-        _scratch(run, store),
-        run.data_hash,
-        progress_seconds=15 if inline else 0,
-        components=() if inline else external_components(),
-    )
-
-
-def _kept(future: Future, store: RunStore, scratch: Path) -> RunRecord | Exception:
-    """The record whose JSON a worker sent, which is in the store by then, or why there is none.
-
-    Raises `ClusterGone` for a run that nobody works on any more, and `InputError` as `unfinished.keep` does.
-    """
-    try:
-        record = RunRecord.model_validate_json(future.result())
-    except CancelledError:
-        raise ClusterGone from None
-    except Exception as error:
-        return error
-    return unfinished.keep(record, store, scratch)
+    how = {"progress_seconds": 15} if inline else {"components": external_components()}
+    config, scratch = run.config.model_dump_json(), _scratch(run, store)
+    return executor.submit(train, config, run.folders, scratch, run.data_hash, **how)
 
 
 def train(
@@ -419,7 +390,6 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
     """Write down why a run failed; returns the reason in one line."""
     text = str(error).strip()
     reason = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
-    path = store.failure(config.name)
     entry = {
         "name": config.name,
         "config": config.model_dump(),
@@ -428,7 +398,7 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
         "failed": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with suppress(OSError):  # the reason is told in any case
-        write_whole(path, json.dumps(entry, indent=1) + "\n")
+        write_whole(store.failure(config.name), json.dumps(entry, indent=1) + "\n")
     return reason.splitlines()[0]
 
 

@@ -42,9 +42,7 @@ def claim(scratch: Path, wait: bool = False) -> Iterator[None]:
         with _held(scratch.with_name(f"{scratch.name}.lock"), wait):
             yield
     finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
+        _remove_empty(*made)
 
 
 @contextmanager
@@ -53,20 +51,24 @@ def checkpoints(scratch: Path, alone: bool = False) -> Iterator[Path]:
 
     Where it can't be had it is a temporary folder, or else, with `alone`, `RunInUse` if a process holds it.
     """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(_held(scratch / _LOCK))
+    try:
+        with ExitStack() as stack:
             folder = scratch
-        except (OSError, RunInUse) as error:
-            if alone and isinstance(error, RunInUse):
-                raise
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        try:
+            try:
+                stack.enter_context(_held(scratch / _LOCK))
+            except (OSError, RunInUse) as error:
+                if alone and isinstance(error, RunInUse):
+                    raise
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             yield folder
-        finally:
-            stack.close()
-            with suppress(OSError):  # what holds checkpoints stays
-                scratch.rmdir()
+    finally:
+        _remove_empty(scratch)
+
+
+def _remove_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):  # what holds something stays
+            folder.rmdir()
 
 
 def leave(record: RunRecord, scratch: Path) -> None:
@@ -78,16 +80,10 @@ def leave(record: RunRecord, scratch: Path) -> None:
 
 
 def left(scratch: Path, name: str, data_hash: str) -> RunRecord | None:
-    """The record that a worker left of this run."""
-    record = _record(scratch)
-    return record if record and (record.name, record.data_hash) == (name, data_hash) else None
-
-
-def _record(scratch: Path) -> RunRecord | None:
-    try:
-        return RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
-    except (OSError, ValueError):
-        return None
+    """The record that a worker left of this run; of the hash its first digits are enough."""
+    with suppress(OSError, ValueError):
+        record = RunRecord.model_validate_json((scratch / _RECORD).read_bytes())
+        return record if (record.name, record.data_hash[: len(data_hash)]) == (name, data_hash) else None
 
 
 def keep(record: RunRecord, store: RunStore, scratch: Path) -> RunRecord:
@@ -117,14 +113,11 @@ def clean(store: RunStore) -> tuple[int, int]:
     count = size = 0
     for scratch in (folder / name for name in sorted(names)):
         with suppress(RunInUse), claim(scratch), checkpoints(scratch, alone=True):
-            record = _record(scratch)
             size += sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
             count += 1
-            if (
-                record
-                and record.name == scratch.name.partition("-")[0]
-                and not store.find(record.config, record.data_hash)
-            ):
+            name, _, data_hash = scratch.name.partition("-")
+            record = left(scratch, name, data_hash)
+            if record and not store.find(record.config, record.data_hash):
                 store.add(record)
             for path in [*scratch.glob("checkpoint-*"), scratch / _RECORD]:
                 remove(path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +45,6 @@ from sparsebert.training.predictions import Predictions, metrics_of
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what accelerate launch sets besides
 _OTHER_WAYS = (
@@ -226,12 +223,12 @@ def evaluate(
 def build_trainer(
     model: PreTrainedModel,
     config: RunConfig,
-    data: DatasetDict | dict[str, Rows],
+    data: dict[str, Rows],
     precision: str,
     scratch: Path | None = None,
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
-    train, validation = _rows(data["train"]), _rows(data["validation"])
+    train, validation = data["train"], data["validation"]
     if (largest := np.abs(train.label).max(initial=0)) > LARGEST_LABEL:
         raise InputError(f"a label of the training rows is {largest:g}, too large for 32 bits; scale them")
     arguments = TrainingArguments(
@@ -281,9 +278,8 @@ def build_trainer(
     return trainer
 
 
-def predict(trainer: Trainer, task: Task, data: Dataset | Rows) -> Predictions:
+def predict(trainer: Trainer, task: Task, rows: Rows) -> Predictions:
     """What the trainer's model says of some rows; `InputError` if that is not finite."""
-    rows = _rows(data)
     if trainer.args.world_size > 1:
         logits = _logits_alone(trainer, rows)
     else:
@@ -301,10 +297,6 @@ def _logits_alone(trainer: Trainer, rows: Rows) -> np.ndarray:
         for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
     ]
     return torch.cat(logits).numpy()
-
-
-def _rows(data: Dataset | Rows) -> Rows:
-    return data if isinstance(data, Rows) else Rows(data)
 
 
 def _learning(

@@ -18,8 +18,6 @@ from sparsebert.registry import METHODS
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
-
     from sparsebert.patterns.batches import Rows
 
 
@@ -63,7 +61,7 @@ class Run:
         """Tokens that its rows are cut to."""
         return fitting_length(self.config.max_length, self.task.max_length, model)
 
-    def rows(self, max_length: int) -> DatasetDict | dict[str, Rows]:
+    def rows(self, max_length: int) -> dict[str, Rows]:
         """The splits of its task as tokens, with words and heads if its plan reads them."""
         sizes = self.config.train_size, self.config.eval_size
         return prepare(self.task, self.config.encoder, max_length, *sizes, self.parsed)

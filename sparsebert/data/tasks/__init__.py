@@ -19,8 +19,6 @@ from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
 from sparsebert.registry import TASKS
 
-__all__ = ["Task", "get_task", "glue_folders", "registered", "task_names"]
-
 
 def task_names() -> tuple[str, ...]:
     """Every name that `get_task` knows; the last, `file:PATH`, stands for any file of one's own.

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsebert.errors import InputError
-
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     return np.mean(labels == predictions)
@@ -50,20 +48,13 @@ REGRESSION = ("pearson", "spearman")
 
 
 def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The named metrics of `predictions` against `labels` [rows].
+    """The named metrics of `predictions`, classes or numbers, against `labels`: both of shape [rows].
 
-    `predictions`: [rows] classes or numbers, [rows, labels] logits, or [rows, 1] numbers. Raises `InputError`
-    if one of them is not finite, `ValueError` if the shapes do not fit.
+    Raises `ValueError` if the shapes do not fit.
 
-    >>> score(["accuracy", "f1"], np.array([[2.0, 1.0], [0.0, 3.0], [0.0, 1.0]]), np.array([0, 1, 0]))
+    >>> score(["accuracy", "f1"], np.array([0, 1, 1]), np.array([0, 1, 0]))
     {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666}
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if not np.isfinite(predictions).all():
-        raise InputError("the model's predictions are not finite: training diverged; lower the learning rate")
-    if predictions.ndim == 2:
-        regression = metrics[0] in REGRESSION
-        predictions = predictions.squeeze(axis=1) if regression else predictions.argmax(axis=1)
     if predictions.shape != labels.shape:
         raise ValueError(f"predictions of shape {predictions.shape} for labels of shape {labels.shape}")
     return {name: float(METRICS[name](labels, predictions)) for name in metrics}

@@ -46,12 +46,8 @@ RATINGS = Download(
 
 def _read_reviews() -> Splits:
     rows = [line.split("\t") for line in _rated_sentences().rstrip("\n").split("\n")]
-    frame = pd.DataFrame(
-        {
-            "text": [_one_spaced(html.unescape(text)) for _, _, text in rows],
-            "rating": [float(rating) for _, rating, _ in rows],
-        }
-    )
+    texts = [_one_spaced(html.unescape(text)) for _, _, text in rows]
+    frame = pd.DataFrame({"text": texts, "rating": [float(rating) for _, rating, _ in rows]})
     frame = frame[frame["rating"].abs() >= CLEAR_RATING]
     frame = frame[~frame["text"].map(lambda text: " ".join(_words(text))).duplicated()]
     return hold_out(frame.assign(label=(frame["rating"] > 0).astype(int)), share=0.2)
@@ -62,20 +58,16 @@ def _read_topics() -> Splits:
 
 
 def _read_headlines() -> Splits:
-    return {split: _with_headlines(stories) for split, stories in _read_topics().items()}
-
-
-def _with_headlines(stories: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of headline and body.
-
-    In each topic every second story passes its headline on to the next of them, the last one to the first.
-    """
-    rows = pd.DataFrame({"text": stories["headline"], "text_pair": stories["body"], "label": 1})
-    for _, of_topic in stories.groupby("label"):
-        others = of_topic.index[1::2]
-        rows.loc[others, "text"] = np.roll(stories.loc[others, "headline"], 1)
-        rows.loc[others, "label"] = 0
-    return rows
+    """In each topic every second story passes its headline on to the next of them, the last to the first."""
+    splits = {}
+    for split, stories in _read_topics().items():
+        rows = pd.DataFrame({"text": stories["headline"], "text_pair": stories["body"], "label": 1})
+        for _, of_topic in stories.groupby("label"):
+            others = of_topic.index[1::2]
+            rows.loc[others, "text"] = np.roll(stories.loc[others, "headline"], 1)
+            rows.loc[others, "label"] = 0
+        splits[split] = rows
+    return splits
 
 
 @cache

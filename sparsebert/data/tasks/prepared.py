@@ -17,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from safetensors.numpy import load
 
 from sparsebert.data.tasks.metrics import METRICS, REGRESSION
 from sparsebert.data.tasks.task import Task
@@ -33,9 +34,24 @@ if TYPE_CHECKING:
     from sparsebert.patterns.batches import Rows
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
+DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence", "data_hash")  # of a task
 SYNTAX = ("word_ids", "head_ids")
 LARGEST = 2**36  # bytes of arrays
 MOST_WORDS = 2**24  # of a text, so that a head is one of them
+
+
+class Needs(NamedTuple):
+    """What a run needs of prepared rows; sizes that are None are all there are, what else is None is open."""
+
+    train_size: int | None = None
+    eval_size: int | None = None
+    parsed: bool = False
+    max_length: int | None = None
+    tokenizer: str | None = None  # its hash
+
+    def size(self, split: str) -> int | None:
+        """Rows of a split."""
+        return self.train_size if split == "train" else self.eval_size
 
 
 class Split(BaseModel):
@@ -88,11 +104,9 @@ class Manifest(BaseModel):
             raise ValueError("metrics: classes need those of classes, and numbers those of numbers")
         return self
 
-    def covers(self, train_size: int | None, eval_size: int | None) -> bool:
-        """Whether a run of these sizes can be made from it."""
-        return all(
-            rows.covers(train_size if split == "train" else eval_size) for split, rows in self.splits.items()
-        )
+    def covers(self, needs: Needs) -> bool:
+        """Whether it has as many rows as a run needs."""
+        return all(rows.covers(needs.size(split)) for split, rows in self.splits.items())
 
 
 @dataclass(frozen=True)
@@ -123,63 +137,45 @@ class PreparedTask(Task):
     def prepared_with(self) -> dict[str, str]:
         return self.entries[0][1].versions
 
-    def find(
-        self,
-        train_size: int | None,
-        eval_size: int | None,
-        parsed: bool,
-        max_length: int | None = None,
-        tokenizer: str | None = None,
-    ) -> tuple[Path, Manifest]:
-        """The entry that a run can be made from; length and tokenizer may be left open.
-
-        Raises `InputError` if there is none, with the command that makes one.
-        """
-        entries = list(self.entries)
+    def find(self, needs: Needs) -> tuple[Path, Manifest]:
+        """The entry that a run can be made from; `InputError` with the command that makes one if none is."""
+        entries, length = list(self.entries), needs.max_length
         wanted: list[tuple[str, Callable[[Manifest], bool]]] = [
-            ("another tokenizer than the encoder's", lambda found: tokenizer in (None, found.tokenizer)),
-            (f"rows not cut to {max_length} tokens", lambda found: max_length in (None, found.max_length)),
-            ("rows without parses", lambda found: bool(found.parser) or not parsed),
-            ("fewer rows than asked for", lambda found: found.covers(train_size, eval_size)),
+            (
+                "another tokenizer than the encoder's",
+                lambda its: needs.tokenizer in (None, its.tokenizer),
+            ),
+            (f"rows not cut to {length} tokens", lambda its: length in (None, its.max_length)),
+            ("rows without parses", lambda its: bool(its.parser) or not needs.parsed),
+            ("fewer rows than asked for", lambda its: its.covers(needs)),
         ]
         for instead, fits in wanted:
             entries = [entry for entry in entries if fits(entry[1])]
             if not entries:
-                sizes = {"max-length": max_length, "train-size": train_size, "eval-size": eval_size}
-                options = "".join(f" --{name} {value}" for name, value in sizes.items() if value)
+                given = {"max-length": length, "train-size": needs.train_size, "eval-size": needs.eval_size}
+                options = "".join(f" --{name} {value}" for name, value in given.items() if value)
                 raise InputError(
                     f"the prepared data of '{self.name}' in '{self.folder}' has {instead}; where its texts "
                     f"are, run: sparsebert prepare {self.name} --encoder ENCODER --out FOLDER{options}"
-                    + (" --parsed" if parsed else "")
+                    + (" --parsed" if needs.parsed else "")
                 )
         return entries[0]
 
-    def check(self, *needs: Any) -> None:
-        """`InputError` if a run with these needs (see `find`) can't be made, or its rows are no such rows."""
-        place, manifest = self.find(*needs)
-        changed = (place / ARRAYS).stat().st_mtime_ns if (place / ARRAYS).is_file() else 0
-        _check_arrays(place, manifest.sha256, changed)
+    def check(self, needs: Needs) -> None:
+        """`InputError` if a run with these needs can't be made, or its rows are no such rows."""
+        place, manifest = self.find(needs)
+        path = place / ARRAYS
+        _check_arrays(place, manifest.sha256, path.stat().st_mtime_ns if path.is_file() else 0)
 
-    def rows(
-        self,
-        tokenizer: str,
-        max_length: int,
-        train_size: int | None = None,
-        eval_size: int | None = None,
-        parsed: bool = False,
-        vocabulary: int | None = None,
-    ) -> dict[str, Rows]:
+    def rows(self, needs: Needs, vocabulary: int | None = None) -> dict[str, Rows]:
         """The rows of each split, those of `sparsebert.data.tokenizing.prepare` and in the same order.
 
         `vocabulary` is the number of the tokenizer's tokens. Raises `InputError` if the rows are not all
         there, truncated, changed, or hold what no such rows can hold.
         """
-        place, manifest = self.find(train_size, eval_size, parsed, max_length, tokenizer)
-        rows = {}
-        for split, columns in _read_arrays(place, manifest, vocabulary).items():
-            size = train_size if split == "train" else eval_size
-            rows[split] = _rows(columns, size, parsed, by_length=split != "train")
-        return rows
+        place, manifest = self.find(needs)
+        arrays = _read_arrays(place, manifest, vocabulary)
+        return {split: rows_of(arrays, split, needs) for split in manifest.splits}
 
 
 def prepared_tasks(folder: Path) -> tuple[str, ...]:
@@ -199,19 +195,9 @@ def prepared_task(name: str, folder: Path) -> PreparedTask:
                 f"'{first.name}' and '{other.name}' in '{folder}' were made from different data of "
                 f"'{name}'; remove one of them"
             )
-    return PreparedTask(
-        name=name,
-        summary=manifest.summary,
-        metrics=manifest.metrics,
-        label_names=manifest.label_names,
-        max_length=manifest.default_length,
-        paired=manifest.paired,
-        source=manifest.source,
-        licence=manifest.licence,
-        read=dict,
-        folder=folder,
-        entries=entries,
-    )
+    said = {field: getattr(manifest, field) for field in DESCRIBED if field != "data_hash"}
+    length = manifest.default_length
+    return PreparedTask(name=name, max_length=length, read=dict, folder=folder, entries=entries, **said)
 
 
 def whole_manifest(place: Path) -> Manifest | None:
@@ -226,13 +212,7 @@ def whole_manifest(place: Path) -> Manifest | None:
 
 def read_manifest(place: Path) -> Manifest:
     """What `place` says it holds; `InputError` if that is not what this version writes."""
-    path = place / MANIFEST
-    return _read_manifest(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _read_manifest(path: Path, changed: int) -> Manifest:
-    return read_model(path, Manifest, "the prepared data", "prepare it again")
+    return read_model(place / MANIFEST, Manifest, "the prepared data", "prepare it again")
 
 
 def _entries(folder: Path) -> list[tuple[Path, Manifest]]:
@@ -250,26 +230,23 @@ def _check_arrays(place: Path, sha256: str, changed: int) -> None:
     _read_arrays(place, read_manifest(place))
 
 
-def _read_arrays(
-    place: Path, manifest: Manifest, vocabulary: int | None = None
-) -> dict[str, dict[str, np.ndarray]]:
-    """The columns of each split; `InputError` if they don't hold what the manifest says."""
-    from safetensors.numpy import load
-
-    path = place / ARRAYS
+def _read_arrays(place: Path, manifest: Manifest, vocabulary: int | None = None) -> dict[str, np.ndarray]:
+    """The columns of all splits; `InputError` if they don't hold what the manifest says."""
+    content = _content(place, manifest.sha256)
     try:
-        arrays = load(_content(place, manifest.sha256))
-    except InputError:
-        raise
+        arrays = load(content)
     except Exception as error:  # SafetensorError, KeyError for a type that NumPy lacks, ...
-        raise InputError(f"'{shown(path)}' holds no arrays ({shown(error)}); prepare it again") from None
-    splits = {}
+        raise InputError(
+            f"'{shown(place / ARRAYS)}' holds no arrays ({shown(error)}); prepare it again"
+        ) from None
     for split, rows in manifest.splits.items():
-        names = [name for name in arrays if name.startswith(f"{split}/")]
-        splits[split] = {name.removeprefix(f"{split}/"): arrays[name] for name in names}
-        if mistake := _mistake(splits[split], rows, manifest, vocabulary):
-            raise InputError(f"'{shown(path)}', {split}: {mistake}; prepare it again")
-    return splits
+        if mistake := _mistake(_columns(arrays, split), rows, manifest, vocabulary):
+            raise InputError(f"'{shown(place / ARRAYS)}', {split}: {mistake}; prepare it again")
+    return arrays
+
+
+def _columns(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(f"{split}/"): each for n, each in arrays.items() if n.startswith(f"{split}/")}
 
 
 def _mistake(
@@ -287,8 +264,7 @@ def _mistake(
         "word_ids": (-1, MOST_WORDS),
         "head_ids": (-1, MOST_WORDS),
     }
-    needed = ["lengths", "label", "input_ids"]
-    needed += ["order"] if rows.rows == rows.of else []
+    needed = ["lengths", "label", "input_ids", *(["order"] if rows.rows == rows.of else [])]
     needed += SYNTAX if manifest.parser else []
     if missing := [name for name in needed if name not in columns]:
         return f"there is no column {missing[0]}"
@@ -321,26 +297,22 @@ def _content(place: Path, sha256: str) -> bytes:
     return content
 
 
-def _rows(columns: dict[str, np.ndarray], size: int | None, parsed: bool, by_length: bool) -> Rows:
+def rows_of(arrays: dict[str, np.ndarray], split: str, needs: Needs) -> Rows:
+    """The rows of a split that a run takes, in its order."""
     from sparsebert.patterns.batches import Rows
 
-    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label")
+    columns, size = _columns(arrays, split), needs.size(split)
+    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
     order = columns.pop("order", None)
     chosen = np.arange(len(lengths))
     if size is not None and (order is None or size < len(order)):
-        chosen = (chosen if order is None else order.astype(np.int64))[:size]
-    if by_length:
+        chosen = (chosen if order is None else order)[:size]
+    if split != "train":
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-    tokens = {
-        name: _taken(flat, lengths, chosen) for name, flat in columns.items() if parsed or name not in SYNTAX
-    }
-    tokens["attention_mask"] = np.ones_like(tokens["input_ids"])
-    return Rows.of_arrays(lengths[chosen], tokens, label[chosen].tolist())
-
-
-def _taken(flat: np.ndarray, lengths: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The tokens of some rows, as 64-bit integers."""
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    parts: list[Any] = [flat[starts[row] : ends[row]] for row in chosen]
-    return np.concatenate(parts).astype(np.int64)
+    columns = {name: flat for name, flat in columns.items() if needs.parsed or name not in SYNTAX}
+    rows = Rows(lengths, columns, label)
+    if split != "train" or len(chosen) < len(lengths):
+        rows = rows.select(chosen)
+    rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}
+    rows.tokens["attention_mask"] = np.ones_like(rows.tokens["input_ids"])
+    return rows

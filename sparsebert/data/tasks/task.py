@@ -10,9 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
 from sparsebert.registry import TASKS, Registry
 
@@ -55,11 +52,6 @@ class Task:
         """The task where data sets in the GLUE layout lie in `folder`, which only benchmarks look into."""
         return self
 
-    @property
-    def num_labels(self) -> int:
-        """Outputs that a classifier needs; 1 means that a number is predicted (regression)."""
-        return len(self.label_names) or 1
-
     def load(self) -> DatasetDict:
         """The splits "train", "validation" (and "validation_mismatched" of MNLI); read once per process.
 
@@ -73,13 +65,9 @@ class Task:
     def _datasets(self) -> dict[str, Dataset]:
         from datasets import ClassLabel, Dataset, Features, Value
 
-        features = Features(
-            {
-                "text": Value("string"),
-                **({"text_pair": Value("string")} if self.paired else {}),
-                "label": ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32"),
-            }
-        )
+        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], Value("string"))
+        label = ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32")
+        features = Features(texts | {"label": label})
         return {
             split: Dataset.from_pandas(rows[list(features)], features=features, preserve_index=False)
             for split, rows in self.read().items()
@@ -107,10 +95,6 @@ class Task:
     def prepared_with(self) -> dict[str, str]:
         """Versions of what made its tokens, where that was on another machine."""
         return {}
-
-    def score(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The task's metrics of `predictions`: [rows] (classes or numbers) or [rows, labels] (logits)."""
-        return score(self.metrics, predictions, labels)
 
 
 def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:

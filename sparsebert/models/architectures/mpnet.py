@@ -1,9 +1,4 @@
-"""MPNet (Song et al., 2020): a bias for each head and relative position, one table for all layers.
-
-Its attention does not go through transformers' AttentionInterface, so `attach` puts another forward pass into
-its self-attention. What the layers share reaches them in the place of the bias, which the encoder hands to
-each layer and which would be a [batch, head, length, length] tensor.
-"""
+"""MPNet, whose attention does not go through transformers' AttentionInterface."""
 
 from __future__ import annotations
 
@@ -22,6 +17,12 @@ _FARTHEST = 128  # offsets from here on share a bucket
 
 @register
 class MPNet(Architecture):
+    """MPNet (Song et al., 2020): a bias for each head and relative position, one table for all layers.
+
+    `attach` puts another forward pass into its self-attention. What the layers share reaches them in the
+    place of the bias, which the encoder hands to each layer and which would be [batch, head, length, length].
+    """
+
     name = "mpnet"
     attention = "MPNetSelfAttention"
     reserved = 2  # whatever the config says of padding

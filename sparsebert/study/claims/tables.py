@@ -7,14 +7,18 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from sparsebert.study.captions import between
 from sparsebert.study.claims.rules import (
     CLAIMS,
+    WRITTEN,
     Estimate,
     Verdict,
+    after_holm,
     mixture_text,
     mixtures_of,
     sparse_patterns,
     stand_ins,
+    verdicts,
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
@@ -23,11 +27,13 @@ from sparsebert.study.claims.runs import (
     judged,
     labels_of,
     records_by_setting,
+    rows_judged,
     runs_with,
     score_of,
     scores_by_seed,
 )
 from sparsebert.study.intervals import Mean
+from sparsebert.study.results import without_seeds
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
@@ -43,9 +49,45 @@ def rules() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("claim")
 
 
-def summary(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per claim, a column per task or setting, the verdict in each cell; – if it rests on no number."""
-    rows = [{"claim": v.claim, "label": v.label, "verdict": v.verdict if v.numbers else "–"} for v in found]
+def counted(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A row per task: how many runs, plans and seeds there are, and on how many rows."""
+    rows = [
+        (r.config.task, r.name, without_seeds(r.config.plan), r.config.seed, r.train_rows, rows_judged(r))
+        for r in records
+    ]
+    columns = ["task", "runs", "plans", "seeds", "rows trained on", "rows judged on"]
+    counts = dict.fromkeys(columns[1:4], "nunique") | dict.fromkeys(columns[4:], "max")
+    return pd.DataFrame(rows, columns=columns).groupby("task").agg(counts)
+
+
+def seen_before(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What had been seen when each rule was written: how many of the runs of each task were finished before.
+
+    A row per commit that changed a rule, a column per task.
+    """
+    runs = pd.DataFrame([(r.config.task, r.finished) for r in records], columns=["task", "finished"])
+    finished, by_task = pd.to_datetime(runs.pop("finished"), utc=True, format="ISO8601"), runs["task"]
+    counts = {
+        (what, f"{written:%Y-%m-%d %H:%M}"): by_task[finished < written].value_counts()
+        for what, written in ((what, pd.Timestamp(text)) for what, text in WRITTEN.items())
+    }
+    table = pd.DataFrame(counts, index=sorted(by_task.unique())).fillna(0).astype(int).T
+    return table.rename_axis(index=["rule", "committed (UTC)"])
+
+
+def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
+    """A row per claim, a column per task or setting, the verdict in each cell; – if it rests on no number.
+
+    `corrected`: verdicts that Holm's correction over all of them takes back say so.
+    """
+    lost = {key for key, stays in after_holm(found).items() if corrected and not stays}
+    words = [
+        "–" if not v.numbers else f"{v.verdict}, not after Holm" if (v.claim, v.label) in lost else v.verdict
+        for v in found
+    ]
+    rows = [
+        {"claim": v.claim, "label": v.label, "verdict": word} for v, word in zip(found, words, strict=True)
+    ]
     frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
     return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
 
@@ -65,6 +107,42 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
         for number in v.numbers
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `estimates` as people read them, by task or setting."""
+    return pd.DataFrame(
+        {
+            "task": numbers["label"],
+            "what is asked": numbers["what"],
+            "points": numbers["mean"].round(2),
+            "90 % interval": [between(*ends) for ends in zip(numbers["low"], numbers["high"], strict=True)],
+            "seeds": numbers["seeds"].astype(object).replace(0, "–"),
+            "rows": numbers["rows"].astype(object).replace(0, "–"),
+            "wanted": numbers["wanted"],
+            "state": numbers["state"].replace("floor", "at the floor"),
+        }
+    ).set_index("task")
+
+
+def by_interval(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The numbers behind the verdicts with three intervals side by side, for those that have one.
+
+    Columns `low`, `high` and `state` under each of: `seeds` alone, `seeds and rows`, and `moderated`, the
+    latter with variances over seeds shrunk, as the rules want it.
+    """
+    kinds = {
+        "seeds": {"rows": False, "moderated": False},
+        "seeds and rows": {"moderated": False},
+        "moderated": {},
+    }
+    tables = {}
+    for kind, how in kinds.items():
+        frame = estimates(verdicts(records, **how))
+        frame = frame[frame["low"].notna()].set_index(["claim", "label", "what"])
+        tables[kind] = frame[["low", "high", "state"]]
+        tables |= {"": frame[["mean", "bound", "rows"]]} if not how else {}
+    return pd.concat({name: tables[name] for name in ("", *kinds)}, axis=1)
 
 
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -210,14 +288,14 @@ def caveats(records: Sequence[RunRecord]) -> list[str]:
     for setting, label in labels_of(settings).items():
         own = settings[setting]
         layers = len(own[0].density_per_layer)
-        rows, trained = max(record.eval_rows for record in own), max(record.train_rows for record in own)
+        rows, trained = max(map(rows_judged, own)), max(record.train_rows for record in own)
         seeds = len({record.config.seed for record in own})
         half = f"its later half has {layers - layers // 2} layers"
         if layers != BERT_BASE_LAYERS:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
         said.append(
             f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
-            f"{rows:,} evaluated on (one of them is {100 / rows:.2f} points of an accuracy), at most "
+            f"{rows:,} judged on (one of them is {100 / rows:.2f} points of an accuracy), at most "
             f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
         )
     return said

@@ -1,0 +1,212 @@
+"""A GPU's minutes, spent on what is wanted most first, in pieces that go on where the last one stopped.
+
+Each part is a command of its own: one that fails or hangs takes nothing else with it. What comes back are few
+files in one folder, each written as its parts are finished:
+
+    progress.json      the state of each part, and the seconds that it has had
+    log.txt            what the commands said
+    selftest.json, chapter.ipynb, attention.jsonl, models.jsonl
+    runs.jsonl         the records of all runs, for `sparsebert results merge`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebert.errors import InputError, unknown_name
+from sparsebert.paths import Folders, check_writable, write_whole
+from sparsebert.reading import read_bytes
+from sparsebert.study.results import as_line
+from sparsebert.training.runs import RunRecord, RunStore
+
+_LENGTHS, _BAND = "512,1k,2k,4k,8k,16k,32k", ("neighbour(256)", "neighbour(256) | global(cls)")
+PROFILES: dict[str, dict[str, list[str]]] = {  # options of the parts' commands
+    "full": {
+        "selftest": [],
+        "chapter": ["--profile", "quick"],
+        "attention": [
+            *("--lengths", _LENGTHS, "--rounds", "5", "--dtype", "bf16"),
+            *(part for pattern in _BAND for part in ("--pattern", pattern)),
+        ],
+        "models": [
+            *("--lengths", _LENGTHS, "--rounds", "3", "--dtype", "bf16"),
+            *("--encoder", "bert-base", "--tokens", "32768", "--plan", _BAND[1]),
+        ],
+    },
+    "smoke": {
+        "selftest": ["--only", "models"],
+        "chapter": ["--profile", "smoke"],
+        "attention": ["--lengths", "32,64", "--heads", "2", "--width", "8", "--rounds", "2"],
+        "models": ["--lengths", "32,64", "--encoder", "tiny", "--rounds", "2"],
+    },
+}
+# A compiler may take half a minute for each length, so FlexAttention, which `auto` takes, has its own part.
+_FUSED = ("dense", "cudnn", "banded", "masked", "varlen", "natten", "longformer", "bigbird")
+_COMPILED = ("dense", "auto", "flex", "flex alone")
+_GRACE = 20.0  # seconds that a command gets to end by itself
+_LEAST = 10.0  # seconds without which no command is worth starting
+_GATHER = 15.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, given the seconds that it has, and how many it may have over all pieces."""
+
+    name: str
+    seconds: float
+    command: Callable[[float], Sequence[str]]
+    again: bool = False  # it finds by itself what is left to do
+
+
+def parts(
+    out: Path, grid: str, notebook: str, given: Sequence[str], profile: str, workers: int
+) -> list[Part]:
+    """What is done, in this order."""
+    sizes, said = PROFILES[profile], [part for pair in given for part in ("-p", pair)]
+    chapter = ["run", notebook, *sizes["chapter"], *said, "--out", str(out / "chapter.ipynb")]
+    attention = ["bench", "attention", *sizes["attention"], "--out", str(out / "attention.jsonl")]
+    fused, compiled = (
+        [*attention, *(part for name in names for part in ("--contender", name))]
+        for names in (_FUSED, _COMPILED)
+    )
+    models = ["bench", "model", *sizes["models"], "--out", str(out / "models.jsonl")]
+    sweep = ["sweep", grid, "--executor", "processes", "--workers", str(workers)]
+
+    def selftest(left: float) -> list[str]:
+        report = [
+            "--minutes",
+            f"{left / 80:.2f}",
+            "--out",
+            str(out / "selftest.json"),
+        ]  # its last check ends, too
+        return ["selftest", *sizes["selftest"], *report]
+
+    return [
+        Part("selftest", 120, selftest),
+        Part("chapter", 150, lambda left: chapter),
+        Part("attention", 100, lambda left: fused),
+        Part("training", 75, lambda left: [*models, "--mode", "training"]),
+        Part("compiled", 100, lambda left: compiled),
+        Part("inference", 60, lambda left: [*models, "--mode", "inference"]),
+        Part("grid", math.inf, lambda left: [*sweep, "--budget", f"{left:.0f}s"], again=True),
+    ]
+
+
+def spend(
+    out: Path,
+    grid: str,
+    folders: Folders,
+    minutes: float,
+    notebook: str = "03_which_connections",
+    given: Sequence[str] = (),
+    profile: str = "full",
+    workers: int = 6,
+    told: Callable[[str], object] = print,
+) -> dict[str, str]:
+    """Spend some minutes on the parts that are not done, and return the state of each.
+
+    `grid` is a grid file. The records in `out` are put into the folder of runs first. `given` are parameters
+    of the notebook. Raises `InputError` for an unknown profile and a folder that can't be written.
+    """
+    end = time.monotonic() + 60 * minutes
+    if profile not in PROFILES:
+        raise unknown_name("profile", profile, PROFILES)
+    check_writable(out, f"the folder '{out}'", "OUT")
+    out.mkdir(parents=True, exist_ok=True)
+    store, progress = RunStore(folders.runs), _Progress(out / "progress.json")
+    _restore(out, store)
+    named = {f"SPARSEBERT_{name.upper()}_DIR": folder for name, folder in vars(folders).items() if folder}
+    environment = {name: str(folder.absolute()) for name, folder in named.items()}
+    for part in parts(out, grid, notebook, given, profile, workers):
+        had, state = progress.seconds.get(part.name, 0.0), progress.states.get(part.name, "not begun")
+        left = min(end - time.monotonic(), part.seconds - had)
+        if part.again or state in ("not begun", "cut off"):
+            if left < _LEAST:
+                told(f"{part.name}: {state}, no time left for it")
+                continue
+            started = time.monotonic()
+            code = _call(part.command(left), left, environment, out / "log.txt", lambda: _gather(out, store))
+            taken = time.monotonic() - started
+            state = {None: "cut off", 130: "cut off", 0: "done"}.get(code, f"failed with exit code {code}")
+            progress.note(part.name, state, had + taken)
+            told(f"{part.name}: {state} after {taken:.0f} s")
+        else:
+            told(f"{part.name}: {state} before")
+    _gather(out, store)
+    return progress.states
+
+
+class _Progress:
+    """How far the parts have come, in a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.states: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        if path.exists():
+            try:
+                found = json.loads(read_bytes(path, "the progress"))
+                self.states, self.seconds = dict(found["states"]), dict(found["seconds"])
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"'{path}' holds something else; give another folder") from None
+
+    def note(self, part: str, state: str, seconds: float) -> None:
+        self.states[part], self.seconds[part] = state, round(seconds, 1)
+        write_whole(self.path, json.dumps({"states": self.states, "seconds": self.seconds}, indent=1) + "\n")
+
+
+def _call(
+    command: Sequence[str],
+    seconds: float,
+    environment: dict[str, str],
+    log: Path,
+    often: Callable[[], object],
+) -> int | None:
+    """Call `sparsebert` and return its exit code; after these seconds it is interrupted, then ended: None."""
+    call = [sys.executable, "-m", "sparsebert", *command]
+    end = time.monotonic() + seconds
+    with log.open("ab") as file:
+        file.write(f"\n$ sparsebert {' '.join(command)}\n".encode())
+        file.flush()
+        process = subprocess.Popen(
+            call, stdout=file, stderr=file, env=os.environ | environment, start_new_session=True
+        )
+        try:
+            while (left := end - time.monotonic()) > 0:
+                try:
+                    return process.wait(min(left, _GATHER))
+                except subprocess.TimeoutExpired:
+                    often()
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+            return None
+        finally:  # it has a session of its own, in which nobody may be left
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _restore(out: Path, store: RunStore) -> None:
+    """Put the records that came back earlier into the folder of runs."""
+    path = out / "runs.jsonl"
+    known = {record.name for record in store}
+    for line in read_bytes(path, "the records").splitlines() if path.exists() else ():
+        record = RunRecord.read(line)
+        if record.name not in known:
+            store.add(record)
+
+
+def _gather(out: Path, store: RunStore) -> None:
+    """All records in one file."""
+    write_whole(out / "runs.jsonl", "".join(as_line(record) + "\n" for record in store))

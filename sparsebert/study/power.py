@@ -1,0 +1,108 @@
+"""What runs can decide before they are made: how many seeds and evaluation rows a point needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+from scipy import stats
+
+from sparsebert.study.intervals import LEVEL
+
+MOST_SEEDS, MOST_ROWS = 50, 1_000_000
+
+
+def chance(
+    effect: float,
+    scatter: float,
+    disagreement: float,
+    seeds: int,
+    rows: int,
+    freedom: float = 0.0,
+    level: float = LEVEL,
+) -> float:
+    """The chance that an interval over `seeds` and `rows` lies on one side of a bound, and on the right one.
+
+    `effect` is how far the true mean lies from the bound, and `scatter` the standard deviation of its
+    differences over seeds, both in points. On a share `disagreement` of the rows the two sides differ with
+    all seeds, so that a row's difference has the variance 100² times that. `freedom` is how many further
+    seeds the scatter is as good as known from (`sparsebert.study.intervals.scatter_of`). It is the power of
+    Student's test, by the noncentral t distribution.
+
+    >>> round(chance(effect=1.0, scatter=1.2, disagreement=0.0, seeds=5, rows=1000), 2)
+    0.46
+    """
+    of_seeds, of_rows = scatter**2 / seeds, 100**2 * disagreement / rows
+    error = (of_seeds + of_rows) ** 0.5
+    if not error:
+        return float(effect != 0)
+    degrees = error**4 / (of_seeds**2 / (seeds - 1 + freedom) + of_rows**2 / (rows - 1))
+    least = stats.t.ppf((1 + level) / 2, degrees)
+    return float(stats.nct.sf(least, degrees, abs(effect) / error))
+
+
+def seeds_needed(
+    wanted: float, effect: float, scatter: float, disagreement: float, rows: int, freedom: float = 0.0
+) -> int | None:
+    """The fewest seeds, at least 2, that decide with this chance on these rows; None if 50 don't."""
+    return _least(
+        2, MOST_SEEDS, wanted, lambda seeds: chance(effect, scatter, disagreement, seeds, rows, freedom)
+    )
+
+
+def rows_needed(
+    wanted: float, effect: float, scatter: float, disagreement: float, seeds: int, freedom: float = 0.0
+) -> int | None:
+    """The fewest rows that decide with this chance and these seeds; None if a million don't."""
+    return _least(
+        2, MOST_ROWS, wanted, lambda rows: chance(effect, scatter, disagreement, seeds, rows, freedom)
+    )
+
+
+def _least(low: int, high: int, wanted: float, chance_of: Callable[[int], float]) -> int | None:
+    """The least number with at least the wanted chance, which grows with the number."""
+    if chance_of(high) < wanted:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if chance_of(middle) >= wanted else (middle + 1, high)
+    return low
+
+
+def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.DataFrame:
+    """What would decide the numbers that are open, if means and scatter are what they were measured to be.
+
+    `numbers` are those of `claims.estimates`. A row for each that is open though it has three seeds, with the
+    verdict it belongs to: the `chance` that `seeds` seeds decide it on as many rows, and how many seeds (on
+    these rows) or rows (with these seeds) decide it with the chance `wanted`; None if no number does.
+    """
+    found = []
+    open_ = numbers[
+        (numbers["state"] == "open") & (numbers["verdict"] == "undecided") & (numbers["seeds"] >= 3)
+    ]
+    for row in open_.to_dict("records"):
+        known = {name: row[name] for name in ("scatter", "disagreement", "freedom")}
+        known["effect"] = row["mean"] - row["bound"]
+        rows = max(row["rows"], 2)  # without predictions the disagreement is 0, and rows count for nothing
+        kept = {name: row[name] for name in ("claim", "label", "what", "mean", "bound", "seeds", "rows")}
+        found.append(
+            kept
+            | {
+                "chance": chance(seeds=seeds, rows=rows, **known),
+                "seeds needed": seeds_needed(wanted, rows=rows, **known),
+                "rows needed": rows_needed(wanted, seeds=seeds, **known) if row["rows"] else None,
+            }
+        )
+    columns = [
+        "claim",
+        "label",
+        "what",
+        "mean",
+        "bound",
+        "seeds",
+        "rows",
+        "chance",
+        "seeds needed",
+        "rows needed",
+    ]
+    return pd.DataFrame(found, columns=columns)
