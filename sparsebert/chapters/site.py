@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -257,7 +258,7 @@ def leave_out_unused(html: Path) -> int:
             composed = [found for pattern in _MATHJAX for found in file.parent.glob(pattern)]
             names += [found.relative_to(file.parent) for found in composed]
         folders = (file.parent, html, static)
-        places = {Path(os.path.normpath(folder / name)) for name in names for folder in folders}
+        places = {Path(os.path.normpath(folder / unquote(str(name)))) for name in names for folder in folders}
         found = places & unused
         unused -= found
         waiting += [file for file in found if file.suffix in _ASKED]
