@@ -46,9 +46,11 @@ def standalone(
 def _install(repository: str, branch: str) -> str:
     if repository:
         otherwise = f"""\
+    source, branch = "{repository}", "{branch}"
     folder = "sparsebert-book"  # a clone, since the recorded runs lie beside the package
     if not os.path.isdir(folder):
-        subprocess.run(["git", "clone", "--depth=1", "--branch={branch}", "{repository}", folder], check=True)
+        git = ["git", "clone", "--quiet", "--depth=1", f"--branch={{branch}}"]
+        subprocess.run([*git, source, folder], check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--editable", f"{{folder}}[book]"], check=True)
     sys.path.insert(0, os.path.abspath(folder))"""
