@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -25,9 +25,9 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "device", f"{kind}; {device_name()}; computes in {resolve_precision('auto')}"
     for encoder in ENCODERS.values():
         yield encoder.name, str(encoder)
-    yield "parser", _parser()
+    yield "parser", _or_refusal(lambda: f"{parser_name()} found")
     yield "hub", _hub()
-    yield "GLUE folder", _glue()
+    yield "GLUE folder", _or_refusal(_glue)
     yield "cache", _place(cache_dir(), "SPARSEBERT_CACHE_DIR")
     recorded = sum(1 for _ in RunStore())
     yield "runs", f"{recorded} recorded in {_place(runs_dir(), 'SPARSEBERT_RUNS_DIR')}"
@@ -41,28 +41,21 @@ def _place(folder: Path, variable: str) -> str:
     return f"{folder} ({'' if usable else 'which cannot be written: '}set {variable} to move it)"
 
 
-def _parser() -> str:
+def _or_refusal(find: Callable[[], str]) -> str:
     try:
-        return f"{parser_name()} found"
+        return find()
     except InputError as error:
         return str(error)
 
 
 def _hub() -> str:
-    hub = huggingface_hub.constants.ENDPOINT
-    if hub_reachable():
-        return f"{hub} is reachable"
-    return f"{hub} is not reachable; packaged and local encoders and data work without it"
+    apart = "" if hub_reachable() else "not reachable; packaged and local encoders and data work without it"
+    return f"{huggingface_hub.constants.ENDPOINT} is {apart or 'reachable'}"
 
 
 def _glue() -> str:
-    try:
-        folder = data_dir()
-    except InputError as error:
-        return str(error)
+    folder = data_dir()
     if folder is None:
-        return (
-            "none named; set SPARSEBERT_DATA_DIR to a folder with SST-2/, MRPC/, ... (else the hub is asked)"
-        )
+        return "none named; set SPARSEBERT_DATA_DIR to one with SST-2/, MRPC/, ... (else the hub is asked)"
     found = [name for name in tasks.glue_folders() if (folder / name).is_dir()]
     return f"{folder} holds {', '.join(found) or 'none of the tasks'}"

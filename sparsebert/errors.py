@@ -1,9 +1,10 @@
-"""What a person sees when the input is wrong: one sentence with what, where, and what to write instead."""
+"""What a person is told: when the input is wrong, a sentence with what, where, and what to write instead."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import PurePath
@@ -24,6 +25,11 @@ class ChapterError(RuntimeError):
 
     The command line shows it and exits with 1.
     """
+
+
+def say(line: str) -> None:
+    """Tell how far something is; standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def shown(text: object, most: int = 0) -> str:

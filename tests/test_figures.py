@@ -187,7 +187,7 @@ def test_graphs_refuse_what_does_not_fit(draw, message):
 # ---- how far, how dense ----
 
 
-def test_reach_averages_texts_and_draws_a_line_per_pattern_in_each_panel():
+def test_lines_average_rows_and_draws_a_line_per_pattern_in_each_panel():
     rows = [
         {"pattern": pattern, "layers": layers, "share": share, "reader": reader}
         for pattern in ("dense", "syntax")
@@ -195,7 +195,7 @@ def test_reach_averages_texts_and_draws_a_line_per_pattern_in_each_panel():
         for share in (0.2, 0.4)
         for reader in ("[CLS]", "average")
     ]
-    figure = figures.reach(pd.DataFrame(rows), col="reader")
+    figure = figures.lines(pd.DataFrame(rows), "layers", "share", col="reader")
     assert [axes.get_title() for axes in figure.axes] == ["[CLS]", "average"]
     for axes in figure.axes:
         assert [line.get_ydata().tolist() for line in axes.lines] == [pytest.approx([30, 30])] * 2
@@ -246,6 +246,22 @@ def test_no_run_has_no_mean():
 # ---- results ----
 
 
+def by_sparsity(frame, dense=(), **options):
+    return figures.means(frame, "sparsity", dense=dense, marker="placement", **options)
+
+
+def by_first_layer(frame, dense=()):
+    return figures.means(frame, "first_layer", dense=dense, apart="placement", line=True)
+
+
+def by_density(frame, dense=()):
+    return figures.means(frame, "density", dense=dense, colour="parts", apart="mixture")
+
+
+def worth(frame):
+    return figures.means(frame, "degree", "value", colour="part", apart="step", col="where", zero=True)
+
+
 def intervals_of(axes):
     """Ends of every drawn interval, as a list of [[x, y], [x, y]]."""
     return [segment for bars in axes.containers for lines in bars[2] for segment in lines.get_segments()]
@@ -255,9 +271,9 @@ def means_of(axes):
     return [tuple(map(float, (bars[0].get_xdata()[0], bars[0].get_ydata()[0]))) for bars in axes.containers]
 
 
-def test_accuracy_against_sparsity_draws_means_intervals_and_the_dense_line():
+def test_means_against_sparsity_have_intervals_and_the_dense_line():
     frame = runs()
-    figure = figures.accuracy_against_sparsity(frame, dense=[0.8, 0.81, 0.82])
+    figure = by_sparsity(frame, dense=[0.8, 0.81, 0.82])
     [axes] = figure.axes
     groups = frame.groupby(["pattern", "placement"], sort=False)
     expected = [(100 * own["sparsity"].mean(), 100 * own["accuracy"].mean()) for _, own in groups]
@@ -275,16 +291,16 @@ def test_accuracy_against_sparsity_draws_means_intervals_and_the_dense_line():
 def test_each_panel_has_the_line_of_its_own_dense_runs():
     frame = pd.concat([runs(task="reviews"), runs(task="topics")])
     dense = {"topics": [0.9], "reviews": [0.8]}
-    figure = figures.accuracy_against_sparsity(frame, dense, col="task")
+    figure = by_sparsity(frame, dense, col="task")
     for axes in figure.axes:
         [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
         assert line.get_ydata() == pytest.approx([100 * dense[axes.get_title()][0]] * 2)
     with pytest.raises(InputError, match="no runs for topics, only for reviews"):
-        figures.accuracy_against_sparsity(frame, {"reviews": [0.8]}, col="task")
+        by_sparsity(frame, {"reviews": [0.8]}, col="task")
 
 
 def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_patterns_colour():
-    figure = figures.accuracy_against_sparsity(runs(), dense=[0.8])
+    figure = by_sparsity(runs(), dense=[0.8])
     control = "its degree-matched random control"
     assert legend_of(figure) == ["neighbour(2)", "syntax", control, "late", "all", "dense"]
     marks = [bars[0] for bars in figure.axes[0].containers]
@@ -296,7 +312,7 @@ def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_p
 
 def test_labels_keep_global_tokens_that_differ():
     frame = runs(["neighbour(2) | global(cls)", "neighbour(2)", "dense"], ["all"])
-    figure = figures.accuracy_against_sparsity(frame)
+    figure = by_sparsity(frame)
     assert legend_of(figure) == ["neighbour(2) | global(cls)", "neighbour(2)", "dense", "all"]
 
 
@@ -304,13 +320,13 @@ def test_levels_that_are_no_patterns_are_taken_as_they_are():
     frame = runs(placements=["all"], cls=True)
     names = ["learned", "BigBird (2, 3)", "2"]
     frame["pattern"] = frame["pattern"].replace(PATTERNS, names)
-    figure = figures.accuracy_against_sparsity(frame)
+    figure = by_sparsity(frame)
     assert legend_of(figure) == [*names, "all"]
 
 
 def test_a_kind_of_pattern_has_its_colour_in_every_figure():
-    one = figures.accuracy_against_sparsity(runs(["syntax", "neighbour(2)"], ["all"]))
-    other = figures.from_layer(runs(["neighbour(4)", "lexical(2)", "syntax"]))
+    one = by_sparsity(runs(["syntax", "neighbour(2)"], ["all"]))
+    other = by_first_layer(runs(["neighbour(4)", "lexical(2)", "syntax"]))
 
     def colours(figure):
         [legend] = figure.legends
@@ -328,7 +344,7 @@ def test_levels_look_apart_while_there_are_looks_left():
 
 
 def test_single_runs_are_drawn_without_intervals():
-    [axes] = figures.accuracy_against_sparsity(runs(seeds=1), dense=[0.8]).axes
+    [axes] = by_sparsity(runs(seeds=1), dense=[0.8]).axes
     assert len(means_of(axes)) == 6 and intervals_of(axes) == [] and len(axes.patches) == 0
 
 
@@ -343,9 +359,9 @@ def test_by_placement_puts_each_control_in_the_row_of_its_pattern():
     assert [x for x, _ in means_of(late)] == pytest.approx((-100 * own).tolist())
 
 
-def test_from_layer_draws_a_line_per_pattern_through_its_means():
+def test_means_are_joined_by_a_line_per_pattern_through_its_means():
     frame = runs(PATTERNS[:2], ["0-", "1-", "2-"])
-    [axes] = figures.from_layer(frame, dense=[0.8, 0.82]).axes
+    [axes] = by_first_layer(frame, dense=[0.8, 0.82]).axes
     lines = [line for line in axes.lines if len(line.get_xdata()) == 3 and line.get_marker() == "none"]
     for line, (_, own) in zip(lines, frame.groupby("pattern", sort=False), strict=True):
         means = 100 * own.groupby("first_layer")["accuracy"].mean()
@@ -418,21 +434,22 @@ def test_heat_maps_of_single_runs_write_means_alone():
     assert texts == ["56.0", "52.0", "58.0", "56.0", "62.0", "58.0", "64.0"]
 
 
-def test_accuracy_against_density_keeps_mixtures_of_the_same_parts_apart():
+def test_means_against_density_keep_mixtures_of_the_same_parts_apart():
     frame = mixtures()
     more = frame[frame["mixture"] == "(2, 2, 2)"].assign(mixture="(4, 2, 2)", density=0.9, accuracy=0.9)
-    figure = figures.accuracy_against_density(pd.concat([frame, more]), dense=[0.8, 0.82])
+    figure = by_density(pd.concat([frame, more]), dense=[0.8, 0.82])
     [axes] = figure.axes
     groups = pd.concat([frame, more]).groupby("mixture", sort=False)
     expected = [(100 * own["density"].mean(), 100 * own["accuracy"].mean()) for _, own in groups]
-    assert sorted(means_of(axes)) == [pytest.approx(point) for point in sorted(expected)]
+    assert sorted(y for _, y in means_of(axes)) == pytest.approx(sorted(y for _, y in expected))
+    assert sum(x for x, _ in means_of(axes)) == pytest.approx(sum(x for x, _ in expected))
     assert len(intervals_of(axes)) == 8
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(81)]
     assert set(legend_of(figure)) == {*frame["parts"], "dense"}
 
 
 def test_marginal_values_are_points_per_degree_with_intervals_in_panels_of_their_own_scale():
-    figure = figures.marginal_values(steps())
+    figure = worth(steps())
     near, far = figure.axes
     assert [axes.get_title() for axes in (near, far)] == ["near", "far"]
     [[at, value]] = means_of(near)
@@ -446,7 +463,7 @@ def test_marginal_values_are_points_per_degree_with_intervals_in_panels_of_their
     assert legend_of(figure) == ["neighbour", "random"]
 
 
-HOW_MANY = [figures.heat_maps, figures.accuracy_against_density, figures.marginal_values]
+HOW_MANY = [figures.heat_maps, by_density, worth]
 
 
 @pytest.mark.parametrize("draw", HOW_MANY)
@@ -458,10 +475,15 @@ def test_mixtures_of_different_tasks_are_not_averaged(draw):
 
 # ---- all of them ----
 
-RESULTS = [figures.accuracy_against_sparsity, figures.by_placement, figures.from_layer]
+
+def reached(frame):
+    return figures.lines(frame, "layers", "share")
 
 
-@pytest.mark.parametrize("draw", [*RESULTS, *HOW_MANY, figures.reach, figures.degrees, figures.densities])
+RESULTS = [by_sparsity, figures.by_placement, by_first_layer]
+
+
+@pytest.mark.parametrize("draw", [*RESULTS, *HOW_MANY, reached, figures.degrees, figures.densities])
 def test_frames_without_rows_or_columns_are_refused(draw):
     columns = {*runs(), *mixtures(), *steps(), "layers", "share", "degree", "over_real", "over_padded"}
     with pytest.raises(InputError, match="no rows"):
@@ -476,4 +498,4 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(column):
     for draw in RESULTS:
         with pytest.raises(InputError, match=f"mixes {column}: 1, 2"):
             draw(mixed)
-    assert len(figures.accuracy_against_sparsity(mixed, col=column).axes) == 2
+    assert len(by_sparsity(mixed, col=column).axes) == 2

@@ -29,6 +29,12 @@ def runs(**columns):
     return pd.DataFrame(rows)
 
 
+def by_density(frame, dense=(), **options):
+    return figures.means(
+        frame, "density", dense=dense, colour="method", filled="weights", apart="point", **options
+    )
+
+
 def markers_of(axes):
     """Places of the means, each a marker with error bars."""
     return [bars.lines[0] for bars in axes.containers]
@@ -58,7 +64,7 @@ def test_in_a_regular_graph_no_edge_stands_out():
 
 def test_decoding_draws_a_line_per_code_in_percent():
     frame = pd.DataFrame({"code": ["a", "a", "b"], "round": [0, 1, 0], "unknown": [0.5, 0.25, 0.5]})
-    figure = figures.learned.decoding(frame)
+    figure = figures.lines(frame, "round", "unknown", "code")
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[50, 25], [50]]
     assert legend_of(figure) == ["a", "b"]
 
@@ -78,13 +84,8 @@ def test_the_open_end_is_labelled():
     assert right.get_xticklabels()[-1].get_text() == "≥ 8"
 
 
-def test_mean_degrees_are_the_sums_of_the_kept_shares():
-    figure = figures.learned.mean_degrees([[[1.0, 0.5], []], [[1.0], [1.0, 1.0, 0.2]]])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["1.5", "0", "1", "2.2"]
-
-
-def test_attention_by_head_is_in_percent_and_frames_some_heads():
-    figure = figures.learned.attention_by_head([[0.0, 0.126], [1.0, 0.5]], [(1, 0)])
+def test_numbers_by_head_are_written_and_some_heads_framed():
+    figure = figures.learned.by_head([[0.0, 12.6], [100.0, 50.0]], "{:.0f}", [(1, 0)])
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["0", "13", "100", "50"]
     (frame,) = axes.patches
@@ -113,7 +114,7 @@ def test_soft_and_hard_of_a_run_are_joined():
 
 
 def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
-    figure = figures.learned.methods_by_density(runs(), [0.8, 0.9])
+    figure = by_density(runs(), [0.8, 0.9])
     [axes] = figure.axes
     means = markers_of(axes)
     assert len(means) == 4
@@ -130,7 +131,7 @@ def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
 
 
 def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
-    [axes] = figures.learned.methods_by_density(runs()).axes
+    [axes] = by_density(runs()).axes
     places = sorted(line.get_xdata()[0] for line in markers_of(axes))
     assert places[3] == pytest.approx(21)
     assert np.mean(places[:3]) == pytest.approx(15.033, abs=0.01)
@@ -139,7 +140,7 @@ def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
 
 def test_each_panel_has_its_own_dense_runs():
     frame = pd.concat([runs(), runs(task="headlines", accuracy=0.9)])
-    figure = figures.learned.methods_by_density(frame, {"reviews": [0.8], "headlines": [0.95]}, col="task")
+    figure = by_density(frame, {"reviews": [0.8], "headlines": [0.95]}, col="task")
     assert [axes.get_title() for axes in figure.axes] == ["reviews", "headlines"]
     dense = {
         axes.get_title(): line.get_ydata()[0]
@@ -156,18 +157,18 @@ def test_each_panel_has_its_own_dense_runs():
         (lambda: figures.learned.two_rows({}), "no graphs"),
         (lambda: figures.learned.two_views([]), "no survivals"),
         (lambda: figures.learned.two_views([0.5, 0.6]), "increases"),
-        (lambda: figures.learned.mean_degrees([]), "no degrees"),
-        (lambda: figures.learned.attention_by_head([]), "no shares"),
+        (lambda: figures.learned.by_head([]), "no heads"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
-        (lambda: figures.learned.decoding(pd.DataFrame({"code": ["a"]})), "lacks the column round"),
-        (lambda: figures.learned.methods_by_density(runs().drop(columns="weights")), "lacks the column"),
         (
-            lambda: figures.learned.methods_by_density(
-                pd.concat([runs(), runs(task="headlines")], ignore_index=True)
-            ),
+            lambda: figures.lines(pd.DataFrame({"code": ["a"]}), "round", "unknown", "code"),
+            "lacks the column round",
+        ),
+        (lambda: by_density(runs().drop(columns="weights")), "lacks the column"),
+        (
+            lambda: by_density(pd.concat([runs(), runs(task="headlines")], ignore_index=True)),
             "mixes task",
         ),
-        (lambda: figures.learned.methods_by_density(runs(), {}, col="task"), "dense has no runs for reviews"),
+        (lambda: by_density(runs(), {}, col="task"), "dense has no runs for reviews"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw, message):

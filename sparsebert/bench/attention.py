@@ -38,7 +38,6 @@ LONGEST_DENSE = 8192  # on a processor, a step of a dense layer takes seconds be
 _SAMPLE = 0.02  # seconds that one timing takes at least, so that the clock and single hiccups don't matter
 _MOST_CALLS = 500
 _LONGEST_UNFUSED = 4096  # tokens; twelve heads then take 3 GB
-_BIGBIRD_BLOCK, _BIGBIRD_RANDOM = 64, 3  # as HF's BigBird comes
 
 Heads = Float[Tensor, "batch head length width"]
 Hidden = Float[Tensor, "batch length hidden"]
@@ -53,7 +52,7 @@ class Made(NamedTuple):
     """A contender's attention for a case, what counts its density, and the kernel's name if it has one."""
 
     attend: Attend
-    density: Callable[[], float]
+    density: Callable[[], float] = lambda: 1.0
     kernel: str = ""
 
 
@@ -137,12 +136,12 @@ def attention_rows(
     for text, at_first_layer in patterns.items():
         for length in lengths:
             case = Case(at_first_layer, length, heads, width, kind, device, limit, seed)
-            trials = {name: _Trial(known[name], case) for name in contenders or known}
-            turns = [partial(trial.take_turn, what) for what in PASSES for trial in trials.values()]
+            names = list(contenders or known)
+            trials = {(name, what): _Trial(known[name], case, what) for what in PASSES for name in names}
+            turns = [trial.take_turn for trial in trials.values()]
             measuring.take_turns(turns, rounds, f"{text}, {length:,} tokens")
-            for trial in trials.values():
-                names = {"pattern": text, "contender": trial.contender.name, "length": length}
-                yield names | trial.row(trials)
+            for name in names:
+                yield {"pattern": text, "contender": name, "length": length} | _row(name, trials)
 
 
 @dataclass(frozen=True)
@@ -177,74 +176,69 @@ class Case:
 
 
 class _Trial:
-    """One contender at one length: its calls, warmed up, and what they took in each round."""
+    """One contender's pass at one length, warmed up, and what it took in each round."""
 
-    def __init__(self, contender: Contender, case: Case):
-        self.contender, self.case = contender, case
-        self.kernel, self.density = "", math.nan
-        self.attend: dict[str, Attend] = {}  # of each pass that can be run
-        self.repeats: dict[str, int] = {}
-        self.memory = dict.fromkeys(PASSES, math.nan)
-        self.seconds: dict[str, list[float]] = {what: [] for what in PASSES}
-        self.first: list[float] = []
-        self.reasons: dict[str, str] = {}
-        self.inputs = case.inputs()
-        for what in PASSES:
-            try:
-                with warnings.catch_warnings(action="ignore"):  # flex says once that it runs unfused
-                    self._warm_up(what)
-            except Exception as error:  # other people's code may fail in any way; ours may not
-                if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
-                    raise
-                self.reasons[what] = measuring.in_short(error)
+    def __init__(self, contender: Contender, case: Case, what: str):
+        self.contender, self.case, self.what, self.inputs = contender, case, what, case.inputs()
+        self.kernel, self.density, self.memory, self.left_out = "", math.nan, math.nan, ""
+        self.seconds: list[float] = []
+        self.first: list[float] = []  # with the masks that a batch needs
+        try:
+            with warnings.catch_warnings(action="ignore"):  # flex says once that it runs unfused
+                self._warm_up()
+        except Exception as error:  # other people's code may fail in any way; ours may not
+            if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
+                raise
+            self.left_out = measuring.in_short(error)
 
-    def _warm_up(self, what: str) -> None:
-        attend, density, self.kernel = self.contender.make(self.case, what == "both")
-        if math.isnan(self.density):
-            self.density = density()
-        self._run(what, attend)
-        once = measuring.seconds(lambda: self._run(what, attend), 1, self.case.device)
-        again = None if self.contender.has_masks else attend
-        self.memory[what] = measuring.peak_memory(lambda: self._run(what, again), self.case.device)
-        self.repeats[what] = max(1, min(_MOST_CALLS, int(_SAMPLE / max(once, 1e-9))))
-        self.attend[what] = attend
+    def _warm_up(self) -> None:
+        attend, density, self.kernel = self.contender.make(self.case, self.what == "both")
+        self.density = density()
+        self.again = partial(self._run, attend)
+        self.again()
+        once = measuring.seconds(self.again, 1, self.case.device)
+        counted = self._run if self.contender.has_masks else self.again
+        self.memory = measuring.peak_memory(counted, self.case.device)
+        self.repeats = max(1, min(_MOST_CALLS, int(_SAMPLE / max(once, 1e-9))))
 
-    def _run(self, what: str, attend: Attend | None = None) -> None:
-        """One pass; without `attend`, as the first for its batch, for which masks have to be built."""
-        attend = attend or self.contender.make(self.case, what == "both").attend
+    def _run(self, attend: Attend | None = None) -> None:
+        """The pass; without `attend`, as the first for its batch, for which masks have to be built."""
+        attend = attend or self.contender.make(self.case, self.what == "both").attend
         *inputs, grad = self.inputs
-        if what == "both":
+        if self.what == "both":
             leaves = [x.detach().requires_grad_() for x in inputs]
             torch.autograd.grad(attend(*leaves), leaves, grad)
         else:
             with torch.no_grad():
                 attend(*inputs)
 
-    def take_turn(self, what: str) -> None:
-        if what not in self.attend:
-            return
-        attend = self.attend[what]
-        taken = measuring.seconds(lambda: self._run(what, attend), self.repeats[what], self.case.device)
-        self.seconds[what].append(taken)
-        if what == "forward" and self.contender.has_masks:
-            self.first.append(measuring.seconds(lambda: self._run(what), 1, self.case.device))
+    def take_turn(self) -> None:
+        if not self.left_out:
+            self.seconds.append(measuring.seconds(self.again, self.repeats, self.case.device))
+            if self.what == "forward" and self.contender.has_masks:
+                self.first.append(measuring.seconds(self._run, 1, self.case.device))
 
-    def row(self, trials: dict[str, _Trial]) -> dict:
-        row: dict[str, object] = {"kernel": self.kernel, "density": self.density}
-        row |= {what: measuring.median(self.seconds[what]) for what in PASSES}
-        for other in ("dense", "auto"):
-            for what in PASSES:
-                theirs = trials[other].seconds[what] if other in trials else []
-                row[f"{what}_over_{other}"] = measuring.paired_ratio(self.seconds[what], theirs)
-        row |= {f"{what}_over_floor": row[f"{what}_over_dense"] / self.density for what in PASSES}
-        row["spread"] = max((measuring.spread(self.seconds[what]) for what in self.attend), default=math.nan)
-        row |= {f"memory_{what}": self.memory[what] for what in PASSES}
-        row["masks"] = math.nan
-        if self.first:  # the least of each, since a difference doubles the noise
-            row["masks"] = max(0.0, min(self.first) - min(self.seconds["forward"]))
-        backward = "backward: " if list(self.reasons) == ["both"] else ""
-        row["left_out"] = backward + "; ".join(dict.fromkeys(self.reasons.values()))
-        return row
+
+def _row(name: str, trials: dict[tuple[str, str], _Trial]) -> dict:
+    own = {what: trials[name, what] for what in PASSES}
+    forward, both = own.values()
+    density = both.density if math.isnan(forward.density) else forward.density
+    row: dict[str, object] = {"kernel": both.kernel or forward.kernel, "density": density}
+    row |= {what: measuring.median(trial.seconds) for what, trial in own.items()}
+    for other in ("dense", "auto"):
+        for what, trial in own.items():
+            theirs = trials[other, what].seconds if (other, what) in trials else []
+            row[f"{what}_over_{other}"] = measuring.paired_ratio(trial.seconds, theirs)
+    row |= {f"{what}_over_floor": row[f"{what}_over_dense"] / density for what in PASSES}
+    row["spread"] = max(
+        (measuring.spread(trial.seconds) for trial in own.values() if trial.seconds), default=math.nan
+    )
+    row |= {f"memory_{what}": trial.memory for what, trial in own.items()}
+    # The least of each, since a difference doubles the noise.
+    row["masks"] = max(0.0, min(forward.first) - min(forward.seconds)) if forward.first else math.nan
+    reasons = "; ".join(dict.fromkeys(trial.left_out for trial in own.values() if trial.left_out))
+    row["left_out"] = f"backward: {reasons}" if both.left_out and not forward.left_out else reasons
+    return row
 
 
 def _at_first_layer(text: str, heads: int) -> Pattern:
@@ -265,7 +259,7 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
 
 def _dense(case: Case, gradient: bool) -> Made:
     case.check_dense()
-    return Made(scaled_dot_product_attention, lambda: 1.0)
+    return Made(scaled_dot_product_attention)
 
 
 def _masked(case: Case, gradient: bool) -> Made:
@@ -357,15 +351,12 @@ def _longformer(case: Case, gradient: bool) -> Made:
     window = 2 * layout.width
     if not window or case.length % window:
         raise Missing(f"Longformer takes lengths that are multiples of its window, here {window}")
-    config = LongformerConfig(
-        hidden_size=case.heads * case.width,
-        num_attention_heads=case.heads,
-        attention_window=[window],
-        attention_probs_dropout_prob=0.0,
-    )
+    size = {"hidden_size": case.heads * case.width, "num_attention_heads": case.heads}
+    config = LongformerConfig(**size, attention_window=[window], attention_probs_dropout_prob=0.0)
     layer = LongformerSelfAttention(config, 0).train(gradient)
     mask = torch.zeros(1, case.length, device=case.device)
     mask[:, : layout.tokens] = 10_000
+    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
     masks = {
         "is_index_masked": mask < 0,
         "is_index_global_attn": mask > 0,
@@ -373,12 +364,9 @@ def _longformer(case: Case, gradient: bool) -> Made:
     }
 
     def run(query: Hidden) -> Hidden:
-        layer.query.value = layer.query.value.clone()  # it scales queries in place
         return layer(query, mask, **masks)[0]
 
-    attend = _without_projections(layer, run, case, length_first=True)
-    layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
-    return Made(attend, lambda: _density(case))
+    return Made(_without_projections(layer, run, case, length_first=True), lambda: _density(case))
 
 
 def _bigbird(case: Case, gradient: bool) -> Made:
@@ -386,51 +374,40 @@ def _bigbird(case: Case, gradient: bool) -> Made:
     from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
     case.check_dense()  # its masks and copies of blocks grow almost so: some 20 GB at 16k tokens
-    size, keys, length = _BIGBIRD_BLOCK, _BIGBIRD_RANDOM, case.length
+    size, keys, length = 64, 3, case.length  # of blocks, and their random ones, as HF's BigBird comes
     if length % size or length <= (5 + 2 * keys) * size:
         raise Missing(f"BigBird takes multiples of {size} above {(5 + 2 * keys) * size} tokens")
-    config = BigBirdConfig(
-        hidden_size=case.heads * case.width,
-        num_attention_heads=case.heads,
-        block_size=size,
-        num_random_blocks=keys,
-        max_position_embeddings=max(4096, length),
-    )
+    shape = {"hidden_size": case.heads * case.width, "num_attention_heads": case.heads}
+    blocks = {"block_size": size, "num_random_blocks": keys, "max_position_embeddings": max(4096, length)}
+    config = BigBirdConfig(**shape, **blocks)
     layer = BigBirdBlockSparseAttention(config, seed=case.seed).train(gradient)
     real = torch.ones(1, length, device=case.device, dtype=case.dtype)
-    blocked, band, rows, columns = BigBirdModel.create_masks_for_block_sparse_attn(real, size)
+    blocked, *masks = BigBirdModel.create_masks_for_block_sparse_attn(real, size)
 
     def run(query: Hidden) -> Hidden:
-        return layer(query, band, rows, columns, blocked, blocked)[0]
+        return layer(query, *masks, blocked, blocked)[0]
 
     # First and last blocks are global; those beside them see one block of the window less.
-    blocks = length // size
-    seen = 2 * blocks + 2 * (4 + keys) + (blocks - 4) * (5 + keys)
-    return Made(_without_projections(layer, run, case), lambda: seen / blocks**2)
-
-
-class _Given(nn.Module):
-    """In place of a projection: what comes out of it was computed before."""
-
-    value: Hidden | None = None
-
-    def forward(self, _: Tensor) -> Hidden | None:
-        return self.value
+    count = length // size
+    seen = 2 * count + 2 * (4 + keys) + (count - 4) * (5 + keys)
+    return Made(_without_projections(layer, run, case), lambda: seen / count**2)
 
 
 def _without_projections(
     layer: nn.Module, run: Callable[[Hidden], Hidden], case: Case, length_first: bool = False
 ) -> Attend:
     """The core of a layer: `run` calls it, on queries, and its projections give what was computed before."""
-    given = layer.query, layer.key, layer.value = _Given(), _Given(), _Given()
+    projections = layer.query, layer.key, layer.value
 
     def attend(*heads: Heads) -> Heads:
-        hidden = [x.transpose(1, 2).flatten(2) for x in heads]
-        for module, value in zip(given, hidden, strict=True):
-            module.value = value.transpose(0, 1) if length_first else value
-        output = run(hidden[0])
-        for module in given:
-            module.value = None
+        query, *others = hidden = [x.transpose(1, 2).flatten(2) for x in heads]
+        if length_first:  # Longformer scales queries in place
+            hidden = [x.transpose(0, 1) for x in (query.clone(), *others)]
+        for module, given in zip(projections, hidden, strict=True):
+            module.forward = lambda _, given=given: given
+        output = run(query)
+        for module in projections:
+            del module.forward
         return output.unflatten(2, (case.heads, case.width)).transpose(1, 2)
 
     return attend
@@ -465,8 +442,7 @@ def bars(frame: pd.DataFrame) -> pd.DataFrame:
     for pattern, own in frame.groupby("pattern", sort=False):
         for bar, sign, wanted, found in _bars(own):
             met = None if math.isnan(found) else bool(found <= wanted if sign == "<=" else found >= wanted)
-            row = {"pattern": pattern, "bar": bar, "wanted": f"{sign} {wanted:g}", "found": found, "met": met}
-            rows.append(row)
+            rows.append((pattern, bar, f"{sign} {wanted:g}", found, met))
     return pd.DataFrame(rows, columns=["pattern", "bar", "wanted", "found", "met"])
 
 
@@ -516,8 +492,6 @@ def as_text(frame: pd.DataFrame) -> str:
             verdict = "met" if row.met else "not met"
             lines.append(f"  {row.bar}: {row.found:.2f}, wanted {row.wanted}: {verdict}")
         if missing := int(judged["met"].isna().sum()):
-            lines.append(
-                f"  {missing} not measured (those at 4k, those of growth with lengths from 1k to 16k)"
-            )
+            lines.append(f"  {missing} not measured (those at 4k, those of growth with lengths 1k to 16k)")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-from sparsebert.bench.measuring import find_device, paired_ratio, progress, seconds
+from sparsebert.bench.measuring import find_device, paired_ratio, seconds
+from sparsebert.errors import say
 from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.models.sparsified import sparsify
@@ -78,41 +80,43 @@ def _bench_length(run: Run, rounds: int) -> dict:
         return taken
 
     def default_trainer(steps: int) -> float:
-        model = run.model()
+        nothing_written = {
+            "output_dir": ".",
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
         arguments = TrainingArguments(
-            output_dir=".",  # nothing is written there
             num_train_epochs=config.epochs,
             max_steps=steps,
             per_device_train_batch_size=config.batch_size,
             use_cpu=not torch.cuda.is_available(),
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **nothing_written,
         )
         train = plain["train"]
         columns = {name: np.split(tokens, train.ends[:-1]) for name, tokens in train.tokens.items()}
         rows = Dataset.from_dict(columns | {"labels": train.label})
         collator = DataCollatorWithPadding(load_tokenizer(config.encoder))
-        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+        trainer = Trainer(model=run.model(), args=arguments, train_dataset=rows, data_collator=collator)
         trainer.remove_callback(PrinterCallback)  # standard output is for the result
         return seconds(trainer.train, device=find_device())
 
     contenders: dict[str, Callable[[int], float]] = {
-        "masked": lambda steps: ours(run.plan, data, steps),
-        "dense": lambda steps: ours("dense", plain, steps),
+        "masked": partial(ours, run.plan, data),
+        "dense": partial(ours, "dense", plain),
         "default trainer": default_trainer,
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, measure in contenders.items():
             taken = measure(-1 if number else 1)  # one step warms caches and allocators up
-            if number:
-                times[name].append(taken)
+            times[name] += [taken] if number else []
             which = f"round {number}" if number else "warm-up"
-            progress(f"{max_length} tokens, {which}: {name} {taken:.1f} s")
+            say(f"  {max_length} tokens, {which}: {name} {taken:.1f} s")
     rows = round(config.epochs * len(data["train"]))
     cost = paired_ratio(times["masked"], times["dense"])
     faster = {name: paired_ratio(times["default trainer"], times[name]) for name in ("masked", "dense")}
+    over, speedup = "masked_over_dense_time", "speedup_over_default_trainer"
     return {
         "max_length": max_length,
         "rows": rows,
@@ -121,10 +125,30 @@ def _bench_length(run: Run, rounds: int) -> dict:
         "kernels": kernels,
         "seconds": times,
         "examples_per_second": {name: rows / statistics.median(taken) for name, taken in times.items()},
-        "masked_over_dense_time": cost,
-        "speedup_over_default_trainer": faster,
-        "met": {
-            "masked_over_dense_time": cost <= BARS["masked_over_dense_time"],
-            "speedup_over_default_trainer": faster["masked"] >= BARS["speedup_over_default_trainer"],
-        },
+        over: cost,
+        speedup: faster,
+        "met": {over: cost <= BARS[over], speedup: faster["masked"] >= BARS[speedup]},
     }
+
+
+def as_text(result: dict) -> str:
+    """What `bench_finetune` returned, for a terminal: at each length speeds, ratios and bars."""
+    lines = []
+    for measured in result.get("lengths", [result]):
+        cost, over = "masked_over_dense_time", "speedup_over_default_trainer"
+        bar = {
+            name: f"bar {BARS[name]:g}: {'met' if met else 'not met'}"
+            for name, met in measured["met"].items()
+        }
+        kernels, faster = ", ".join(dict.fromkeys(measured["kernels"])), measured[over]
+        speeds = measured["examples_per_second"].items()
+        lines += [
+            f"at most {measured['max_length']} tokens ({measured['tokens_per_row']:.0f} on average), "
+            f"{measured['rows']} rows, kernels {kernels}",
+            *(f"  {name:>15}: {speed:6.1f} examples per second" for name, speed in speeds),
+            f"  masked takes {measured[cost]:.3f} times the dense time ({bar[cost]})",
+            f"  times as fast as the default Trainer: {faster['masked']:.2f} masked ({bar[over]}), "
+            f"{faster['dense']:.2f} dense",
+        ]
+    last = f"medians of {result['rounds']} rounds, {result['device']}, {result['precision']}"
+    return "\n".join([*lines, last])

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import os
+import re
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, say, unknown_name
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import check_writable, fresh_runs, project_root, runs_dir, write_whole
 from sparsebert.reading import path_of, read_text
@@ -130,17 +130,9 @@ def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forwar
 def take_turns(turns: Sequence[Callable[[], None]], rounds: int, title: str) -> None:
     """Each turn once a round, in every second round from the last to the first; says how far it is."""
     for number in range(rounds):
-        progress(f"{title}: round {number + 1} of {rounds}")
+        say(f"  {title}: round {number + 1} of {rounds}")
         for turn in turns[:: -1 if number % 2 else 1]:
             turn()
-
-
-def progress(text: str) -> None:
-    """Standard output is for the result."""
-    print(f"  {text}", file=sys.stderr, flush=True)
-
-
-# ---- on paper and on disk -----------------------------------------------------------------------
 
 
 def as_block(title: str, table: pd.DataFrame, left_out: Sequence[str]) -> str:
@@ -153,16 +145,9 @@ def provenance(seed: int = 0, dtype: str = "fp32", device: str | None = None, **
     """Where, when and with what a measurement was made: versions, device, threads, and what is given here."""
     device = find_device(device)
     processor = device == "cpu" and torch.cuda.is_available()  # else the GPU would be named
-    return {
-        "versions": versions(),
-        "commit": commit(),
-        "device": "cpu" if processor else device_name(),
-        "threads": torch.get_num_threads(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dtype": dtype,
-        "seed": seed,
-        **settings,
-    }
+    made = {"versions": versions(), "commit": commit(), "device": "cpu" if processor else device_name()}
+    made |= {"threads": torch.get_num_threads(), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    return made | {"dtype": dtype, "seed": seed} | settings
 
 
 def costs_json(frame: pd.DataFrame, provenance: dict) -> str:
@@ -178,17 +163,14 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
 
     try:
         content = json.loads(Path(path).read_text())
-        frame = pd.DataFrame(content["records"])
-        found = dict(content["provenance"])
+        frame, found = pd.DataFrame(content["records"]), dict(content["provenance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"'{path}' holds no recorded costs ({in_short(error)}); write one with "
             "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
         ) from None
     # A column in which nothing was measured is full of nulls.
-    texts = ("what", "pattern", "contender", "kernel", "left_out", "mode", "plan", "encoder")
-    numbers = frame.columns.difference([*texts, "length", "batch"])
-    return frame.astype(dict.fromkeys(numbers, float)), found
+    return frame.astype(object).fillna(math.nan).infer_objects(), found
 
 
 def measured(
@@ -240,14 +222,14 @@ class Kept:
 def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
     """Lengths such as "512,1k,4k", where 1k is 1,024, in ascending order. Raises `InputError`."""
     lengths = set()
-    for part in text.lower().split(","):
-        digits, thousand = part.strip().removesuffix("k"), part.strip().endswith("k")
-        if not digits.isdecimal() or not 0 < int(digits[:12]) * (1024 if thousand else 1) <= 2**24:
+    for part in map(str.strip, text.lower().split(",")):
+        read = re.fullmatch("([0-9]{1,8})(k?)", part)
+        lengths.add(int(read[1]) * (1024 if read[2] else 1) if read else 0)
+        if min(lengths) < 1 or max(lengths) > 2**24:
             raise InputError(
-                f"{option} {text}: '{part.strip()}' is no length; write whole numbers from 1 to "
-                f"{2**24}, or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
+                f"{option} {text}: '{part}' is no length; write whole numbers from 1 to {2**24}, "
+                "or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
             )
-        lengths.add(int(digits) * (1024 if thousand else 1))
     return sorted(lengths)
 
 

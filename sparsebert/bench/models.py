@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -92,7 +92,7 @@ def model_rows(
             ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
             trials = {
                 name: _Trial(model, mode == "training", ids, text, cast, longest_dense)
-                for name, text in (("dense", None), ("plan", str(parsed)))
+                for name, text in (("dense", "dense"), ("plan", str(parsed)))
             }
             turns = [trial.take_turn for trial in trials.values()]
             measuring.take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
@@ -110,29 +110,29 @@ def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:
 
 @dataclass
 class _Trial:
-    """A model under a plan, or dense (None), on one batch: what each of its rounds took."""
+    """A model under a plan on one batch: what each of its rounds took."""
 
     model: PreTrainedModel
     training: bool
     ids: Int[Tensor, "batch length"]
-    plan: str | None
+    plan: str
     cast: AbstractContextManager
     longest_dense: int | None
 
     def __post_init__(self) -> None:
         self.device = self.ids.device.type
         self.seconds: list[float] = []
-        self.shares: dict[str, list[float]] = {part: [] for part in PARTS}
-        self.memory = self.density = math.nan
-        self.kernels: list[str] = []
-        self.left_out = self._too_long() if self.plan is None else ""
+        self.shares: list[dict[str, float]] = []
+        self.memory, self.density, self.kernels = math.nan, math.nan, ""
+        self.labels = torch.zeros_like(self.ids[:, 0]) if self.training else None
         # Fused AdamW, and a rate of 0, so that all contenders keep the same weights.
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0, fused=True)
-        if not self.left_out:
-            try:
+        self.left_out = self._too_long() if self.plan == "dense" else ""
+        try:
+            if not self.left_out:
                 self._warm_up()
-            except torch.OutOfMemoryError:
-                self.left_out = "it doesn't fit into the GPU's memory"
+        except torch.OutOfMemoryError:
+            self.left_out = "it doesn't fit into the GPU's memory"
 
     def _too_long(self) -> str:
         """Why dense attention should not even be tried: on a processor, running out of memory ends it all."""
@@ -148,30 +148,22 @@ class _Trial:
                 return f"its scores would take {wanted / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free"
         return ""
 
-    @contextmanager
-    def _under_plan(self) -> Iterator[Sparsified]:
-        self.model.train(self.training)
-        with sparsify(self.model, self.plan or "dense") as sparse:
-            yield sparse
+    def _under_plan(self) -> Sparsified:
+        return sparsify(self.model.train(self.training), self.plan)
 
     def _step(self) -> None:
-        if not self.training:
-            with torch.no_grad(), self.cast:
-                self.model(self.ids, attention_mask=torch.ones_like(self.ids))
-            return
-        labels = torch.zeros(len(self.ids), dtype=torch.long, device=self.ids.device)
-        with self.cast:
-            loss = self.model(self.ids, attention_mask=torch.ones_like(self.ids), labels=labels).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with torch.set_grad_enabled(self.training), self.cast:
+            made = self.model(self.ids, attention_mask=torch.ones_like(self.ids), labels=self.labels)
+        if self.training:
+            made.loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
     def _warm_up(self) -> None:
         with self._under_plan() as sparse:
             with sparse.measure() as meter:
                 self._step()
-            self.density = fmean(meter.over_real)
-            self.kernels = sparse.kernels
+            self.density, self.kernels = fmean(meter.over_real), ", ".join(dict.fromkeys(sparse.kernels))
         with self._under_plan():  # anew, so that masks are built and counted
             self.memory = measuring.peak_memory(self._step, self.device)
 
@@ -180,29 +172,25 @@ class _Trial:
         if self.left_out:
             return
         with self._under_plan():
-            if self.plan:
+            if self.plan != "dense":
                 self._step()  # masks of a length are built once
             self.seconds.append(measuring.seconds(self._step, 1, self.device))
-            for part, taken in shares(self.model, self._step, self.device).items():
-                self.shares[part].append(taken)
+            self.shares.append(shares(self.model, self._step, self.device))
 
     def row(self, dense: _Trial) -> dict:
         taken = measuring.median(self.seconds)
         return {
-            "plan": self.plan or "dense",
-            "kernel": ", ".join(dict.fromkeys(self.kernels)),
+            "plan": self.plan,
+            "kernel": self.kernels,
             "density": self.density,
             "seconds": taken,
             "tokens_per_second": self.ids.numel() / taken,
             "over_dense": measuring.paired_ratio(self.seconds, dense.seconds),
             "spread": measuring.spread(self.seconds),
             "memory": self.memory,
-            **{part: measuring.median(taken) for part, taken in self.shares.items()},
+            **{part: measuring.median([one[part] for one in self.shares]) for part in PARTS},
             "left_out": self.left_out,
         }
-
-
-# ---- where the time goes ------------------------------------------------------------------------
 
 
 def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cpu") -> dict[str, float]:
@@ -211,24 +199,40 @@ def shares(model: PreTrainedModel, step: Callable[[], object], device: str = "cp
     Hooks on modules switch a stopwatch from part to part; what is in none of them, such as embeddings, norms,
     dropout, masks and the optimizer, is `rest`.
     """
-    watch = _Stopwatch(device)
+    taken, running, last = dict.fromkeys(PARTS, 0.0), ["rest"], perf_counter()
+
+    def lap() -> None:
+        nonlocal last
+        measuring.wait_for(device)
+        now = perf_counter()
+        taken[running[-1]] += now - last
+        last = now
+
+    def enter(part: str, *_: object) -> None:
+        lap()
+        running.append(part)
+
+    def leave(part: str, *_: object) -> None:
+        lap()
+        assert running.pop() == part
+
     handles = []
     for module, part in parts_of(model):
         for register in (module.register_forward_pre_hook, module.register_full_backward_pre_hook):
-            handles.append(register(partial(watch.enter, part)))
+            handles.append(register(partial(enter, part)))
         for register in (module.register_forward_hook, module.register_full_backward_hook):
-            handles.append(register(partial(watch.leave, part)))
+            handles.append(register(partial(leave, part)))
     try:
-        watch.lap()
-        watch.taken = dict.fromkeys(PARTS, 0.0)
+        lap()
+        taken.update(dict.fromkeys(PARTS, 0.0))
         step()
-        watch.lap()
+        lap()
     finally:
         for handle in handles:
             handle.remove()
-    assert watch.running == ["rest"], f"parts were entered and not left: {watch.running}"
-    total = sum(watch.taken.values())
-    return {part: taken / total for part, taken in watch.taken.items()}
+    assert running == ["rest"], f"parts were entered and not left: {running}"
+    total = sum(taken.values())
+    return {part: own / total for part, own in taken.items()}
 
 
 def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
@@ -246,32 +250,6 @@ def parts_of(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str]]:
                 yield module, "projections"
             elif "attention" not in name and not isinstance(module, nn.LayerNorm | nn.Dropout | nn.Identity):
                 yield module, "feed_forward"
-
-
-class _Stopwatch:
-    """Seconds by part; a part that is entered within another stops the outer one's time."""
-
-    def __init__(self, device: str):
-        self.device, self.last = device, 0.0
-        self.taken = dict.fromkeys(PARTS, 0.0)
-        self.running = ["rest"]
-
-    def enter(self, part: str, *_: object) -> None:
-        self.lap()
-        self.running.append(part)
-
-    def leave(self, part: str, *_: object) -> None:
-        self.lap()
-        assert self.running.pop() == part
-
-    def lap(self) -> None:
-        measuring.wait_for(self.device)
-        now = perf_counter()
-        self.taken[self.running[-1]] += now - self.last
-        self.last = now
-
-
-# ---- on paper -----------------------------------------------------------------------------------
 
 
 def as_text(frame: pd.DataFrame) -> str:

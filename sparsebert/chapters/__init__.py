@@ -9,15 +9,3 @@ from sparsebert.chapters.notebooks import chapters, find_notebook
 from sparsebert.chapters.parameters import PROFILES, Parameter, parameters_of, parse_parameters
 from sparsebert.chapters.running import run_notebook
 from sparsebert.errors import ChapterError
-
-__all__ = [
-    "PROFILES",
-    "ChapterError",
-    "Parameter",
-    "build_book",
-    "chapters",
-    "find_notebook",
-    "parameters_of",
-    "parse_parameters",
-    "run_notebook",
-]

@@ -12,20 +12,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from packaging.markers import Marker
 from packaging.requirements import Requirement
 from papermill.exceptions import strip_color
+from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
+from yaml import YAMLError
 
 import sparsebert
 from sparsebert import paths
-from sparsebert.chapters.components import components_page
+from sparsebert.chapters.components import components_page, table
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.printing import find_browser, print_page
@@ -33,13 +33,9 @@ from sparsebert.chapters.reference import PAGE, entries, reference_page, with_re
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.site import write_pages
 from sparsebert.chapters.tidying import without_solutions
-from sparsebert.errors import ChapterError, InputError
+from sparsebert.errors import ChapterError, InputError, say
 from sparsebert.reading import read_yaml
 from sparsebert.sweeps.executors import WorkerDied, open_executor
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def build_book(
@@ -48,7 +44,7 @@ def build_book(
     *,
     build: str | Path | None = None,
     pdf: bool = False,
-    say: Callable[[str], None] = _to_stderr,
+    say: Callable[[str], None] = say,
 ) -> Path:
     """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
 
@@ -63,39 +59,34 @@ def build_book(
     browser = find_browser() if pdf else ""
     root = find_root(root)
     build = Path(build).resolve() if build else root / "_build"
-    todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in _chapters_in_toc(root)]
+    listed = [root / f"{page}.ipynb" for page in pages_in_toc(root) if page.startswith("notebooks/")]
+    for notebook in listed:
+        if not notebook.is_file():
+            missing = f"lists notebooks/{notebook.stem}, but there is no {notebook}"
+            raise InputError(f"book/_toc.yml {missing}; add the notebook or take the line out")
+    todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in listed]
     executed = build / "notebooks" / profile
-    with _one_at_a_time(build, say):
-        try:
-            _execute_changed(todo, profile, executed, root, say)
-            _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
-            index = _rendered(root, build, say)
-            return _printed(root, build, browser, say) if pdf else index
-        except KeyboardInterrupt:
-            say("\nstopped; the same command continues from here: finished runs and chapters are kept")
-            raise
-
-
-@contextmanager
-def _one_at_a_time(build: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Two builds in one folder would overwrite each other's files."""
     build.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(build / ".lock")
+    lock = FileLock(build / ".lock")  # two builds in one folder would overwrite each other's files
     try:
-        held = lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         say(f"another command is building the book in {build}; this one waits until that is done")
-        held = lock.acquire()
-    with held:
-        yield
+        lock.acquire()
+    try:
+        _execute_changed(todo, profile, executed, root, say)
+        _assemble(root, build / "source", [executed / notebook.name for notebook, _ in todo], profile)
+        index = _rendered(root, build, say)
+        return _printed(root, build, browser, say) if pdf else index
+    except KeyboardInterrupt:
+        say("\nstopped; the same command continues from here: finished runs and chapters are kept")
+        raise
+    finally:
+        lock.release()
 
 
 def _execute_changed(
-    todo: list[tuple[Path, dict[str, Any]]],
-    profile: str,
-    executed: Path,
-    root: Path,
-    say: Callable[[str], None],
+    todo: list[tuple[Path, dict]], profile: str, executed: Path, root: Path, say: Callable[[str], None]
 ) -> None:
     """Runs the chapters whose key differs from that of their executed copy."""
     waiting = []
@@ -109,11 +100,11 @@ def _execute_changed(
             waiting.append((f"{place} {notebook.stem}", call))
     at_once = 1
     if profile == "quick" and not paths.fresh_runs():  # else a single one trains on all cores
-        at_once = min(2, len(waiting), os.cpu_count() or 1)
+        at_once = max(1, min(2, len(waiting), os.cpu_count() or 1))
     running = {}
     with open_executor("processes", at_once) if at_once > 1 else open_executor() as executor:
         while waiting or running:
-            while waiting and len(running) < max(1, at_once):
+            while waiting and len(running) < at_once:
                 place, call = waiting.pop(0)
                 say(f"{place}: running (profile {profile})")
                 running[executor.submit(execute, *call)] = place
@@ -131,15 +122,13 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
     The notebook, its parameters, the recorded runs and whether they may be used, the package's source, the
     versions of Python and of what the package requires, and the folders of runs and data in use.
     """
-    package = Path(sparsebert.__file__).parent
-    results = notebook.parent.parent / "book" / "results"
     facts = {
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
         "profile": profile,
         "fresh": paths.fresh_runs(),
-        "recorded": _hashes(results, "*.json*"),
-        "package": _hashes(package, "*.py"),
+        "recorded": _hashes(notebook.parent.parent / "book" / "results", "*.json*"),
+        "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
         "versions": versions(),
         "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],
     }
@@ -148,89 +137,56 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
 
 def versions() -> dict[str, str]:
     """Versions of Python and of every distribution that the package and its book require directly."""
-    required = [Requirement(text) for text in importlib.metadata.requires("sparsebert") or []]
-    names = sorted(
-        requirement.name
-        for requirement in required
-        if requirement.name != "sparsebert" and _for_the_book(requirement.marker)
-    )
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    required = map(Requirement, importlib.metadata.requires("sparsebert") or [])
+    extras = [{"extra": extra} for extra in ("train", "data", "book")]
+    names = [
+        one.name for one in required if not one.marker or any(one.marker.evaluate(extra) for extra in extras)
+    ]
+    found = {name: importlib.metadata.version(name) for name in sorted(names) if name != "sparsebert"}
+    return {"python": platform.python_version()} | found
 
 
-def _for_the_book(marker: Marker | None) -> bool:
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("train", "data", "book"))
-
-
-def _chapters_in_toc(root: Path) -> list[Path]:
-    """The notebooks that the table of contents lists, in its order."""
-    toc = read_yaml(root / "book" / "_toc.yml")
-    listed = [root / f"{page}.ipynb" for page in pages_in_toc(toc) if page.startswith("notebooks/")]
-    for notebook in listed:
-        if not notebook.is_file():
-            raise InputError(
-                f"book/_toc.yml lists notebooks/{notebook.stem}, but there is no {notebook}; "
-                "add the notebook or take the line out"
-            )
-    return listed
-
-
-def pages_in_toc(toc: Any) -> list[str]:
-    """Every page that a (part of a) table of contents names, in order."""
-    if isinstance(toc, list):
-        return [page for entry in toc for page in pages_in_toc(entry)]
-    if not isinstance(toc, Mapping):
-        return []
-    own = [toc[key] for key in ("root", "file") if key in toc]
-    return own + [page for value in toc.values() for page in pages_in_toc(value)]
+def pages_in_toc(root: Path) -> list[str]:
+    """Every page that the table of contents of a project names, in order; `InputError` if it is malformed."""
+    try:
+        return list(parse_toc_yaml(root / "book" / "_toc.yml"))
+    except (MalformedError, OSError, YAMLError) as error:
+        raise InputError(f"book/_toc.yml can't be read: {error}") from None
 
 
 def _assemble(root: Path, source: Path, executed: list[Path], profile: str) -> None:
     """The folder that is rendered: prose pages, executed notebooks, pages of components and of this build."""
-    config = read_yaml(root / "_config.yml")
-    students = config["sphinx"]["config"].get("hide_solutions", False)
+    students = read_yaml(root / "_config.yml")["sphinx"]["config"].get("hide_solutions", False)
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".ipynb_checkpoints", ".*"))
+    shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".*"))
     (source / "notebooks").mkdir()
-    reference = entries()
-    for notebook in executed:
-        chapter = with_reference(read_notebook(notebook), notebook.stem[:2], reference)
-        write_notebook(
-            source / "notebooks" / notebook.name, without_solutions(chapter) if students else chapter
-        )
+    chapters = [(notebook, read_notebook(notebook)) for notebook in executed]
+    seconds = {notebook.stem: chapter.metadata["sparsebert"]["seconds"] for notebook, chapter in chapters}
+    for notebook, chapter in chapters:
+        chapter = with_reference(chapter, notebook.stem[:2], entries())
+        chapter = without_solutions(chapter) if students else chapter
+        write_notebook(source / "notebooks" / notebook.name, chapter)
     (source / f"{PAGE}.md").write_text(reference_page(), encoding="utf-8")
     (source / "components.md").write_text(components_page(), encoding="utf-8")
-    (source / "this_build.md").write_text(_about_this_build(executed, profile), encoding="utf-8")
+    (source / "this_build.md").write_text(_about_this_build(seconds, profile), encoding="utf-8")
     sources = [root / "notebooks" / notebook.name for notebook in executed]
     write_pages(root, source, [*sorted((root / "book").glob("*.md")), *sources])
 
 
-def _about_this_build(executed: list[Path], profile: str) -> str:
+def _about_this_build(seconds: dict[str, float], profile: str) -> str:
     from sparsebert.machine import device_name  # late: it brings torch
 
-    records = [(notebook.stem, read_notebook(notebook).metadata["sparsebert"]) for notebook in executed]
-    rows = [f"| {{doc}}`notebooks/{stem}` | {record['seconds']:.0f} |" for stem, record in records]
-    total = sum(record["seconds"] for _, record in records)
-    installed = [f"| {name} | {version} |" for name, version in versions().items()]
-    return "\n".join(
-        [
-            "# This build",
-            "",
-            f"The chapters were run in the profile `{profile}` on {device_name()} under {platform.system()}. "
-            "A fine-tuning run that was finished before is found again, so a chapter's time can be shorter "
-            "than the work behind it; each chapter tells what its runs took. Chapters whose runs are "
-            "recorded are run two at a time.",
-            "",
-            "| chapter | seconds |",
-            "| --- | ---: |",
-            *rows,
-            f"| together | {total:.0f} |",
-            "",
-            "| installed | version |",
-            "| --- | --- |",
-            *installed,
-            "",
-        ]
-    )
+    taken = [(f"{{doc}}`notebooks/{stem}`", f"{own:.0f}") for stem, own in seconds.items()]
+    return f"""# This build
+
+The chapters were run in the profile `{profile}` on {device_name()} under {platform.system()}. A fine-tuning
+run that was finished before is found again, so a chapter's time can be shorter than the work behind it; each
+chapter tells what its runs took. Chapters whose runs are recorded are run two at a time.
+
+{table(("chapter", "seconds"), [*taken, ("together", f"{sum(seconds.values()):.0f}")])}
+
+{table(("installed", "version"), versions().items())}
+"""
 
 
 def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
@@ -264,7 +220,7 @@ def _printed(root: Path, build: Path, browser: str, say: Callable[[str], None]) 
         return pdf
     say("printing the book")
     _render(root, build, "singlehtml")
-    print_page(browser, single / f"{pages_in_toc(read_yaml(root / 'book' / '_toc.yml'))[0]}.html", pdf)
+    print_page(browser, single / f"{pages_in_toc(root)[0]}.html", pdf)
     shutil.rmtree(single)
     return pdf
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
-from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, Registry
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
 
 
 def components_page() -> str:
@@ -16,45 +16,30 @@ def components_page() -> str:
     import sparsebert.models.architectures  # noqa: F401  (each wing fills its registry)
     from sparsebert.data.tasks import registered
 
+    patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
+    kernels, methods, encoders = (
+        [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
+        for registry in (KERNELS, METHODS, ARCHITECTURES)
+    )
+    tasks = [(f"`{task.name}`", task.summary, task.metrics[0]) for task in registered().values()]
     parts = [
         "# Components",
         "What can be asked for by name, in the words of the classes themselves. Components of your own join "
         "them: derive a class from the base class of its kind and call `sparsebert.register`.",
-        _table(
-            "Patterns",
-            PATTERNS,
-            {
-                "pattern": lambda pattern: f"`{pattern.signature()}`",
-                "family": lambda pattern: pattern.family.label,
-                "pairs": lambda pattern: pattern.summary(),
-            },
-        ),
-        _table("Kernels", KERNELS, {"kernel": _name, "how attention is computed": _summary}),
-        _table("Methods of learning degrees", METHODS, {"method": _name, "what is learned": _summary}),
-        _table(
-            "Architectures",
-            ARCHITECTURES,
-            {"architecture": _name, "about": _summary},
-        ),
-        _table(
-            "Tasks",
-            registered(),
-            {"task": _name, "about": lambda task: task.summary, "metric": lambda task: task.metrics[0]},
-        ),
+        "## Patterns\n\n" + table(("pattern", "family", "pairs"), patterns),
+        "## Kernels\n\n" + table(("kernel", "how attention is computed"), kernels),
+        "## Methods of learning degrees\n\n" + table(("method", "what is learned"), methods),
+        "## Architectures\n\n" + table(("architecture", "about"), encoders),
+        "## Tasks\n\n" + table(("task", "about", "metric"), tasks),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(title: str, components: Registry | dict, columns: dict[str, Callable[[Any], str]]) -> str:
-    rows = [[cell(component) for cell in columns.values()] for component in components.values()]
-    lines = [list(columns), ["---"] * len(columns), *rows]
-    return f"## {title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
 
 
-def _name(component: Any) -> str:
-    return f"`{component.name}`"
-
-
-def _summary(component: Any) -> str:
+def _said(component: Any) -> str:
     """The first sentence or line of a component's documentation."""
     return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())

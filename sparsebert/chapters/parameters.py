@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,10 +29,13 @@ from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_yaml
 
-if TYPE_CHECKING:
-    from sparsebert.patterns.plans import Placement
-
 PROFILES = ("smoke", "quick", "full")  # quick is what the notebooks' own cells say
+TYPES: dict[str, Any] = {
+    name + optional: (kind | None if optional else kind)
+    for scalar in (bool, int, float, str)
+    for name, kind in ((scalar.__name__, scalar), (f"list[{scalar.__name__}]", list[scalar]))
+    for optional in ("", " | None")
+}
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,6 @@ class Parameter:
         return float(low or "-inf"), float(high or "inf")
 
 
-SCALARS = (bool, int, float, str)
-TYPES: dict[str, Any] = {
-    name + optional: (kind | None if optional else kind)
-    for scalar in SCALARS
-    for name, kind in ((scalar.__name__, scalar), (f"list[{scalar.__name__}]", list[scalar]))
-    for optional in ("", " | None")
-}
-
-
 def parameters_of(notebook: Path) -> dict[str, Parameter]:
     """The parameters that a notebook takes, in the order of its cell; empty if it has no such cell.
 
@@ -71,19 +65,14 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
     `papermill.inspect_notebook`, which skips a line with two equals signs: `p: str = "random(3, seed=1)"`.
     """
     cells = [cell for cell in read_notebook(notebook).cells if "parameters" in cell.metadata.get("tags", [])]
-    if not cells:
-        return {}
-    source = cells[0].source
+    source = cells[0].source if cells else ""
     where = f"the parameters cell of {notebook.stem}"
     try:
         statements = ast.parse(source).body
-        comments = {
-            token.start[0]: token.string.removeprefix("#").strip()
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT
-        }
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     except (SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{where} is not Python: {error}") from None
+    comments = {token.start[0]: token.string[1:] for token in tokens if token.type == tokenize.COMMENT}
     parameters = {}
     for statement in statements:
         text = ast.get_source_segment(source, statement).splitlines()[0]
@@ -96,20 +85,16 @@ def parameters_of(notebook: Path) -> dict[str, Parameter]:
             value = ast.literal_eval(statement.value)
         except ValueError:
             raise InputError(f"{where} gives {name} a value that is computed; write a literal") from None
-        own = range(statement.lineno, statement.end_lineno + 1)
-        comment = " ".join(comments[line] for line in own if line in comments)
-        parameters[name] = Parameter(name, type_name, value, **_read_comment(comment, where, name))
+        own = [line for line in range(statement.lineno, statement.end_lineno + 1) if line in comments]
+        comment = " ".join(comments[line].strip() for line in own)
+        allowed, text = re.fullmatch(r"(?:\[([^]]*(?:\.\.|\|)[^]]*)\])?\s*(.*)", comment).groups()
+        if not text:
+            raise InputError(f"{where} says nothing about {name}; add a comment: meaning, range and cost")
+        number = r"([-+]?\d+(\.\d+)?(e[-+]?\d+)?)?"
+        if allowed and "|" not in allowed and not re.fullmatch(rf"{number}\.\.{number}", allowed):
+            raise InputError(f"{where} gives {name} the range [{shown(allowed)}]; write numbers: [low..high]")
+        parameters[name] = Parameter(name, type_name, value, text, allowed or "")
     return parameters
-
-
-def _read_comment(comment: str, where: str, name: str) -> dict[str, str]:
-    allowed, text = re.fullmatch(r"(?:\[([^]]*(?:\.\.|\|)[^]]*)\])?\s*(.*)", comment).groups()
-    if not text:
-        raise InputError(f"{where} says nothing about {name}; add a comment: meaning, range and cost")
-    number = r"([-+]?\d+(\.\d+)?(e[-+]?\d+)?)?"
-    if allowed and "|" not in allowed and not re.fullmatch(rf"{number}\.\.{number}", allowed):
-        raise InputError(f"{where} gives {name} the range [{shown(allowed)}]; write numbers: [low..high]")
-    return {"help": text, "allowed": allowed or ""}
 
 
 def parse_parameters(
@@ -121,22 +106,32 @@ def parse_parameters(
     parameter is a string the text stands for itself. Raises `InputError` for an unknown profile, a name that
     the notebook doesn't take, a value of the wrong type or out of range, and layers that the encoder lacks.
     """
-    known, changes, texts = parameters_of(notebook), _profile(notebook, profile), texts or {}
+    stem, known, changes, texts = (
+        notebook.stem,
+        parameters_of(notebook),
+        _profile(notebook, profile),
+        texts or {},
+    )
     for name in (*changes, *texts):
         if not known:
-            raise InputError(f"{notebook.stem} takes no parameters, so not '{name}'")
+            raise InputError(f"{stem} takes no parameters, so not '{name}'")
         if name not in known:
-            raise unknown_name(f"{notebook.stem} parameter", name, known)
+            raise unknown_name(f"{stem} parameter", name, known)
     values: dict[str, Any] = {}
     for where, given in (
-        (f"the parameters cell of {notebook.stem}", {name: known[name].default for name in known}),
-        (f"profile {profile} of {notebook.stem}", changes),
-        (notebook.stem, {name: _from_text(known[name], text) for name, text in texts.items()}),
+        (f"the parameters cell of {stem}", {name: known[name].default for name in known}),
+        (f"profile {profile} of {stem}", changes),
+        (stem, {name: _from_text(known[name], text) for name, text in texts.items()}),
     ):
         for name, value in given.items():
             _check(known[name], value, where)
         values |= given
-    _check_layers(values, notebook.stem)
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            try:
+                _check_meaning(name, item, values.get("encoder"))
+            except InputError as error:
+                raise InputError(f"{stem}: parameter '{name}': {error}") from None
     return values
 
 
@@ -145,9 +140,7 @@ def _profile(notebook: Path, profile: str) -> dict[str, Any]:
     if profile not in PROFILES:
         raise unknown_name("profile", profile, PROFILES)
     file = notebook.parent / "profiles.yaml"
-    if not file.is_file():
-        return {}
-    profiles = read_yaml(file) or {}
+    profiles = (file.is_file() and read_yaml(file)) or {}
     try:
         TypeAdapter(dict[str, dict[Literal[PROFILES], dict[str, Any]]]).validate_python(profiles)
     except ValidationError as error:
@@ -175,69 +168,48 @@ def _from_text(parameter: Parameter, text: str) -> Any:
 
 
 def _check(parameter: Parameter, value: Any, where: str) -> None:
-    """Type and range, then what the package itself knows about tasks, encoders, plans and patterns."""
+    """Type and range."""
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
     try:
-        TypeAdapter(
-            TYPES[parameter.type_name], config=ConfigDict(strict=True, allow_inf_nan=False)
-        ).validate_python(value)
+        TypeAdapter(TYPES[parameter.type_name], config=strict).validate_python(value)
     except ValidationError:
         raise _wrong(parameter, f"{shown(repr(value))} is not {parameter.type_name}", where) from None
     if value == [] and "may be empty" not in parameter.help:
         raise _wrong(parameter, "an empty list leaves nothing to do", where)
+    low, high = parameter.bounds
     for item in value if isinstance(value, list) else [value]:
-        if item is None:
-            continue
-        if parameter.choices and str(item) not in parameter.choices:
+        if parameter.choices and item is not None and str(item) not in parameter.choices:
             raise _wrong(parameter, f"{shown(repr(item))} is none of {', '.join(parameter.choices)}", where)
-        low, high = parameter.bounds
         if isinstance(item, int | float) and not low <= item <= high:
             raise _wrong(parameter, f"{item} is not in {parameter.allowed}", where)
-        if isinstance(item, str) and not parameter.choices:
-            try:
-                _known_to_the_package(parameter.name, item)
-            except InputError as error:
-                raise InputError(f"{where}: parameter '{parameter.name}': {error}") from None
 
 
-def _known_to_the_package(name: str, value: str) -> None:
-    """Raises `InputError` for what is no task, encoder, plan, placement or pattern."""
-    # imported late: they bring torch
-    if name in ("task", "tasks", "short_task"):
-        from sparsebert.data.tasks import get_task
+def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
+    """`InputError` for what is no task, encoder, plan, placement or pattern, and for layers that are lacking.
 
-        get_task(value)
-    elif name in ("encoder", "encoders"):
-        from sparsebert.models.encoders import check_encoder
-
-        check_encoder(value)
-    elif name in ("pattern", "patterns", "stepwise"):
-        from sparsebert.patterns import parse_pattern
-
-        parse_pattern(value)
-    _placements(name, value)
-
-
-def _placements(name: str, value: Any) -> list[Placement]:
-    """Where the value of a parameter places patterns."""
+    The encoder is loaded if layers are named.
+    """
+    if value is None:
+        return
+    from sparsebert.data.tasks import get_task  # late, as all of these: they bring torch
+    from sparsebert.models.encoders import check_encoder
+    from sparsebert.patterns import parse_pattern
     from sparsebert.patterns.plans import Placement, parse_plan
 
-    if name in ("plan", "plans"):
-        return [placement for _, placement in parse_plan(value).steps]
-    if name in ("placement", "placements", "uncontrolled"):
-        return [Placement(value)]
-    return [Placement(f"{value}-")] if name == "from_layers" else []
-
-
-def _check_layers(values: dict[str, Any], where: str) -> None:
-    """`InputError` for a layer that the notebook's encoder lacks; it is loaded if layers are named."""
-    for name, value in values.items():
-        for item in value if isinstance(value, list) else [value]:
-            for placement in _placements(name, item) if "encoder" in values else ():
-                try:
-                    if placement.text[0].isdigit():
-                        placement.layers(_layers(values["encoder"]))
-                except InputError as error:
-                    raise InputError(f"{where}: parameter '{name}': {error}") from None
+    placements = []
+    if name in ("task", "tasks", "short_task"):
+        get_task(value)
+    elif name in ("encoder", "encoders"):
+        check_encoder(value)
+    elif name in ("pattern", "patterns", "stepwise"):
+        parse_pattern(value)
+    elif name in ("plan", "plans"):
+        placements = [placement for _, placement in parse_plan(value).steps]
+    elif name in ("placement", "placements", "uncontrolled", "from_layers"):
+        placements = [Placement(f"{value}-" if name == "from_layers" else value)]
+    for placement in placements if encoder else ():
+        if placement.text[0].isdigit():
+            placement.layers(_layers(encoder))
 
 
 @cache

@@ -8,8 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sparsebert.paths import check_writable
 from sparsebert.reading import path_of
 
 KERNEL = "python3"
+logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it logs the failures that are reported here
 
 # Libraries keep quiet unless the environment says otherwise: the terminal shows the progress of runs.
 QUIET = {
@@ -84,25 +84,16 @@ def was_executed(file: Path) -> dict[str, Any] | None:
 
 
 def execute(
-    notebook: Path,
-    parameters: dict[str, Any],
-    profile: str,
-    out: Path,
-    cwd: Path,
-    key: str = "",
-    place: str = "",
+    notebook: Path, parameters: dict, profile: str, out: Path, cwd: Path, key: str = "", place: str = ""
 ) -> float:
-    """Runs `notebook` and writes it to `out`; returns the seconds it took.
-
-    Lines of progress on stderr begin with `place`.
-    """
+    """Runs `notebook`, writes it to `out`, returns the seconds taken; `place` begins its lines on stderr."""
     folders = named_folders()
     failed = out.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"profile": profile, "parameters": parameters, "key": key}
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _quiet_papermill():
+    with tempfile.TemporaryDirectory() as folder:
         given, done = Path(folder, "given.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(_with_parameters(notebook, parameters, profile), given)
         try:
@@ -126,7 +117,13 @@ def execute(
                 where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
                 raise InputError(f"{where}: {strip_color(error.evalue)}") from None
             write_notebook(failed, tidy(read_notebook(done), record, folders))
-            raise _what_failed(notebook, error, failed) from None
+            kept = f"what was executed is kept in {failed}"
+            if not isinstance(error, PapermillExecutionError):
+                died = "its Python process died, perhaps for want of memory"
+                raise ChapterError(f"{notebook.stem} stopped: {died} ({error}); {kept}") from None
+            where = f"{notebook.stem} stopped at cell [{error.exec_count}] with {error.ename}; {kept}"
+            traceback = strip_color("\n".join(error.traceback)).splitlines()[-12:]
+            raise ChapterError("\n    ".join([where, *traceback])) from None
         record["seconds"] = round(time.perf_counter() - start, 1)
         write_notebook(out, tidy(read_notebook(done), record, folders))
     return record["seconds"]
@@ -135,18 +132,17 @@ def execute(
 def _with_parameters(notebook: Path, parameters: dict[str, Any], profile: str) -> nbformat.NotebookNode:
     """The notebook with a cell that sets every parameter, if any differs from the notebook's own value."""
     defaults = {name: parameter.default for name, parameter in parameters_of(notebook).items()}
-    changed = {name for name, value in parameters.items() if value != defaults[name]}
+    notes = {
+        name: f"  # default: {defaults[name]!r}" for name in defaults if parameters[name] != defaults[name]
+    }
     book = load_notebook_node(str(notebook))
-    if not changed:
-        return book
-    comment = f"Parameters of this run (profile {profile}); what they mean is folded above."
-    book = parameterize_notebook(book, parameters, comment=comment, kernel_name=KERNEL, language="python")
-    cell = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.tags)
-    cell.id = "injected-parameters"
-    cell.source = "\n".join(
-        f"{line}  # default: {defaults[name]!r}" if (name := line.partition(" =")[0]) in changed else line
-        for line in cell.source.splitlines()
-    )
+    if notes:
+        comment = f"Parameters of this run (profile {profile}); what they mean is folded above."
+        book = parameterize_notebook(book, parameters, comment=comment, kernel_name=KERNEL, language="python")
+        cell = next(cell for cell in book.cells if "injected-parameters" in cell.metadata.tags)
+        cell.id = "injected-parameters"
+        lines = [line + notes.get(line.partition(" =")[0], "") for line in cell.source.splitlines()]
+        cell.source = "\n".join(lines)
     return book
 
 
@@ -172,26 +168,3 @@ class _PlainStderr:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-
-@contextmanager
-def _quiet_papermill() -> Iterator[None]:
-    """papermill and nbclient log the failures that we report ourselves."""
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _what_failed(notebook: Path, error: Exception, failed: Path) -> ChapterError:
-    kept = f"what was executed is kept in {failed}"
-    if not isinstance(error, PapermillExecutionError):
-        return ChapterError(
-            f"{notebook.stem} stopped: its Python process died, perhaps for want of memory ({error}); {kept}"
-        )
-    traceback = strip_color("\n".join(error.traceback)).splitlines()
-    where = f"{notebook.stem} stopped at cell [{error.exec_count}] with {error.ename}; {kept}"
-    return ChapterError("\n    ".join([where, *traceback[-12:]]))

@@ -32,36 +32,18 @@ def tidy(
             cell.metadata.pop(timing, None)
         if injected and "parameters" in tags:
             tags.append("hide-input")
-            cell.metadata["mystnb"] = {
-                "code_prompt_show": "Show what the parameters mean and their defaults",
-                "code_prompt_hide": "Hide what the parameters mean",
-            }
+            shown = "Show what the parameters mean and their defaults", "Hide what the parameters mean"
+            cell.metadata["mystnb"] = dict(zip(("code_prompt_show", "code_prompt_hide"), shown, strict=True))
         if tags:
             cell.metadata["tags"] = tags
         if cell.cell_type == "code":
-            cell.outputs = [
-                _tidied(output, folders) for output in cell.outputs if output.get("name") != "stderr"
-            ]
-            cells += _one_figure_per_cell(cell)
-        else:
-            cells.append(cell)
-    kept = {key: book.metadata[key] for key in book.metadata if key not in ("papermill", "widgets")}
-    book.metadata = nbformat.from_dict(_plain(kept | {"sparsebert": record}, folders))
+            told = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [nbformat.from_dict(_plain(output, folders)) for output in told]
+        cells += _one_figure_per_cell(cell) if cell.cell_type == "code" else [cell]
+    book.metadata.pop("papermill", None)
+    book.metadata = nbformat.from_dict(_plain(book.metadata | {"sparsebert": record}, folders))
     book.cells = cells
     return book
-
-
-def _tidied(output: nbformat.NotebookNode, folders: list[tuple[str, str]]) -> nbformat.NotebookNode:
-    """One output without widgets, colours and paths; images other than SVG are base64, not text."""
-    data = {mime: content for mime, content in output.get("data", {}).items() if "widget" not in mime}
-    images = {mime: data.pop(mime) for mime in list(data) if re.fullmatch("image/(?!svg).*", mime)}
-    texts = {key: output[key] for key in output if key != "data"}
-    if data or images:
-        texts["data"] = data
-    tidied = _plain(texts, folders)
-    if images:
-        tidied["data"] |= images
-    return nbformat.from_dict(tidied)
 
 
 def _one_figure_per_cell(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -74,21 +56,16 @@ def _one_figure_per_cell(cell: nbformat.NotebookNode) -> list[nbformat.NotebookN
             runs.append([output])
     if not any(_figure(run[0]) for run in runs):
         return [cell]
-    cells = []
-    for number, run in enumerate(runs):
-        part = nbformat.from_dict(dict(cell, outputs=run))
+    cells = [nbformat.from_dict(dict(cell, outputs=run)) for run in runs]
+    for number, part in enumerate(cells):
         if number:
             tags = [tag for tag in part.metadata.get("tags", []) if tag != "hide-input"]
             part.metadata["tags"] = [*tags, "remove-input"]
             part.source = "# more output of the cell above"  # myst-nb skips cells without a source
             part.id = f"{cell.id}-{number}"
-        if figure := _figure(run[0]):
-            part.metadata["mystnb"] = {
-                **part.metadata.get("mystnb", {}),
-                "figure": {"name": figure["name"], "caption": figure["caption"]},
-                "image": {"alt": figure["alt"]},
-            }
-        cells.append(part)
+        if told := _figure(part.outputs[0]):
+            figure = {"name": told["name"], "caption": told["caption"]}
+            part.metadata.setdefault("mystnb", {}).update(figure=figure, image={"alt": told["alt"]})
     return cells
 
 
@@ -124,9 +101,13 @@ def without_solutions(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _plain(value: Any, folders: list[tuple[str, str]]) -> Any:
-    """The same text, list or dictionary without colours, and with this machine's folders renamed."""
+    """The same data without colours and widgets, and with this machine's folders renamed.
+
+    Images other than SVG stay as they are: they are base64, not text.
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(item, folders) for key, item in value.items()}
+        kept = [(key, item) for key, item in value.items() if "widget" not in key]
+        return {k: item if re.match("image/(?!svg)", k) else _plain(item, folders) for k, item in kept}
     if isinstance(value, list | tuple):
         return [_plain(item, folders) for item in value]
     if not isinstance(value, str):
@@ -149,9 +130,5 @@ def named_folders() -> list[tuple[str, str]]:
         paths.data_dir(): "SPARSEBERT_DATA_DIR",
         paths.runs_dir(): "runs",
     }
-    names = {
-        str(form): name for path, name in named.items() if path for form in (path.absolute(), path.resolve())
-    }
-    return sorted(
-        ((folder, names[folder]) for folder in names if folder != "/"), key=lambda pair: -len(pair[0])
-    )
+    forms = {str(f): name for path, name in named.items() if path for f in (path.absolute(), path.resolve())}
+    return sorted(((f, name) for f, name in forms.items() if f != "/"), key=lambda pair: -len(pair[0]))

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import Any
 
 import click
 
-from sparsebert.cli.options import RunCommand, config_of, folder_options, json_option
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    from sparsebert.paths import Folders
+from sparsebert.cli.group import main
+from sparsebert.cli.options import RunCommand, answer, folder_options, json_option
+from sparsebert.paths import Folders
 
 PLAN = "neighbour(64) | global(cls)"
+_COUNT, _REPEATED = click.IntRange(1), "May be repeated."
 
 
-class Lengths(click.ParamType):
-    """Numbers of tokens such as "512,1k", in ascending order; 1k is 1,024."""
+def _lengths(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+    from sparsebert.bench.measuring import parse_lengths
 
-    name = "N,N,..."
-
-    def convert(
-        self, value: str | list[int], option: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        from sparsebert.bench.measuring import parse_lengths
-
-        return parse_lengths(value, option.opts[0]) if isinstance(value, str) else value
+    return parse_lengths(value, option.opts[0]) if value is not None else []
 
 
-@click.group()
+@main.group()
 def bench() -> None:
     """Measure side by side, in one run, as ratios."""
 
@@ -44,108 +35,65 @@ def bench() -> None:
     epilog="Example: sparsebert bench finetune --lengths 32,128,512 --json",
 )
 @click.option(
-    "--rounds",
-    default=3,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Measured rounds; one step of each contender warms up.",
+    "--rounds", default=3, type=_COUNT, help="Measured rounds; one step of each contender warms up."
 )
 @click.option(
     "--lengths",
-    type=Lengths(),
-    default=(),
+    callback=_lengths,
+    metavar="N,N,...",
     help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
     "[default: the task's length]",
 )
 @folder_options("data")
 @json_option
-@click.pass_context
 def bench_finetune(
-    ctx: click.Context, rounds: int, lengths: list[int], folders: Folders, as_json: bool
+    config_of: Callable, rounds: int, lengths: list[int], folders: Folders, as_json: bool
 ) -> None:
     """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
     from sparsebert.training.runs import RunConfig
 
-    config = config_of(ctx, task="topics", train_size=None) if lengths else config_of(ctx)
+    config = config_of(task="topics", train_size=None) if lengths else config_of()
     for length in lengths:
         RunConfig.checked(max_length=length)
     from sparsebert.bench import finetune as benchmark
 
     result = benchmark.bench_finetune(config, rounds, folders, lengths)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-        return
-    for measured in result.get("lengths", [result]):
-        _describe_bench(measured, result["bars"])
-    click.echo(f"medians of {rounds} rounds, {result['device']}, {result['precision']}")
+    answer(as_json, result, benchmark.as_text(result))
 
 
-def _describe_bench(measured: dict, bars: dict[str, float]) -> None:
-    said = {
-        name: f"bar {bar:g}: {'met' if measured['met'][name] else 'not met'}" for name, bar in bars.items()
-    }
-    cost, over = "masked_over_dense_time", "speedup_over_default_trainer"
-    click.echo(
-        f"at most {measured['max_length']} tokens ({measured['tokens_per_row']:.0f} on average), "
-        f"{measured['rows']} rows, kernels {', '.join(dict.fromkeys(measured['kernels']))}"
-    )
-    for name, speed in measured["examples_per_second"].items():
-        click.echo(f"  {name:>15}: {speed:6.1f} examples per second")
-    click.echo(f"  masked takes {measured[cost]:.3f} times the dense time ({said[cost]})")
-    click.echo(
-        f"  times as fast as the default Trainer: {measured[over]['masked']:.2f} masked ({said[over]}), "
-        f"{measured[over]['dense']:.2f} dense"
-    )
-
-
-def _bench_options(lengths: str, rounds: int) -> Callable:
+def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     """Options that benchmarks of attention have in common."""
-    options = [
-        click.option(
-            "--lengths",
-            type=Lengths(),
-            default=lengths,
-            show_default=True,
-            help="Tokens of a sequence; 1k is 1,024.",
-        ),
-        click.option("--rounds", default=rounds, show_default=True, type=click.IntRange(1)),
-        click.option(
-            "--longest-dense",
-            type=Lengths(),
-            metavar="LENGTH",
-            help="Longest length for contenders whose cost grows with the square of the length.",
-        ),
-        click.option("--dtype", default="fp32", show_default=True, help="fp32, bf16 or fp16."),
-        click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]"),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(0)),
-        click.option("--plot", metavar="FILE.png", help="Draw what was measured."),
-        click.option(
-            "--out",
-            metavar="FILE.jsonl",
-            help="Add rows there as they are measured; a length that it has is not measured again.",
-        ),
-        json_option,
+    longest = "Longest length for contenders whose cost grows with the square of the length."
+    again = "Add rows there as they are measured; a length that it has is not measured again."
+    said = "Tokens of a sequence; 1k is 1,024."
+    return [
+        click.Option(["--lengths"], callback=_lengths, default=lengths, metavar="N,N,...", help=said),
+        click.Option(["--rounds"], default=rounds, type=_COUNT),
+        click.Option(["--longest-dense"], callback=_lengths, metavar="LENGTH", help=longest),
+        click.Option(["--dtype"], default="fp32", help="fp32, bf16 or fp16."),
+        click.Option(["--device"], help="cpu or cuda.  [default: a GPU where there is one]"),
+        click.Option(["--seed"], default=0, type=click.IntRange(0)),
+        click.Option(["--plot"], metavar="FILE.png", help="Draw what was measured."),
+        click.Option(["--out"], metavar="FILE.jsonl", help=again),
     ]
-
-    def decorate(command: Callable) -> Callable:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @bench.command(
     name="attention",
+    params=[
+        click.Option(["--pattern"], multiple=True, default=[PLAN], help=_REPEATED),
+        click.Option(
+            ["--contender", "contenders"],
+            multiple=True,
+            help="One of those compared; may be repeated.  [default: all]",
+        ),
+        click.Option(["--heads"], default=12, type=click.IntRange(1, 1024)),
+        click.Option(["--width"], default=64, type=click.IntRange(1, 4096), help="Width of a head."),
+        *_common("512,1k,2k,4k", rounds=7),
+    ],
     epilog="Example: sparsebert bench attention --pattern 'neighbour(32) | global(cls)' --lengths 512,4k",
 )
-@click.option("--pattern", multiple=True, default=[PLAN], show_default=True, help="May be repeated.")
-@click.option(
-    "--contender", "contenders", multiple=True, help="One of those compared; may be repeated.  [default: all]"
-)
-@click.option("--heads", default=12, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--width", default=64, show_default=True, type=click.IntRange(1, 4096), help="Width of a head.")
-@_bench_options("512,1k,2k,4k", rounds=7)
+@json_option
 def bench_attention(**options: object) -> None:
     """One attention layer's core: time and memory of our kernels beside other implementations.
 
@@ -158,24 +106,22 @@ def bench_attention(**options: object) -> None:
     _bench(benchmark, benchmark.attention_rows, **options)
 
 
-@bench.command(name="model", epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k")
-@click.option("--plan", default=PLAN, show_default=True)
-@click.option(
-    "--encoder",
-    default="minilm",
-    show_default=True,
-    help="See `sparsebert encoders`; or bert-base, random weights of that size.",
+@bench.command(
+    name="model",
+    params=[
+        click.Option(["--plan"], default=PLAN),
+        click.Option(
+            ["--encoder"],
+            default="minilm",
+            help="See `sparsebert encoders`; or bert-base, random weights of that size.",
+        ),
+        click.Option(["--mode", "modes"], multiple=True, default=["training", "inference"], help=_REPEATED),
+        click.Option(["--tokens"], type=_COUNT, help="Tokens of a step.  [default: the longest length]"),
+        *_common("512,1k,2k,4k,8k", rounds=3),
+    ],
+    epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k",
 )
-@click.option(
-    "--mode",
-    "modes",
-    multiple=True,
-    default=["training", "inference"],
-    show_default=True,
-    help="May be repeated.",
-)
-@click.option("--tokens", type=click.IntRange(1), help="Tokens of a step.  [default: the longest length]")
-@_bench_options("512,1k,2k,4k,8k", rounds=3)
+@json_option
 def bench_model(**options: object) -> None:
     """A whole encoder, training and inference, dense and under a plan: tokens per second and memory.
 
@@ -190,12 +136,11 @@ def bench_model(**options: object) -> None:
 def _bench(
     benchmark: ModuleType,
     measure: Callable,
-    *,
-    longest_dense: list[int] | None,
+    longest_dense: list[int],
     plot: str | None,
     out: str | None,
     as_json: bool,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130."""
     import pandas as pd

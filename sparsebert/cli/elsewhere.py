@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from sparsebert.cli.group import main
 from sparsebert.cli.options import folder_options
+from sparsebert.errors import say
+from sparsebert.paths import Folders
 
-if TYPE_CHECKING:
-    from sparsebert.paths import Folders
+_COUNT = click.IntRange(1)
 
 
-@click.command(
+@main.command(
     epilog="Example: sparsebert prepare glue/sst2 glue/mrpc --encoder minilm --out prepared --parsed"
 )
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
-@click.option("--encoder", default="minilm", show_default=True, help="Encoder whose tokens are written.")
+@click.option("--encoder", default="minilm", help="Encoder whose tokens are written.")
 @click.option(
     "--out", required=True, metavar="DIR", help="Folder of prepared data; each task has its own in it."
 )
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     type=click.IntRange(4),
     help="Tokens a row is cut to.  [default: the task's, within the encoder's positions]",
 )
-@click.option(
-    "--train-size", type=click.IntRange(1), help="Training rows that runs can ask for.  [default: all]"
-)
-@click.option("--eval-size", type=click.IntRange(1), help="Evaluation rows likewise.  [default: all]")
+@click.option("--train-size", type=_COUNT, help="Training rows that runs can ask for.  [default: all]")
+@click.option("--eval-size", type=_COUNT, help="Evaluation rows likewise.  [default: all]")
 @click.option("--parsed", is_flag=True, help="With parses, which plans with `syntax` read; takes its time.")
 @folder_options("data")
 def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -> None:
@@ -45,12 +44,12 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
     found = [get_task(name, folders) for name in tasks]
     for task in found:
         started = time.perf_counter()
-        place = write_prepared(task, folder=out, progress=_say, **how)
+        place = write_prepared(task, folder=out, progress=_indented, **how)
         size = sum(path.stat().st_size for path in place.iterdir())
         click.echo(f"{task.name}: {place} ({_mib(size)}, {time.perf_counter() - started:.0f} s)")
 
 
-@click.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz --part-size 60")
+@main.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz --part-size 60")
 @click.argument("grid")
 @click.option("--out", required=True, metavar="FILE.tar.gz")
 @click.option(
@@ -63,14 +62,8 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
     metavar="VERSION",
     help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
 )
-@click.option(
-    "--no-wheels",
-    is_flag=True,
-    help="The machine has accelerate, click, jaxtyping and pydantic.",
-)
-@click.option(
-    "--part-size", type=click.IntRange(1), metavar="MIB", help="Cut the archive into files of this size."
-)
+@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option("--part-size", type=_COUNT, metavar="MIB", help="Cut the archive into files of this size.")
 @click.option(
     "--chapters",
     is_flag=True,
@@ -78,14 +71,7 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 )
 @folder_options("data")
 def bundle(
-    grid: str,
-    out: str,
-    prepared: str | None,
-    pythons: tuple[str, ...],
-    no_wheels: bool,
-    part_size: int | None,
-    chapters: bool,
-    folders: Folders,
+    grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, part_size: int | None, **where: Any
 ) -> None:
     """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
 
@@ -96,7 +82,7 @@ def bundle(
     from sparsebert.sweeps.bundling import bundle as pack
 
     wheels = () if no_wheels else pythons or PYTHONS
-    parts = pack(grid, out, folders, prepared, wheels, part_size, chapters, _say)
+    parts = pack(grid, out, pythons=wheels, part_size=part_size, progress=_indented, **where)
     size = sum(path.stat().st_size for path in parts)
     if part_size:
         click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")
@@ -111,5 +97,5 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _say(line: str) -> None:
-    print(f"  {line}", file=sys.stderr, flush=True)
+def _indented(line: str) -> None:
+    say(f"  {line}")

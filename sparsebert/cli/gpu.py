@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from sparsebert.cli.group import main
 from sparsebert.cli.options import folder_options
+from sparsebert.errors import InputError
+from sparsebert.paths import Folders, check_writable
+from sparsebert.reading import path_of
 
-if TYPE_CHECKING:
-    from sparsebert.paths import Folders
 
-
-@click.command(epilog="Example: sparsebert selftest --minutes 2 --out selftest.json")
+@main.command(epilog="Example: sparsebert selftest --minutes 2 --out selftest.json")
 @click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
 @click.option(
     "--minutes",
     default=5.0,
-    show_default=True,
     type=click.FloatRange(0),
     help="No check is begun later; those that are left out are named.",
 )
@@ -36,10 +36,6 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
     FlexAttention. Exit code 1 if a check is wrong. `sparsebert results keep FILE` adds the report to the
     recorded ones.
     """
-    from sparsebert.errors import InputError
-    from sparsebert.paths import check_writable
-    from sparsebert.reading import path_of
-
     path = path_of(out) if out else None
     if path and path.is_dir():
         raise InputError(f"'{out}' is a folder; write the name of a file")
@@ -53,22 +49,14 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
         raise SystemExit(1)
 
 
-@click.command(
-    epilog="Example: sparsebert gpu back --grid book/grids/full.yaml --minutes 5 -p task=glue/mrpc"
-)
+@main.command(epilog="Example: sparsebert gpu back --grid book/grids/full.yaml --minutes 5 -p task=glue/mrpc")
 @click.argument("out", metavar="OUT")
-@click.option("--grid", default="grid.yaml", show_default=True, metavar="FILE", help="Runs of the last part.")
-@click.option("--minutes", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Of this piece.")
-@click.option(
-    "--notebook", default="03_which_connections", show_default=True, help="The chapter that is run."
-)
+@click.option("--grid", default="grid.yaml", metavar="FILE", help="Runs of the last part.")
+@click.option("--minutes", default=5.0, type=click.FloatRange(0.1), help="Of this piece.")
+@click.option("--notebook", default="03_which_connections", help="The chapter that is run.")
 @click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapter.")
-@click.option(
-    "--profile", default="full", show_default=True, help="full, or smoke (to rehearse, also without a GPU)."
-)
-@click.option(
-    "--workers", default=6, show_default=True, type=click.IntRange(1), help="Processes that share the GPU."
-)
+@click.option("--profile", default="full", help="full, or smoke (to rehearse, also without a GPU).")
+@click.option("--workers", default=6, type=click.IntRange(1), help="Processes that share the GPU.")
 @folder_options("data", "prepared", "runs")
 def gpu(out: str, folders: Folders, **how: Any) -> None:
     """Spend some minutes of a GPU: selftest, one chapter, timings, then the runs of a grid.
@@ -77,7 +65,6 @@ def gpu(out: str, folders: Folders, **how: Any) -> None:
     an earlier piece left there, the same command goes on where that one stopped. A part that fails is named
     and the next one begun; OUT/log.txt has what it said.
     """
-    from sparsebert.reading import path_of
     from sparsebert.selftest.gpu import spend
 
     states = spend(path_of(out), folders=folders, told=click.echo, **how)

@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 
 import click
 
+from sparsebert import __version__
 from sparsebert.errors import ChapterError, InputError, how_to_install, shown
 
 LONGEST_LINE = 1000  # of a message, which may repeat what was typed
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
 class Sparsebert(click.Group):
@@ -94,3 +96,14 @@ def _output_is_full() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
+
+
+@click.group(cls=Sparsebert, context_settings=HELP)
+@click.version_option(__version__, prog_name="sparsebert")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error that nobody foresaw.")
+def main(debug: bool) -> None:
+    """Which attention connections does an encoder need, how many, and can they be learned?
+
+    Start with `sparsebert doctor`, then `sparsebert book` (the whole book) or `sparsebert run NOTEBOOK`
+    (one chapter with your parameters) or `sparsebert finetune` (one run).
+    """

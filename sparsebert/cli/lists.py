@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import click
 
-from sparsebert.cli.options import json_option
+from sparsebert.cli.group import main
+from sparsebert.cli.options import answer, json_option
 
 
-@click.command()
+@main.command()
 @json_option
 def tasks(as_json: bool) -> None:
     """List the tasks."""
@@ -19,7 +20,7 @@ def tasks(as_json: bool) -> None:
     _listing({n: own if n.endswith(":PATH") else get_task(n).summary for n in task_names()}, as_json)
 
 
-@click.command()
+@main.command()
 @click.option("--get", "name", metavar="NAME", help="Fetch this packaged encoder now, and say where it is.")
 @json_option
 def encoders(name: str | None, as_json: bool) -> None:
@@ -32,43 +33,32 @@ def encoders(name: str | None, as_json: bool) -> None:
         if name not in ENCODERS:
             raise unknown_name("packaged encoder", name, ENCODERS)
         folder = ENCODERS[name].get()
-        click.echo(json.dumps(ENCODERS[name].described(), indent=1) if as_json else folder)
+        answer(as_json, ENCODERS[name].described(), folder)
         return
-    others = {
-        "HUB/NAME": "any encoder of the Hugging Face hub",
-        "FOLDER": "a local folder with a saved encoder",
-    }
-    if as_json:
-        packaged = {name: encoder.described() for name, encoder in ENCODERS.items()}
-        click.echo(json.dumps(packaged | others, indent=1))
-        return
-    _listing({name: str(encoder) for name, encoder in ENCODERS.items()} | others, False)
-    click.echo(
-        f"\nArchitectures: {', '.join(ARCHITECTURES)}. "
-        "Safetensors only; code that comes with a model is never run."
-    )
+    hub, local = "any encoder of the Hugging Face hub", "a local folder with a saved encoder"
+    packaged = {name: encoder.described() if as_json else str(encoder) for name, encoder in ENCODERS.items()}
+    _listing(packaged | {"HUB/NAME": hub, "FOLDER": local}, as_json)
+    if not as_json:
+        terms = "Safetensors only; code that comes with a model is never run."
+        click.echo(f"\nArchitectures: {', '.join(ARCHITECTURES)}. {terms}")
 
 
-@click.command(
+@main.command(
     epilog="Example: sparsebert patterns 'syntax | global(cls)' "
     "--sentence 'The film was not as bad as they say.'"
 )
 @click.argument("pattern", required=False)
-@click.option(
-    "--sentence", default="A gorgeous, witty, seductive movie.", show_default=True, help="Text to draw it on."
-)
-@click.option("--encoder", default="minilm", show_default=True, help="Encoder whose word pieces are drawn.")
+@click.option("--sentence", default="A gorgeous, witty, seductive movie.", help="Text to draw it on.")
+@click.option("--encoder", default="minilm", help="Encoder whose word pieces are drawn.")
 def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     """List the patterns, or draw PATTERN on a sentence: a row per query, a mark per key it may attend to."""
     from sparsebert.patterns import PATTERNS, parse_pattern
 
     if pattern is None:
-        _listing({kind.signature(): kind.summary() for kind in PATTERNS.values()}, False)
+        _listing({kind.signature(): kind.summary() for kind in PATTERNS.values()})
         click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
-        click.echo(
-            "  neighbour(2) | global(cls) @ late; syntax @ 0-1     "
-            "(all, early, late, 3, 3-5, 3-; the rest dense)"
-        )
+        placements = "(all, early, late, 3, 3-5, 3-; the rest dense)"
+        click.echo(f"  neighbour(2) | global(cls) @ late; syntax @ 0-1     {placements}")
         return
     from sparsebert.data.tokenizing import one_sentence
 
@@ -82,7 +72,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     click.echo(f"density {allowed.float().mean():.3f}")
 
 
-@click.command()
+@main.command()
 def doctor() -> None:
     """Say what this machine can do."""
     from sparsebert.doctor import examine
@@ -91,10 +81,7 @@ def doctor() -> None:
         click.echo(f"{what:>12}  {found}")
 
 
-def _listing(entries: dict[str, str], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(entries, indent=1))
-        return
+def _listing(entries: dict[str, Any], as_json: bool = False) -> None:
     width = max(map(len, entries))
-    for name, text in entries.items():
-        click.echo(f"{name:<{width}}  {' '.join(text.split())}")
+    lines = [f"{name:<{width}}  {' '.join(str(text).split())}" for name, text in entries.items()]
+    answer(as_json, entries, "\n".join(lines))

@@ -1,8 +1,9 @@
-"""Options that several commands take."""
+"""Options that several commands take, and how commands answer."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -18,17 +20,13 @@ if TYPE_CHECKING:
 
 
 class RunCommand(click.Command):
-    """A command with one option for each field of `RunConfig`, from which `config_of` makes the config.
+    """A command with an option for each field of `RunConfig`; it gets `config_of`, which makes the config.
 
     `run_defaults` are defaults of its own. With `learns=False` it has no options about learned degrees.
     """
 
     def __init__(
-        self,
-        *args: object,
-        run_defaults: dict[str, object] | None = None,
-        learns: bool = True,
-        **options: object,
+        self, *args: object, run_defaults: dict | None = None, learns: bool = True, **options: object
     ):
         super().__init__(*args, **options)
         self.run_defaults, self.learns = run_defaults or {}, learns
@@ -36,66 +34,48 @@ class RunCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*self._run_options(), *super().get_params(ctx)]
 
-    def _run_options(self) -> list[click.Parameter]:
+    def invoke(self, ctx: click.Context) -> object:
+        typed = {option.name: ctx.params.pop(option.name) for option in self._run_options()}
+        typed = {name: value for name, value in typed.items() if value not in (None, False)}
+        ctx.params["config_of"] = functools.partial(self._config, typed)
+        return super().invoke(ctx)
+
+    def _run_options(self) -> list[click.Option]:
         from sparsebert.degrees import DegreeConfig
         from sparsebert.training.runs import RunConfig
 
         kept = ("degrees", "labels")
-        fields = {name: field for name, field in RunConfig.model_fields.items() if name not in kept}
-        options = _options(fields, _collect, self.run_defaults)
+        own = [self._option(*field) for field in RunConfig.model_fields.items() if field[0] not in kept]
         if not self.learns:
-            return options
+            return own
         learn = click.Option(
             ["--learn-degrees"],
             is_flag=True,
-            expose_value=False,
-            callback=_collect,
             help="Learn the degrees of the pattern `learned`; the plan is then by default "
             "'learned | global(cls)'. The options below say how, and each implies this one.",
         )
-        return [*options, learn, *_options(DegreeConfig.model_fields, _collect_degrees, {})]
+        return [*own, learn, *(self._option(*field) for field in DegreeConfig.model_fields.items())]
 
-
-def _options(fields: dict, callback: Callable, defaults: dict[str, object]) -> list[click.Option]:
-    """An option for each field of a pydantic model, with its default unless `defaults` has another."""
-
-    def said(name: str, field: FieldInfo) -> str:
-        default, text = defaults.get(name, field.default), field.description
-        if name in defaults:
+    def _option(self, name: str, field: FieldInfo) -> click.Option:
+        default, text = self.run_defaults.get(name, field.default), field.description
+        if name in self.run_defaults:
             text = re.sub(r" \(default: .*\)", "", text)
-        return text if default is None else f"{text}  [default: {default}]"
-
-    return [
-        click.Option(
+        return click.Option(
             [f"--{name.replace('_', '-')}", name],
-            help=said(name, field),
+            help=text if default is None else f"{text}  [default: {default}]",
             metavar="TEXT" if field.annotation is str else "VALUE",
-            expose_value=False,
-            callback=callback,
         )
-        for name, field in fields.items()
-    ]
 
+    def _config(self, typed: dict[str, str | bool], **defaults: object) -> RunConfig:
+        """What was typed, else `defaults`, else the command's own defaults."""
+        from sparsebert.training.runs import RunConfig
 
-def _collect(ctx: click.Context, option: click.Parameter, value: str | bool | None) -> None:
-    if value not in (None, False):
-        ctx.ensure_object(dict).setdefault("fields", {})[option.name] = value
-
-
-def _collect_degrees(ctx: click.Context, option: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.ensure_object(dict).setdefault("degrees", {})[option.name] = value
-
-
-def config_of(ctx: click.Context, **defaults: object) -> RunConfig:
-    """The config of a `RunCommand`: what was typed, else `defaults`, else the command's own defaults."""
-    from sparsebert.training.runs import RunConfig
-
-    given, defaults = ctx.obj or {}, ctx.command.run_defaults | defaults
-    fields, degrees = dict(given.get("fields", {})), given.get("degrees", {})
-    if fields.pop("learn_degrees", False) or degrees:
-        defaults |= {"plan": "learned | global(cls)", "degrees": degrees}
-    return RunConfig.checked(**defaults | fields)
+        own = {name: value for name, value in typed.items() if name in RunConfig.model_fields}
+        defaults = self.run_defaults | defaults
+        if typed.keys() > own.keys():
+            degrees = {name: value for name, value in typed.items() if name not in {*own, "learn_degrees"}}
+            defaults |= {"plan": "learned | global(cls)", "degrees": degrees}
+        return RunConfig.checked(**defaults | own)
 
 
 def not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -105,42 +85,34 @@ def not_empty(ctx: click.Context, option: click.Parameter, value: str | None) ->
     return value
 
 
+_FOLDERS = {
+    "data": "Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR.",
+    "prepared": "Read tasks from what `sparsebert prepare` wrote there; or set SPARSEBERT_PREPARED_DIR.",
+    "runs": "Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]",
+}
+
+
 def folder_options(*names: str) -> Callable:
     """Options that name folders (of `data`, `prepared`, `runs`); the command gets them all as `folders`."""
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
         def with_folders(*args: object, **given: object) -> object:
-            from sparsebert.paths import Folders
-
             named = {name: given.pop(f"{name}_dir") for name in names}
             return command(*args, folders=Folders.named(**named), **given)
 
         for name in reversed(names):
-            with_folders = _FOLDER_OPTIONS[name](with_folders)
+            flags = "--prepared" if name == "prepared" else f"--{name}-dir", f"{name}_dir"
+            shown = {"metavar": "DIR", "help": _FOLDERS[name]}
+            with_folders = click.option(*flags, callback=not_empty, **shown)(with_folders)
         return with_folders
 
     return decorate
 
 
-data_dir_option = click.option(
-    "--data-dir",
-    metavar="DIR",
-    callback=not_empty,
-    help="Folder with GLUE tasks and IMDB (SST-2/, MRPC/, ...); or set SPARSEBERT_DATA_DIR.",
-)
-prepared_option = click.option(
-    "--prepared",
-    "prepared_dir",
-    metavar="DIR",
-    callback=not_empty,
-    help="Read tasks from what `sparsebert prepare` wrote there; or set SPARSEBERT_PREPARED_DIR.",
-)
-runs_dir_option = click.option(
-    "--runs-dir",
-    metavar="DIR",
-    callback=not_empty,
-    help="Folder of run records; or set SPARSEBERT_RUNS_DIR.  [default: runs/]",
-)
-_FOLDER_OPTIONS = {"data": data_dir_option, "prepared": prepared_option, "runs": runs_dir_option}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+def answer(as_json: bool, data: object, text: object) -> None:
+    """Print a result: its data as JSON, or else the text."""
+    click.echo(json.dumps(data, indent=1) if as_json else text)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import click
 
-from sparsebert.cli.options import (
-    RunCommand,
-    config_of,
-    folder_options,
-    json_option,
-    not_empty,
-)
+from sparsebert.cli.group import main
+from sparsebert.cli.options import RunCommand, answer, folder_options, json_option, not_empty
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.reading import path_of
 
-if TYPE_CHECKING:
-    from sparsebert.paths import Folders
 
-
-@click.command(
+@main.command(
     cls=RunCommand,
     epilog="Example: sparsebert finetune --task reviews "
     "--plan 'neighbour(2) | global(cls) @ late' --train-size 3000",
@@ -35,14 +28,13 @@ if TYPE_CHECKING:
     help="Keep the model there, with its plan and degrees: a new folder, or one of the same run.",
 )
 @json_option
-@click.pass_context
-def finetune(ctx: click.Context, folders: Folders, save: str | None, as_json: bool) -> None:
+def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: bool) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
     A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
     Times, memory, device, versions and the data's hash are in the record.
     """
-    config = config_of(ctx)
+    config = config_of()
     from sparsebert.sweeps.running import describe, find_or_train
     from sparsebert.training.finetuning import processes
     from sparsebert.training.runs import RunStore
@@ -53,53 +45,41 @@ def finetune(ctx: click.Context, folders: Folders, save: str | None, as_json: bo
         return
     if as_json:
         click.echo(record.model_dump_json(indent=1))
-    else:
-        layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
-        click.echo(describe(record) + (" (found in the store)" if found else ""))
-        click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
-        click.echo(
-            f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}"
-        )
-        if learning := record.learning:
-            click.echo(
-                f"layers that learned: density {learning.hard_density:.3f}"
-                + (f", before hardening {learning.soft_density:.3f}" if learning.soft_density else "")
-                + (f", asked for {learning.target_density:g}" if learning.target_density else "")
-            )
-        click.echo(f"recorded in {store.folder / record.name}.json")
-        if save:
-            click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
+        return
+    layers = " ".join(f"{density:.3f}" for density in record.density_per_layer)
+    click.echo(describe(record) + (" (found in the store)" if found else ""))
+    click.echo(f"density per layer {layers}; over the padded square {record.padded_density:.3f}")
+    click.echo(f"{record.examples_per_second['train']:.0f} training examples per second on {record.device}")
+    if learning := record.learning:
+        soft = f", before hardening {learning.soft_density:.3f}" if learning.soft_density else ""
+        asked = f", asked for {learning.target_density:g}" if learning.target_density else ""
+        click.echo(f"layers that learned: density {learning.hard_density:.3f}{soft}{asked}")
+    click.echo(f"recorded in {store.folder / record.name}.json")
+    if save:
+        click.echo(f"saved in {save}; try: sparsebert evaluate {save}")
 
 
-@click.command(epilog="Example: sparsebert evaluate my-model --json")
+@main.command(epilog="Example: sparsebert evaluate my-model --json")
 @click.argument("folder")
-@click.option("--task", help="Another task with the same labels.  [default: the one it was trained on]")
+@click.option(
+    "--task", "task_name", help="Another task with the same labels.  [default: the one it was trained on]"
+)
 @click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
 @click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: that of its run]")
 @click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: that of its run]")
 @folder_options("data", "prepared")
 @json_option
-def evaluate(
-    folder: str,
-    task: str | None,
-    eval_size: int | None,
-    precision: str | None,
-    kernel: str | None,
-    folders: Folders,
-    as_json: bool,
-) -> None:
+def evaluate(folder: str, as_json: bool, **how: Any) -> None:
     """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
     from sparsebert.training import finetuning as training
 
-    result = training.evaluate(folder, task, eval_size, folders, precision, kernel)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-        return
+    result = training.evaluate(folder, **how)
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
-    click.echo(f"{result['task']}, {result['eval_rows']} rows: {scores}; density {result['density']:.4f}")
+    told = f"{result['task']}, {result['eval_rows']} rows: {scores}; density {result['density']:.4f}"
+    answer(as_json, result, told)
 
 
-@click.command(
+@main.command(
     epilog="Example: sparsebert degrees ec71057ba6a7b67d mine.json, then a run whose plan is "
     "'learned(\"mine.json\") | global(cls)'"
 )
@@ -114,15 +94,7 @@ def evaluate(
 @click.option("--seed", type=click.IntRange(0), help="Of --shuffle.  [default: the run's]")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
 @folder_options("runs")
-def degrees(
-    run: str,
-    file: str,
-    unweighted: bool,
-    shuffle: str | None,
-    seed: int | None,
-    force: bool,
-    folders: Folders,
-) -> None:
+def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> None:
     """Write the degrees that a run learned to FILE, for plans of other runs.
 
     RUN is the name of a record, in the folder of runs or in book/results/. Degrees from a file are hard from
@@ -133,12 +105,13 @@ def degrees(
     from sparsebert.study.results import run_named
     from sparsebert.training.runs import RunStore
 
+    shuffle, seed = how["shuffle"], how["seed"]
     if seed is not None and not shuffle:
         raise InputError("--seed goes with --shuffle heads or --shuffle layers")
     record = run_named(run, RunStore(folders.runs))
     if not record.learning:
         raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
-    found = record.learning.degrees.unweighted() if unweighted else record.learning.degrees
+    found = record.learning.degrees.unweighted() if how["unweighted"] else record.learning.degrees
     if shuffle:
         found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
     path = path_of(file)
@@ -148,15 +121,14 @@ def degrees(
         try:
             load_degrees(path)
         except InputError:
-            raise InputError(
-                f"'{file}' holds something else than degrees; name a new file, or write --force"
-            ) from None
+            what = f"'{file}' holds something else than degrees"
+            raise InputError(f"{what}; name a new file, or write --force") from None
     check_writable(path.parent, f"the folder '{path.parent}'", "FILE")
     found.save(path)
     click.echo(f"written to {path}; try: sparsebert finetune --plan 'learned(\"{path}\") | global(cls)'")
 
 
-@click.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
+@main.command(epilog="Example: sparsebert sweep book/grids/first.yaml --executor processes --budget 2h")
 @click.argument("grid")
 @click.option(
     "--only",
@@ -174,7 +146,6 @@ def degrees(
     "--executor",
     "kind",
     default="inline",
-    show_default=True,
     help="Where runs are trained: inline (one after the other), processes (several on this machine) or dask.",
 )
 @click.option(
@@ -187,15 +158,7 @@ def degrees(
 @folder_options("data", "prepared", "runs")
 @json_option
 def sweep(
-    grid: str,
-    only: tuple[str, ...],
-    dry_run: bool,
-    budget: str | None,
-    kind: str,
-    workers: int | None,
-    scheduler: str | None,
-    folders: Folders,
-    as_json: bool,
+    grid: str, only: tuple, dry_run: bool, budget: str | None, folders: Folders, as_json: bool, **where: Any
 ) -> None:
     """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
 
@@ -213,22 +176,22 @@ def sweep(
     from sparsebert.training.runs import RunStore
 
     store = RunStore(folders.runs)
-    with open_executor(kind, workers, scheduler) as executor:
+    with open_executor(**where) as executor:
         if dry_run:
             plan = sweeps.forecast(configs, store, folders, executor)
-            click.echo(json.dumps(plan.as_dict(), indent=1) if as_json else str(plan))
+            answer(as_json, plan.as_dict(), plan)
             return
         try:
             result = sweeps.sweep(configs, store, folders, executor, seconds)
         except KeyboardInterrupt:
             click.echo("interrupted: finished runs are recorded, and the same command goes on", err=True)
             raise SystemExit(130) from None
-    click.echo(json.dumps(result.as_dict(), indent=1) if as_json else str(result))
+    answer(as_json, result.as_dict(), result)
     if result.failed or result.cut_off:
         raise SystemExit(1)
 
 
-@click.command(epilog="Example: sparsebert clean --runs-dir runs/experiments")
+@main.command(epilog="Example: sparsebert clean --runs-dir runs/experiments")
 @folder_options("runs")
 def clean(folders: Folders) -> None:
     """Remove what unfinished runs left in the folder of runs: checkpoints and locks.
@@ -248,11 +211,8 @@ def _duration(text: str | None) -> float | None:
         return None
     number = r"(\d+(?:\.\d+)?)\s*"
     parts = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
-    seconds = (
-        sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
-        if parts
-        else 0
-    )
+    numbers = [float(part or 0) for part in parts.groups()] if parts else [0]
+    seconds = sum(number * unit for number, unit in zip(numbers, (3600, 60, 1), strict=False))
     if not seconds:
         raise InputError(f"--budget {text}: write a time with its unit, such as 2h, 90min or 1h30m")
     return seconds

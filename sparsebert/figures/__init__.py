@@ -7,36 +7,7 @@ Figures of patterns and scores are imported here; `learned`, `verdicts` and `cos
 """
 
 from sparsebert.figures import costs, learned, look, verdicts
-from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, reach
+from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.look import show, style
-from sparsebert.figures.scores import (
-    accuracy_against_density,
-    accuracy_against_sparsity,
-    by_placement,
-    from_layer,
-    heat_maps,
-    marginal_values,
-)
+from sparsebert.figures.scores import by_placement, heat_maps, means
 from sparsebert.study.intervals import mean_interval
-
-__all__ = [
-    "accuracy_against_density",
-    "accuracy_against_sparsity",
-    "arcs",
-    "by_placement",
-    "costs",
-    "degrees",
-    "densities",
-    "from_layer",
-    "grid",
-    "heat_maps",
-    "influence",
-    "learned",
-    "look",
-    "marginal_values",
-    "mean_interval",
-    "reach",
-    "show",
-    "style",
-    "verdicts",
-]

@@ -37,21 +37,16 @@ def grid(
     size = len(tokens)
     for title, relation in look.check_some(relation_by_title, "relations").items():
         look.check_shape(relation, (size, size), title)
-    figure, panels = _panels(relation_by_title, columns, tokens, tokens, extra=0.35)
+    figure, panels = _panels(relation_by_title, columns, tokens, tokens, "query", "key", extra=0.35)
     cells = ListedColormap([look.BACKGROUND, look.BLUE, look.INK])
     for axes, relation in zip(panels, relation_by_title.values(), strict=True):
         allowed = relation.numpy(force=True).astype(int)
         shade = allowed + allowed * np.eye(size, dtype=int)
         axes.pcolormesh(shade, cmap=cells, vmin=0, vmax=2, edgecolors=look.FAINT, linewidth=0.5)
-        _token_axes(axes, tokens, tokens)
-        if degrees:
-            for query, degree in enumerate(allowed.sum(1) - allowed.diagonal()):
-                axes.text(size + 0.3, query + 0.5, str(degree), va="center", fontsize=8)
-    legend = [
-        Patch(color=look.BLUE, label="the query may attend to the key"),
-        Patch(color=look.INK, label="to itself"),
-    ]
-    look.legend_above(figure, legend)
+        for query, degree in enumerate(allowed.sum(1) - allowed.diagonal() if degrees else ()):
+            axes.text(size + 0.3, query + 0.5, str(degree), va="center", fontsize=8)
+    legend = {"the query may attend to the key": look.BLUE, "to itself": look.INK}
+    look.legend_above(figure, [Patch(color=colour, label=label) for label, colour in legend.items()])
     return figure
 
 
@@ -68,22 +63,22 @@ def influence(
     themselves. Raises `InputError` if there is nothing to draw, a shape doesn't fit or a strength is
     negative.
     """
-    outputs = tokens if outputs is None else outputs
+    rows = tokens if outputs is None else outputs
     look.check_some(strength_by_title, "strengths")
     values = {title: strength.numpy(force=True) for title, strength in strength_by_title.items()}
     for title, strength in values.items():
-        look.check_shape(strength, (len(outputs), len(tokens)), title)
+        look.check_shape(strength, (len(rows), len(tokens)), title)
         if (strength < 0).any():
             raise InputError(f"a strength in '{title}' is negative; give norms")
     positive = np.concatenate([strength[strength > 0] for strength in values.values()])
     # One outlier at the faint end would wash out all the rest, so the scale starts where the mass does.
     low, high = (np.quantile(positive, 0.02), positive.max()) if positive.size else (0.1, 1)
     scale = LogNorm(min(low, high / 10), high)
-    figure, panels = _panels(values, 3, outputs, tokens, extra=0.7)
+    side = "output" if outputs is None else ""
+    figure, panels = _panels(values, 3, rows, tokens, side, "input token", extra=0.7)
     for axes, strength in zip(panels, values.values(), strict=True):
         shades = np.ma.masked_equal(strength, 0)
         mesh = axes.pcolormesh(shades, cmap="viridis_r", norm=scale, edgecolors=look.FAINT, linewidth=0.5)
-        _token_axes(axes, outputs, tokens, "output" if outputs is tokens else "", "input token")
     bar = figure.colorbar(mesh, ax=panels, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="min")
     bar.set_label("gradient norm (blank: exactly zero)", fontsize=9)
     bar.outline.set_visible(False)
@@ -111,8 +106,8 @@ def arcs(
         raise InputError("arcs draws a parse, a relation, or both: give heads or relation")
     if (words is None) != (word_ids is None):
         raise InputError("where words and tokens differ, arcs takes both words and word_ids")
-    two_lines = words is not None
-    words = list(words) if two_lines else tokens
+    above = 0 if words is None else 1  # where words stand: on the line of tokens, or on one of their own
+    words = list(words or tokens)
     pieces: dict[int, list[int]] = {}  # of each word that has any
     for token, word in enumerate(range(len(tokens)) if word_ids is None else word_ids):
         if word >= 0:
@@ -124,34 +119,31 @@ def arcs(
 
     # Data units are the width of a letter across and the height of a line upwards.
     widths = np.array([max(len(token), 2) + 1.5 for token in tokens])
-    for word, own in pieces.items() if two_lines else ():
+    for word, own in pieces.items() if above else ():
         widths[own] *= max(1, (1.2 * len(words[word]) + 1.5) / widths[own].sum())
     ends = widths.cumsum()
-    token_at = ends - widths / 2
-    word_at = {word: (ends[own[0]] - widths[own[0]] + ends[own[-1]]) / 2 for word, own in pieces.items()}
-    word_line = 1.0 if two_lines else 0.0
+    starts = ends - widths
+    token_at = (starts + ends) / 2
+    word_at = {word: (starts[own[0]] + ends[own[-1]]) / 2 for word, own in pieces.items()}
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     centred = {"ha": "center", "va": "center_baseline"}
     for at, token in zip(token_at, tokens, strict=True):
         axes.text(at, 0, token, **centred)
-    for word, own in pieces.items() if two_lines else ():
-        axes.text(word_at[word], word_line, words[word], weight="bold", **centred)
-        span = [ends[own[0]] - widths[own[0]] + 0.4, ends[own[-1]] - 0.4]
-        axes.plot(span, [0.5, 0.5], color="#8c8c8c", linewidth=1)
+    for word, own in pieces.items() if above else ():
+        axes.text(word_at[word], above, words[word], weight="bold", **centred)
+        axes.plot([starts[own[0]] + 0.4, ends[own[-1]] - 0.4], [0.5, 0.5], color="#8c8c8c", linewidth=1)
 
-    tops, bottoms = [word_line + (0 if heads is None else 1.5)], [0.0]
-    parsed = {word: int(head) for word, head in enumerate([] if heads is None else heads) if word in word_at}
+    tops, bottoms, line = [above + (0 if heads is None else 1.5)], [0.0], above + 0.55
+    parsed = {word: int(head) for word, head in enumerate(() if heads is None else heads) if word in word_at}
     for word, head in parsed.items():
         if head != word and head in word_at:
             start = word_at[head] + 0.35 * np.sign(word - head)  # beside the arrow that leads to the head
-            tops.append(_arc(axes, start, word_at[word], word_line + 0.55, 1, look.INK, "-|>"))
-    for word, head in parsed.items():
-        if head == word:
-            tip, tail = (word_at[word], word_line + 0.55), (word_at[word], max(tops) + 0.6)
-            arrow = {"arrowstyle": "-|>", "color": look.INK}
-            axes.annotate("root", tip, tail, ha="center", fontsize=9, arrowprops=arrow)
+            tops.append(_arc(axes, start, word_at[word], line, 1, look.INK, "-|>"))
+    arrow = {"ha": "center", "fontsize": 9, "arrowprops": {"arrowstyle": "-|>", "color": look.INK}}
+    for word in (word for word, head in parsed.items() if head == word):
+        axes.annotate("root", (word_at[word], line), (word_at[word], max(tops) + 0.6), **arrow)
     if relation is not None:
         linked = relation.numpy(force=True)
         for one, other in np.argwhere(np.triu(linked | linked.T, 1)):
@@ -159,8 +151,7 @@ def arcs(
     low, high = min(bottoms) - 0.4, max(tops) + (1.4 if parsed else 0.6)
     axes.set(xlim=(-0.5, ends[-1] + 0.5), ylim=(low, high))
     # A long sentence makes a wide figure, not small letters.
-    per_letter = max(look.WIDTH / (ends[-1] + 1), 0.083)
-    figure.set_size_inches(per_letter * (ends[-1] + 1), 0.22 * (high - low))
+    figure.set_size_inches(max(look.WIDTH, 0.083 * (ends[-1] + 1)), 0.22 * (high - low))
     return figure
 
 
@@ -174,62 +165,49 @@ def _arc(axes: Axes, start: float, end: float, line: float, side: int, colour: s
 
 
 def _panels(
-    titles: Iterable[str], columns: int, rows: Sequence[str], tokens: Sequence[str], extra: float
+    titles: Iterable[str], columns: int, rows: Sequence, tokens: Sequence, side: str, below: str, extra: float
 ) -> tuple[Figure, list[Axes]]:
-    """A panel of square cells per title, as wide as the page together, and `extra` inches for a legend."""
+    """A panel of square cells per title, as wide as the page together, and `extra` inches for a legend.
+
+    Rows and columns of cells are labelled, and so are their axes, with `side` and `below`.
+    """
     titles = list(titles)
     columns = min(columns, len(titles))
-    left, below = (0.08 * max(map(len, labels)) + 0.35 for labels in (rows, tokens))
+    left, bottom = (0.08 * max(map(len, labels)) + 0.35 for labels in (rows, tokens))
     cell = min((look.WIDTH - left - 0.2 * columns) / columns / len(tokens), 0.4)  # inches
     titled = [look.wrapped(title, 88 // columns) for title in titles]
     above = 0.15 + 0.17 * max(title.count("\n") + 1 for title in titled)
-    figure, panels = look.panels_for(titled, len(rows) * cell + above, columns=columns, margin=below + extra)
-    for panel in panels:
-        panel.title.set_fontsize(9)
+    size = {"columns": columns, "margin": bottom + extra, "share": "xy"}
+    figure, panels = look.panels_for(titled, len(rows) * cell + above, **size, ylabel=side)
+    for number, axes in enumerate(panels):
+        axes.title.set_fontsize(9)
+        axes.set(aspect="equal", xlim=(0, len(tokens)), ylim=(len(rows), 0))
+        axes.grid(False)
+        axes.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=90)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, va="center_baseline")
+        axes.tick_params(length=0, pad=2, labelsize=9 if len(tokens) <= 14 else 8)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(below if number + columns >= len(titles) else "")
     return figure, panels
 
 
-def _token_axes(
-    axes: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    row_label: str = "query",
-    column_label: str = "key",
-) -> None:
-    axes.set_aspect("equal")
-    axes.grid(False)
-    axes.tick_params(length=0, pad=2)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, va="center_baseline")
-    axes.tick_params(labelsize=9 if len(columns) <= 14 else 8)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.spines[:].set_visible(False)
-    if axes.get_subplotspec().is_first_col():
-        axes.set_ylabel(row_label)
-    if axes.xaxis.get_tick_params()["labelbottom"]:
-        axes.set_xlabel(column_label)
-
-
-# ---- how far, how dense -------------------------------------------------------------------------
-
-
 @look.style()
-def reach(frame: pd.DataFrame, *, col: str | None = None) -> Figure:
-    """How much of a sequence information can come from after n layers: a line per pattern, a panel per `col`.
+def lines(
+    frame: pd.DataFrame, x: str, y: str, by: str = "pattern", *, col: str | None = None, **labels: str
+) -> Figure:
+    """A share `y` (in [0, 1]) against a whole number `x`: a line per level of `by`, a panel per `col`.
 
-    Columns of `frame`: `layers` (0, 1, ...), `share` (of the tokens, in [0, 1]), `pattern` and `col`; rows
-    that agree in all of these are averaged.
+    `x`, `y`, `by` and `col` are columns of `frame`; rows that agree in all but `y` are averaged. `labels` are
+    `xlabel` and `ylabel`.
     """
-    look.check_columns(frame, "layers", "share", "pattern", col)
-    figure, panels = look.panels_of(frame, col, 3.8, xlabel="layers", ylabel="tokens within reach, %")
-    looks = look.looks_of(frame["pattern"])
+    look.check_columns(frame, x, y, by, col)
+    figure, panels = look.panels_of(frame, col, 3.8, share="xy", **labels)
+    looks = look.looks_of(frame[by])
     for axes, _, part in panels:
-        for level, style in looks.items():
-            mean = 100 * part[part["pattern"].astype(str) == level].groupby("layers")["share"].mean()
-            axes.plot(mean.index, mean, **style)
-        axes.set_ylim(0, 104)
+        look.draw_lines(axes, part, by, x, y, looks, 100)
+        axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    look.legend_above(figure, look.marks_of(looks))
+    look.legend_above(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -260,13 +238,12 @@ def degrees(frame: pd.DataFrame, *, columns: int = 3) -> Figure:
     Columns of `frame`: `pattern` and `degree`; one row per token.
     """
     look.check_columns(frame, "pattern", "degree")
-    figure, panels = look.panels_of(frame, "pattern", 1.9, columns=columns)
+    figure, panels = look.panels_of(frame, "pattern", 1.9, columns=columns, share="xy")
+    bars = {"discrete": True, "stat": "percent", "color": look.BLUE, "alpha": 1, "linewidth": 0}
     for axes, pattern, own in panels:
         mean = own["degree"].mean()
-        sns.histplot(
-            own, x="degree", discrete=True, stat="percent", color=look.BLUE, alpha=1, linewidth=0, ax=axes
-        )
-        axes.axvline(mean, color=look.INK, linestyle="--", linewidth=1.2)
+        sns.histplot(own, x="degree", **bars, ax=axes)
+        axes.axvline(mean, **look.DENSE_LINE)
         axes.set_title(f"{look.wrapped(pattern)}\nmean {mean:.1f}", fontsize=9)
         axes.set(xlabel="degree", ylabel="tokens, %")
         axes.tick_params(labelbottom=True)

@@ -1,4 +1,4 @@
-"""Figures of learned degrees: graphs of two rows, degree distributions, and methods compared by density."""
+"""Figures of learned degrees: graphs of two rows, distributions, and runs before and after hardening."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from sparsebert.errors import InputError
 from sparsebert.figures import look
-from sparsebert.figures.scores import draw_groups
-
-Rows = Sequence[Sequence[float]]  # a list per head; the item at o - 1 belongs to distance o
-
-
-# ---- graphs and codes ---------------------------------------------------------------------------
 
 
 @look.style()
@@ -32,7 +25,7 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
     if there is no graph to draw.
     """
     look.check_some(graph_by_title, "graphs")
-    figure, panels = look.panels_for(list(graph_by_title), 2.1, columns=2, share="")
+    figure, panels = look.panels_for(list(graph_by_title), 2.1, columns=2)
     for axes, (above, below, graph) in zip(panels, graph_by_title.values(), strict=True):
         linked = graph.numpy(force=True)
         upper, lower = (np.linspace(0, 1, count + 2)[1:-1] for count in linked.shape)
@@ -41,8 +34,7 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
         for top, bottom in np.argwhere(linked):
             strong = degree[bottom] == degree.max() and few
             colour, width = (look.BLUE, 1.3) if strong else (look.PALE, 0.8)
-            ends = [upper[top], lower[bottom]]
-            axes.plot(ends, [1, 0], color=colour, linewidth=width, zorder=1 + strong)
+            axes.plot([upper[top], lower[bottom]], [1, 0], color=colour, linewidth=width, zorder=1 + strong)
         axes.plot(upper, np.ones_like(upper), "s", color=look.ORANGE, markersize=8, zorder=3)
         axes.plot(lower, np.zeros_like(lower), "o", color=look.INK, markersize=8, zorder=3)
         for place, count in zip(lower, degree, strict=True):
@@ -52,25 +44,6 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
         axes.set_ylim(-0.8, 1.45)
         axes.set_axis_off()
     return figure
-
-
-@look.style()
-def decoding(frame: pd.DataFrame) -> Figure:
-    """Share of unknown bits by round of decoding, a line for each level of `code`.
-
-    Columns of `frame`: `code`, `round` (0, 1, ...) and `unknown` (in [0, 1]).
-    """
-    look.check_columns(frame, "code", "round", "unknown")
-    figure, [axes] = look.panels_for([""], 3.0, xlabel="round", ylabel="bits still unknown, %")
-    for place, (code, own) in enumerate(frame.groupby("code", sort=False)):
-        style = {"color": look.COLOURS[place], "linestyle": ("-", "--", ":")[place % 3], "label": str(code)}
-        axes.plot(own["round"], 100 * own["unknown"], **style)
-    axes.set_ylim(bottom=0)
-    look.legend_above(figure, list(axes.lines))
-    return figure
-
-
-# ---- degree distributions -----------------------------------------------------------------------
 
 
 @look.style()
@@ -86,7 +59,7 @@ def two_views(survival: Sequence[float]) -> Figure:
     edge = edge[:-1]
     node, last = edge - np.append(edge[1:], 0), len(edge) - 1
     titles = ["seen from the nodes: P(d)", "seen from the edges: S(o) = P(d ≥ o)"]
-    figure, [left, right] = look.panels_for(titles, 2.8, share="")
+    figure, [left, right] = look.panels_for(titles, 2.8)
     left.bar(range(len(node)), 100 * node, color=look.BLUE)
     left.set(xlabel="one-sided degree d", ylabel="tokens, %")
     right.bar(range(1, len(edge)), 100 * edge[1:], color=look.ORANGE)
@@ -99,62 +72,45 @@ def two_views(survival: Sequence[float]) -> Figure:
 
 
 @look.style()
-def mean_degrees(kept: Sequence[Rows]) -> Figure:
-    """Mean one-sided degree of each head (column) of each layer (row): the sum of its kept shares.
+def by_head(
+    table: Sequence[Sequence[float]], form: str = "{:g}", framed: Collection[tuple[int, int]] = ()
+) -> Figure:
+    """A number for each head (column) of each layer (row), such as its mean degree, as a coloured cell.
 
-    `kept[layer][head][o - 1]` is the share of tokens that keep distance o, as in `HardDegrees`.
+    `table[layer][head]` is at least 0 and written in its cell in this `form`; `framed` lists layer and head
+    of those that get a frame. Raises `InputError` if there is no layer.
     """
-    table = np.array([[sum(head) for head in layer] for layer in look.check_some(kept, "degrees")])
-    texts = np.vectorize(lambda degree: f"{degree:.1f}".removesuffix(".0"))(table)
-    return _by_head(table, texts)
-
-
-@look.style()
-def attention_by_head(shares: Sequence[Sequence[float]], framed: Collection[tuple[int, int]] = ()) -> Figure:
-    """A share of the attention of each head (column) of each layer (row), in percent; some heads framed.
-
-    `shares[layer][head]` lies in [0, 1]; `framed` lists layer and head of those that get a frame.
-    """
-    table = 100 * np.array(look.check_some(shares, "shares"))
-    figure = _by_head(table, np.vectorize("{:.0f}".format)(table))
+    numbers = np.array(look.check_some(table, "heads"))
+    figure, [axes] = look.panels_for([""], 0.36 * len(numbers), margin=0.9)
+    # The square root keeps the many small numbers apart beside a few large ones.
+    look.heat_map(axes, np.sqrt(numbers), np.vectorize(form.format)(numbers))
+    axes.set(xlabel="head", ylabel="layer")
     for layer, head in framed:
         frame = Rectangle((head, layer), 1, 1, fill=False, edgecolor=look.RED, linewidth=2.5, zorder=4)
-        figure.axes[0].add_patch(frame)
-    return figure
-
-
-def _by_head(table: np.ndarray, texts: np.ndarray) -> Figure:
-    """A cell for each layer and head, coloured by its number and with its text."""
-    figure, [axes] = look.panels_for([""], 0.36 * len(table), margin=0.9)
-    # The square root keeps the many small numbers apart beside a few large ones.
-    look.heat_map(axes, np.sqrt(table), texts)
-    axes.set(xlabel="head", ylabel="layer")
+        axes.add_patch(frame)
     return figure
 
 
 @look.style()
-def survivals(survival: Sequence[Rows]) -> Figure:
+def survivals(survival: Sequence[Sequence[Sequence[float]]]) -> Figure:
     """S(o) against the distance o, a panel per layer and a line per head; the mean over heads is thick.
 
     `survival[layer][head][o - 1]` is S(o), as in a run's `learning`.
     """
     look.check_some(survival, "survival functions")
     titles = [f"layer {layer}" for layer in range(len(survival))]
-    figure, panels = look.panels_for(titles, 1.9, columns=3, margin=0.3)
+    figure, panels = look.panels_for(titles, 1.9, columns=3, margin=0.3, share="xy")
     for axes, heads in zip(panels, survival, strict=True):
         lines = 100 * np.array([[1, *head] for head in heads])
-        axes.plot(lines.T, color=look.BLUE, linewidth=0.9, alpha=0.6)
-        axes.plot(lines.mean(0), color=look.INK, linewidth=2)
+        a_head, *_ = axes.plot(lines.T, color=look.BLUE, linewidth=0.9, alpha=0.6)
+        [mean] = axes.plot(lines.mean(0), color=look.INK, linewidth=2, label="mean over heads")
         axes.set_ylim(-3, 103)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    a_head.set_label("a head")
     figure.supxlabel("distance o", fontsize=10)
     figure.supylabel("S(o), %", fontsize=10)
-    a_head = Line2D([], [], color=look.BLUE, linewidth=0.9, label="a head")
-    look.legend_above(figure, [a_head, Line2D([], [], color=look.INK, linewidth=2, label="mean over heads")])
+    look.legend_above(figure, [a_head, mean])
     return figure
-
-
-# ---- methods compared ---------------------------------------------------------------------------
 
 
 @look.style()
@@ -166,49 +122,13 @@ def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """
     look.check_columns(frame, "method", "soft_density", "soft", "density", metric)
     figure, [axes] = look.panels_for([""], 3.8, xlabel="density over real tokens, %", ylabel=f"{metric}, %")
-    looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
+    looks = look.looks_of(frame["method"])
     for _, run in frame.iterrows():
         style = looks[run["method"]] | {"linestyle": "none"}
-        soft, hard = 100 * run["soft_density"], 100 * run["density"]
-        before, after = 100 * run["soft"], 100 * run[metric]
-        axes.plot([soft, hard], [before, after], color=style["color"], linewidth=0.8, zorder=1)
-        axes.plot(soft, before, **style, markerfacecolor=look.BACKGROUND, zorder=2)
-        axes.plot(hard, after, **style, zorder=3)
-    both = [look.legend_mark("before hardening", fillstyle="none"), look.legend_mark("hard, at the end")]
-    look.legend_above(figure, look.marks_of(looks, linestyle="none") + both)
-    return figure
-
-
-@look.style()
-def methods_by_density(
-    frame: pd.DataFrame,
-    dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
-    *,
-    col: str | None = None,
-    metric: str = "accuracy",
-) -> Figure:
-    """Accuracy against measured density: means over seeds with 95 % intervals, single runs as small ticks.
-
-    `frame` has a row per run with the columns `density` and `metric` (both in [0, 1]), `method` (colour and
-    marker), `weights` (False: hollow), `point` (runs that agree in it and in the former two are seeds of one
-    another) and `col` (panels with axes of their own). `dense` gives the metric of the dense runs, or a
-    mapping from each level of `col` to it. Points of nearly equal density stand side by side. Raises
-    `InputError` as `figures.accuracy_against_sparsity` does.
-    """
-    look.check_columns(frame, "density", metric, "method", "weights", "point", col)
-    labels = {"xlabel": "density over real tokens, %", "ylabel": f"{metric}, %"}
-    figure, panels = look.panels_of(frame, col, 4.6, share="", **labels)
-    looks = look.looks_in_order(frame["method"], look.METHODS, look.METHOD_COLOURS)
-
-    def look_of(method: str, weights: bool, _: object) -> dict:
-        return looks[method] | {"fillstyle": "full" if weights else "none"}
-
-    for axes, level, own in panels:
-        look.check_alike(own, col)
-        look.draw_dense(axes, dense, level)
-        draw_groups(axes, own, ["method", "weights", "point"], "density", metric, look_of)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    both = [look.legend_mark("weights on edges"), look.legend_mark("no weights", fillstyle="none")]
-    both *= frame["weights"].nunique() > 1
-    look.legend_above(figure, look.marks_of(looks, linestyle="none") + both + look.dense_mark(dense))
+        ends = 100 * run[["soft_density", "density"]], 100 * run[["soft", metric]]
+        axes.plot(*ends, color=style["color"], linewidth=0.8, zorder=1)
+        axes.plot(*(end.iloc[0] for end in ends), **style, markerfacecolor=look.BACKGROUND, zorder=2)
+        axes.plot(*(end.iloc[1] for end in ends), **style, zorder=3)
+    both = [look.mark("before hardening", fillstyle="none"), look.mark("hard, at the end")]
+    look.legend_above(figure, look.marks_of(looks) + both)
     return figure

@@ -31,37 +31,31 @@ from sparsebert.training.runs import RunRecord
 
 WIDTH = 7.2  # inches across the page's column
 PIXELS_PER_INCH = 100  # as shown; saved at twice that for sharp screens
-
-BACKGROUND = "#fcfcfa"
-INK = "#262626"
-GREY = "#595959"
-PALE = "#a6a6a2"
-FAINT = "#d9d9d6"
+BACKGROUND, INK, GREY, PALE, FAINT = "#fcfcfa", "#262626", "#595959", "#a6a6a2", "#d9d9d6"
 COLOURS = sns.color_palette("colorblind").as_hex()
-BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], COLOURS[3]
+BLUE, ORANGE, GREEN, RED = COLOURS[:4]
 MARKERS = "osD^vPX<>*"
+CONTROL = "its degree-matched random control"
+DENSE_LINE = {"color": INK, "linestyle": "--", "linewidth": 1.3}
+ZERO_LINE = {"color": INK, "linewidth": 1.2, "zorder": 1}
 
-# Colours and markers of patterns whose family has none; yellow is hard to see on a light page.
-_FREE = list(zip([*COLOURS[5:8], COLOURS[9]], "X<>*", strict=True))
-
-# Names that look alike in every figure: each has the colour and the marker of its place.
-METHODS = (
+_METHODS = (
     "single width",
     "BigBird mixture",
     "learned, per head",
     "learned, per layer",
     "learned, per network",
-    "adaptive span",
-    "gates per distance",
-    "attention mass",
 )
-METHOD_COLOURS = [COLOURS[place] for place in (1, 2, 0, 9, 4, 3, 5, 7, 6)]
-CONTENDERS = ("auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird")
-CONTENDER_COLOURS = [COLOURS[place] for place in (0, 1, 2, 4, 3, 9, 5, 7)]
-
-CONTROL = "its degree-matched random control"
-DENSE_LINE = {"color": INK, "linestyle": "--", "linewidth": 1.3}
-ZERO_LINE = {"color": INK, "linewidth": 1.2, "zorder": 1}
+_METHODS += "adaptive span", "gates per distance", "attention mass"
+_CONTENDERS = "auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird"
+# Names that are no patterns and look alike in every figure: their colours and markers.
+_KNOWN = {
+    name: (COLOURS[place], marker)
+    for names, places in ((_METHODS, (1, 2, 0, 9, 4, 3, 5, 7)), (_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7)))
+    for name, place, marker in zip(names, places, MARKERS, strict=False)
+} | {"plan": (BLUE, "o")}
+# Of patterns whose family has none; yellow is hard to see on a light page.
+_FREE = list(zip([*COLOURS[5:8], COLOURS[9]], "X<>*", strict=True))
 
 
 @contextmanager
@@ -75,10 +69,8 @@ def style() -> Iterator[None]:
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
         **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-        "axes.edgecolor": "#8c8c8c",
-        "grid.color": "#e6e6e3",
-        "lines.linewidth": 1.8,
-        "lines.markersize": 6,
+        **{"axes.edgecolor": "#8c8c8c", "grid.color": "#e6e6e3"},
+        **{"lines.linewidth": 1.8, "lines.markersize": 6},
     }
     with mpl.rc_context(look):
         yield
@@ -120,14 +112,13 @@ def panels_for(
     *,
     columns: int = 4,
     margin: float = 0.0,
-    share: str = "xy",
-    xlabel: str = "",
-    ylabel: str = "",
+    share: str = "",
+    **axes: str,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel per title, at most `columns` in a line; each line is `height` inches high.
 
     The figure is `margin` inches higher than its lines; `share` names the axes whose scale all panels share.
-    All have the label `xlabel`, and those on the left `ylabel`.
+    `axes` are settings of each panel, such as `xlabel`; a `ylabel` stands on the left alone.
     """
     columns = min(columns, len(titles))
     lines = math.ceil(len(titles) / columns)
@@ -136,9 +127,11 @@ def panels_for(
     for unused in grid.flat[len(titles) :]:
         unused.remove()
     panels = list(grid.flat[: len(titles)])
-    for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        axes.set(title=title, xlabel=xlabel, ylabel="" if number % columns else ylabel)
-        axes.tick_params(labelbottom="x" not in share or number + columns >= len(titles))
+    for number, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        panel.set(title=title, **axes)
+        if number % columns:
+            panel.set_ylabel("")
+        panel.tick_params(labelbottom="x" not in share or number + columns >= len(titles))
     return figure, panels
 
 
@@ -154,13 +147,15 @@ def panels_of(
     return figure, [(axes, *part) for axes, part in zip(panels, parts, strict=True)]
 
 
-def name_rows(axes: Axes, names: Sequence[str], lines: Iterable[int]) -> None:
-    """Rows with a name each, the first at the top, and a line above each row in `lines`."""
+def name_rows(axes: Axes, names: Iterable[str], width: int = 30, lines: Iterable[int] | None = None) -> None:
+    """Rows with a name each, the first at the top, a line above those in `lines` (or all), and one at 0."""
+    names = [wrapped(name, width) for name in names]
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    for row in lines:
+    for row in range(1, len(names)) if lines is None else lines:
         axes.axhline(row - 0.5, color=FAINT, linewidth=0.8, zorder=0)
+    axes.axvline(0, **ZERO_LINE)
 
 
 def heat_map(axes: Axes, table: pd.DataFrame | np.ndarray, texts: object, **options: object) -> None:
@@ -172,25 +167,19 @@ def heat_map(axes: Axes, table: pd.DataFrame | np.ndarray, texts: object, **opti
     axes.tick_params(axis="y", rotation=0)
 
 
-def keep_within(axes: Axes) -> None:
-    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), min(high, 100.5))
-
-
 def wrapped(text: str, width: int = 30) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
-# ---- colours and markers ------------------------------------------------------------------------
+# ---- colours, markers and legends ---------------------------------------------------------------
 
 
 def looks_of(levels: Iterable[object]) -> dict[str, dict]:
     """How to draw each level, as arguments of matplotlib's plot.
 
-    Patterns of one family look alike in every figure where they can. A degree-matched control has the label
-    and colour of its pattern, but is hollow and dashed. Global tokens are left out of the labels if all the
-    patterns have the same ones.
+    Methods, contenders and patterns of one family look alike in every figure where they can. A degree-matched
+    control has the label and colour of its pattern, but is hollow and dashed. Global tokens are left out of
+    the labels if all the patterns have the same ones.
     """
     read = {str(level): _read(str(level)) for level in levels}
     shared = {globals_ for bare, globals_, _ in read.values() if bare not in ("", "dense")}
@@ -198,79 +187,56 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
         text: bare if bare and len(shared) == 1 else " | ".join(filter(None, (bare, globals_)))
         for text, (bare, globals_, _) in read.items()
     }
-    families = [(name, kind.family.colour, kind.family.marker) for name, kind in PATTERNS.items()]
-    families = [family for family in families if family[1]]
-    chosen: dict[str, tuple[str, str]] = {}  # colour and marker of each label
+    families = [(name, (kind.family.colour, kind.family.marker)) for name, kind in PATTERNS.items()]
+    families = [(name, look) for name, look in families if look[1]]
+    chosen = {label: _KNOWN[label] for label in labels.values() if label in _KNOWN}
     for label in sorted(dict.fromkeys(labels.values()), key=lambda label: "|" in label):  # unions come last
-        for name, *look in families:
-            if label.startswith(name) and tuple(look) not in chosen.values():
-                chosen[label] = tuple(look)
-    everything = list(dict.fromkeys([*_FREE, *(tuple(look) for _, *look in families)]))
+        for name, look in families:
+            if label not in chosen and label.startswith(name) and look not in chosen.values():
+                chosen[label] = look
+    everything = list(dict.fromkeys([*_FREE, *(look for _, look in families)]))
     free = cycle([look for look in everything if look not in chosen.values()] or everything)
     looks = {}
     for text, (_, _, control) in read.items():
-        label = labels[text]
-        colour, marker = chosen[label] if label in chosen else chosen.setdefault(label, next(free))
-        style = (
-            {"fillstyle": "none", "linestyle": "--"} if control else {"fillstyle": "full", "linestyle": "-"}
-        )
-        looks[text] = {"label": label, "color": colour, "marker": marker, **style}
+        colour, marker = chosen.get(labels[text]) or chosen.setdefault(labels[text], next(free))
+        looks[text] = {"label": labels[text], "color": colour, "marker": marker}
+        looks[text] |= {"fillstyle": "none" if control else "full", "linestyle": "--" if control else "-"}
     return looks
 
 
 def _read(text: str) -> tuple[str, str, bool]:
-    """A pattern's text without its global tokens, those, and whether it is a degree-matched control.
-
-    A control is read as the pattern that it controls. What isn't a pattern is taken as it is.
-    """
+    """A pattern's text (a control's: what it controls), its global tokens', and whether it is a control."""
     try:
         bare, globals_ = apart(parse_pattern(text))
     except InputError:
-        return text, "", False
+        return text, "", False  # what isn't a pattern is taken as it is
     controlled = bare[0].controls if len(bare) == 1 else None
     shown = bare if controlled is None else apart(controlled)[0]
     return " | ".join(map(str, shown)), " | ".join(map(str, globals_)), controlled is not None
 
 
-def looks_in_order(names: Iterable[str], known: Sequence[str], colours: Sequence[str]) -> dict[str, dict]:
-    """How to draw each name, by its place: first those `known`, which look alike in every figure."""
-    there = list(dict.fromkeys(names))
-    others = [name for name in there if name not in known]
-    return {
-        name: {"label": name, "color": colours[i % len(colours)], "marker": MARKERS[i % len(MARKERS)]}
-        for i, name in enumerate([*known, *others])
-        if name in there
-    }
-
-
-# ---- legends ------------------------------------------------------------------------------------
-
-
-def legend_mark(label: str, **look: object) -> Line2D:
-    return Line2D([], [], **{"color": GREY, "marker": "o", "linestyle": "none", **look}, label=label)
+def mark(label: str, **look: object) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], **{"color": GREY, "marker": "o", "linestyle": "none"} | look | {"label": label})
 
 
 def marks_of(looks: Mapping[str, dict], **changes: object) -> list[Line2D]:
-    return [Line2D([], [], **look | changes) for look in looks.values()]
-
-
-def pattern_marks(looks: Mapping[str, dict], one_marker: bool = False) -> list[Line2D]:
     """A mark per colour and, if there are controls, one that says what hollow means."""
-    plain = {"linestyle": "none", "fillstyle": "full"} | ({"marker": "o"} if one_marker else {})
-    marks = marks_of({look["label"]: look for look in looks.values()}, **plain)
-    return marks + [legend_mark(CONTROL, fillstyle="none")] * any_control(looks)
+    plain = {"linestyle": "none", "fillstyle": "full"} | changes
+    marks = {look["label"]: mark(**look | plain) for look in looks.values()}
+    return [*marks.values(), *[mark(CONTROL, fillstyle="none")] * any_control(looks)]
 
 
 def any_control(looks: Mapping[str, dict]) -> bool:
     return any(look["fillstyle"] == "none" for look in looks.values())
 
 
-def dense_mark(dense: Sequence | Mapping) -> list[Line2D]:
-    return [Line2D([], [], **DENSE_LINE, label="dense")] if len(dense) else []
+def legend_above(figure: Figure, handles: Sequence[Artist], dense: Sequence | Mapping = ()) -> None:
+    """A legend outside the axes, where it covers no data, in as few lines as fit the page.
 
-
-def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend outside the axes, where it covers no data, in as few lines as fit the page."""
+    It has an entry for the line of the `dense` runs if there are any.
+    """
+    handles = [*handles, *[Line2D([], [], **DENSE_LINE, label="dense")] * bool(len(dense))]
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
         lines = math.ceil(len(handles) / max(1, 100 // (longest + 7)))
@@ -309,9 +275,17 @@ def check_alike(frame: pd.DataFrame, *drawn: str | None) -> None:
             raise InputError(f"the frame mixes {column}: {values}; keep one of them or draw them apart")
 
 
-# ---- runs of several seeds ----------------------------------------------------------------------
+# ---- lines, and runs of several seeds -----------------------------------------------------------
 
 Interval = tuple[float, float, float]  # a mean and the ends of its interval, NaN if it has none
+
+
+def draw_lines(axes: Axes, frame: pd.DataFrame, by: str, x: str, y: str, looks: Mapping, unit: float) -> None:
+    """A line for each level of `by` through the means of `y` at each `x`, times `unit`."""
+    levels = frame[by].astype(str)
+    for level, look in looks.items():
+        mean = unit * frame[levels == level].groupby(x)[y].mean().dropna()
+        axes.plot(mean.index, mean, **look, markevery=max(1, len(mean) // 12))
 
 
 def draw_mean(axes: Axes, x: float | Interval, y: float | Interval, look: dict) -> None:
@@ -322,22 +296,18 @@ def draw_mean(axes: Axes, x: float | Interval, y: float | Interval, look: dict) 
         centre.append(mean)
         if not math.isnan(low):
             bounds[name] = [[mean - low], [high - mean]]
-    hollow = look.get("fillstyle") == "none"
     drawn = {"linestyle": "none", "markeredgewidth": 1.5, "elinewidth": 1.4, "zorder": 3}
-    filled = {"markerfacecolor": BACKGROUND, "fillstyle": "full"} if hollow else {}
-    axes.errorbar(*centre, **look | drawn | filled | bounds)
+    if look.get("fillstyle") == "none":
+        drawn |= {"markerfacecolor": BACKGROUND, "fillstyle": "full"}
+    axes.errorbar(*centre, **look | drawn | bounds)
 
 
 def draw_runs(axes: Axes, place: float, values: pd.Series, look: dict, sideways: bool = False) -> None:
     """The mean of runs at a place, with its interval, and each run as a tick; `sideways` in a row."""
-    across, mean = np.full(len(values), place), mean_interval(values)
+    turn = (lambda a, b: (b, a)) if sideways else (lambda a, b: (a, b))
     tick = {"color": look["color"], "linestyle": "none", "markersize": 5, "markeredgewidth": 1, "zorder": 2}
-    if sideways:
-        axes.plot(values, across, marker="|", **tick)
-        draw_mean(axes, mean, place, look)
-    else:
-        axes.plot(across, values, marker="_", **tick)
-        draw_mean(axes, place, mean, look)
+    axes.plot(*turn(np.full(len(values), place), values), marker="|" if sideways else "_", **tick)
+    draw_mean(axes, *turn(place, mean_interval(values)), look)
 
 
 def draw_dense(axes: Axes, dense: Sequence[float] | Mapping, level: object = None) -> None:
@@ -354,11 +324,16 @@ def draw_dense(axes: Axes, dense: Sequence[float] | Mapping, level: object = Non
             axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=0)
 
 
+def keep_within(axes: Axes) -> None:
+    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100.5))
+
+
 def beside(places: pd.Series) -> pd.Series:
-    """Where to draw points at these places, in percent: nearly equal ones side by side."""
+    """Where to draw points at these places: nearly equal ones (by less than 0.55) side by side."""
     ordered = places.sort_values(kind="stable")
-    cluster = (ordered.diff() > 0.55).cumsum()
+    clusters = ordered.groupby((ordered.diff() > 0.55).cumsum())
     step = 0.018 * max(ordered.max() - ordered.min(), 1)
-    rank = ordered.groupby(cluster).cumcount()
-    size = cluster.groupby(cluster).transform("size")
-    return ordered.groupby(cluster).transform("mean") + step * (rank - (size - 1) / 2)
+    aside = clusters.cumcount() - (clusters.transform("size") - 1) / 2
+    return clusters.transform("mean") + step * aside

@@ -1,67 +1,83 @@
-"""Figures of scores over seeds: against sparsity, by placement, by the parts of a mixture."""
+"""Figures of runs: scores against sparsity, what patterns cost where, and mixtures in a grid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sparsebert.figures import look
 from sparsebert.study.intervals import mean_interval
 
+_SHARES = {name: f"{name} over real tokens, %" for name in ("sparsity", "density")}
+
 
 @look.style()
-def accuracy_against_sparsity(
+def means(
     frame: pd.DataFrame,
+    x: str,
+    y: str = "accuracy",
     dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
     *,
+    colour: str = "pattern",
+    marker: str | None = None,
+    filled: str | None = None,
+    apart: str | None = None,
     col: str | None = None,
-    metric: str = "accuracy",
+    size: str | None = None,
+    line: bool = False,
+    zero: bool = False,
+    xlabel: str = "",
+    ylabel: str = "",
 ) -> Figure:
-    """Accuracy against measured sparsity: means over seeds with 95 % intervals, single runs as small ticks.
+    """Scores `y` in percent against `x`: means over seeds with 95 % intervals, single runs as small ticks.
 
-    Points of nearly equal sparsity stand side by side.
-
-    `frame` has a row per run with the columns `sparsity` and `metric` (both in [0, 1]), `pattern` (colours; a
-    degree-matched control is hollow, in its pattern's colour), `placement` (markers) and `col` (panels).
-    `dense` gives the metric of the dense runs, or a mapping from each level of `col` to it; it is drawn as a
-    line with its interval as a band. Raises `InputError` if runs would be averaged that differ in task,
-    encoder, training size, placement or [CLS], or if the mapping lacks a level.
+    Points of nearly equal `x` stand side by side. `frame` has a row per run with the columns `x` (`sparsity`
+    and `density` in [0, 1] are drawn in percent), `y` (in [0, 1], or in [-1, 1] for a change), `colour` (a
+    pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour), `marker`,
+    `filled` (False: hollow, without weights on edges), `apart` and `col` (panels with scales of their own).
+    Runs that agree in the last five are seeds of one another; with `line`, in `x` too, and means of one
+    colour are joined. With `size`, a column that markers grow with, means have intervals both ways and stand
+    where they are. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
+    them; they are drawn as a line with their interval as a band. With `zero` there is a line at 0. Raises
+    `InputError` if a column is missing, if runs would be averaged that differ in task, encoder, training
+    size, placement or [CLS], or if the mapping lacks a level.
     """
-    look.check_columns(frame, "sparsity", metric, "pattern", "placement", col)
-    look.check_alike(frame, "placement", col)
-    labels = {"xlabel": "sparsity over real tokens, %", "ylabel": f"{metric}, %"}
+    look.check_columns(frame, x, y, colour, marker, filled, apart, col, size)
+    labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
     figure, panels = look.panels_of(frame, col, 4.4, **labels)
-    looks = look.looks_of(frame["pattern"])
-    markers = dict(zip(dict.fromkeys(frame["placement"]), look.MARKERS, strict=False))
-
-    def look_of(pattern: object, placement: object) -> dict:
-        return looks[str(pattern)] | {"marker": markers[placement]}
-
+    looks = look.looks_of(frame[colour])
+    markers = dict(zip(frame[marker].unique(), look.MARKERS, strict=False)) if marker else {}
+    by = [column for column in (colour, marker, filled, apart, x if line else None) if column]
     for axes, level, own in panels:
+        look.check_alike(own, colour, marker, filled, apart, col, "placement" if apart == "plan" else None)
         look.draw_dense(axes, dense, level)
-        draw_groups(axes, own, ["pattern", "placement"], "sparsity", metric, look_of)
-        look.keep_within(axes)
-    placed = [look.legend_mark(str(level), marker=marker) for level, marker in markers.items()]
-    look.legend_above(figure, look.pattern_marks(looks, one_marker=True) + placed + look.dense_mark(dense))
+        groups = [runs for _, runs in own.groupby(by, sort=False)]
+        places = look.beside(pd.Series([(100 if x in _SHARES else 1) * runs[x].mean() for runs in groups]))
+        for place, runs in zip(places.sort_index(), groups, strict=True):
+            first = runs.iloc[0]
+            own_look = looks[str(first[colour])] | ({"marker": markers[first[marker]]} if marker else {})
+            own_look |= {"fillstyle": "full" if first[filled] else "none"} if filled else {}
+            if size:
+                own_look |= {"markersize": 5 + 6 * math.sqrt(runs[size].mean())}
+                look.draw_mean(axes, mean_interval(runs[x]), mean_interval(100 * runs[y]), own_look)
+            else:
+                look.draw_runs(axes, place, 100 * runs[y], own_look)
+        for level, own_look in looks.items() if line else ():
+            here = [number for number, runs in enumerate(groups) if str(runs[colour].iloc[0]) == level]
+            heights = [100 * groups[number][y].mean() for number in here]
+            axes.plot(places[here], heights, **own_look | {"marker": "none"})
+        axes.set_xlim(left=0) if size else axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
+    marks = look.marks_of(looks, **({"marker": "o"} if marker else {}))
+    marks += [look.mark(str(level), marker=shape) for level, shape in markers.items()]
+    if filled and frame[filled].nunique() > 1:
+        marks += [look.mark("weights on edges"), look.mark("no weights", fillstyle="none")]
+    look.legend_above(figure, marks, () if "dense" in looks else dense)
     return figure
-
-
-def draw_groups(
-    axes: Axes, runs: pd.DataFrame, by: list[str], x: str, metric: str, look_of: Callable[..., dict]
-) -> None:
-    """A mean with its interval for each group of runs, in percent; nearly equal `x` stand side by side.
-
-    `look_of` takes the levels of a group.
-    """
-    groups = list(runs.groupby(by, sort=False))
-    places = look.beside(pd.Series([100 * own[x].mean() for _, own in groups]))
-    for number, (levels, own) in enumerate(groups):
-        look.draw_runs(axes, places[number], 100 * own[metric], look_of(*levels))
 
 
 @look.style()
@@ -77,54 +93,24 @@ def by_placement(
 
     `frame` has a row per run with the columns `pattern`, `col` (panels) and `loss`: the metric of the dense
     run (or of another `reference`) of the same seed minus this run's. A control, `random(like=P, ...)` with
-    or without global tokens, is drawn hollow in the row of P. Raises `InputError` as
-    `accuracy_against_sparsity` does.
+    or without global tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
     """
     look.check_columns(frame, "pattern", loss, col)
     look.check_alike(frame, "pattern", col)
     looks = look.looks_of(frame["pattern"])
     controlled = look.any_control(looks)
     rows = list(dict.fromkeys(style["label"] for style in looks.values()))
-    figure, panels = look.panels_of(frame, col, 0.55 * len(rows) + 1.5)
+    figure, panels = look.panels_of(frame, col, 0.55 * len(rows) + 1.5, share="xy")
     for axes, _, part in panels:
-        axes.axvline(0, **look.ZERO_LINE)
         for text, runs in part.groupby("pattern", sort=False):
             style = looks[text]
             aside = (0.18 if style["fillstyle"] == "none" else -0.18) * controlled
             look.draw_runs(axes, rows.index(style["label"]) + aside, -100 * runs[loss], style, sideways=True)
-        look.name_rows(axes, [look.wrapped(row) for row in rows], lines=range(1, len(rows)))
+        look.name_rows(axes, rows)
     figure.supxlabel(f"{metric} against {reference}, points", fontsize=10)
-    both = [look.legend_mark("the pattern"), look.legend_mark(look.CONTROL, fillstyle="none")]
+    both = [look.mark("the pattern"), look.mark(look.CONTROL, fillstyle="none")]
     look.legend_above(figure, both * controlled)
     return figure
-
-
-@look.style()
-def from_layer(frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str = "accuracy") -> Figure:
-    """Accuracy against the first sparse layer, all later ones being sparse too: means and 95 % intervals.
-
-    `frame` has a row per run with the columns `first_layer` (an int), `pattern` and `metric`; `dense` gives
-    the metric of the dense runs. Raises `InputError` as `accuracy_against_sparsity` does.
-    """
-    look.check_columns(frame, "first_layer", metric, "pattern")
-    look.check_alike(frame, "pattern", "placement")
-    figure, [axes] = look.panels_for([""], 4.0, xlabel="first sparse layer", ylabel=f"{metric}, %")
-    looks = look.looks_of(frame["pattern"])
-    look.draw_dense(axes, dense)
-    for place, (level, style) in enumerate(looks.items()):
-        aside = 0.08 * (place - (len(looks) - 1) / 2)  # so that intervals stand side by side
-        own = frame[frame["pattern"].astype(str) == level]
-        runs_at = (100 * own.set_index("first_layer")[metric]).groupby(level=0)
-        for layer, runs in runs_at:
-            look.draw_runs(axes, layer + aside, runs, style)
-        means = runs_at.mean()
-        axes.plot(means.index + aside, means, **style | {"marker": "none"})
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
-    return figure
-
-
-# ---- how many connections of each kind ----------------------------------------------------------
 
 
 @look.style()
@@ -134,66 +120,21 @@ def heat_maps(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     `frame` has a row per run with the columns `g`, `r` and `w` (numbers of global tokens, random keys and
     neighbours on each side) and `metric` (in [0, 1]). Under each mean stands half the width of its 95 %
     interval, if it has one. All panels share one colour scale; what was not run is blank. Raises `InputError`
-    as `accuracy_against_sparsity` does.
+    as `means` does.
     """
     look.check_columns(frame, "w", "r", "g", metric)
     look.check_alike(frame, "w", "r", "g")
-    frame = frame.sort_values("g", kind="stable")
     widths, keys = sorted(frame["w"].unique()), sorted(frame["r"].unique())
-    means = 100 * frame.groupby(["g", "r", "w"])[metric].mean()
-    figure, panels = look.panels_of(frame, "g", 0.5 * len(keys) + 0.8, columns=2, share="")
+    table = 100 * frame.groupby(["g", "r", "w"])[metric].mean()
+    frame = frame.sort_values("g", kind="stable")
+    figure, panels = look.panels_of(frame, "g", 0.5 * len(keys) + 0.8, columns=2, xlabel="w")
     for axes, tokens, own in panels:
-        table = means[tokens].unstack().reindex(keys, columns=widths)
-        texts = table.astype(object)
+        cells = table[tokens].unstack().reindex(keys, columns=widths)
+        texts = cells.astype(object)
         for point, runs in own.groupby(["r", "w"])[metric]:
             mean, low, _ = mean_interval(100 * runs)
             texts.loc[point] = f"{mean:.1f}" + ("" if math.isnan(low) else f"\n±{mean - low:.1f}")
-        look.heat_map(axes, table, texts, vmin=means.min(), vmax=means.max())
+        look.heat_map(axes, cells, texts, vmin=table.min(), vmax=table.max())
         axes.set(title=f"g = {tokens}", xlabel="w", ylabel="r")
         axes.invert_yaxis()  # more connections further up and to the right
-    return figure
-
-
-@look.style()
-def accuracy_against_density(
-    frame: pd.DataFrame, dense: Sequence[float] = (), *, metric: str = "accuracy"
-) -> Figure:
-    """Accuracy against measured density: a mean with its 95 % interval for each mixture.
-
-    `frame` has a row per run with the columns `density` and `metric` (both in [0, 1]), `mixture`, and
-    `parts`, the colours. `dense` gives the metric of the dense runs, drawn as a line with its interval as a
-    band. Raises `InputError` as `accuracy_against_sparsity` does.
-    """
-    look.check_columns(frame, "density", metric, "parts", "mixture")
-    look.check_alike(frame, "parts", "mixture")
-    figure, [axes] = look.panels_for([""], 4.4, xlabel="density over real tokens, %", ylabel=f"{metric}, %")
-    looks = look.looks_of(frame["parts"])
-    look.draw_dense(axes, dense)
-    for (parts, _), runs in frame.groupby(["parts", "mixture"], sort=False):
-        look.draw_runs(axes, 100 * runs["density"].mean(), 100 * runs[metric], looks[str(parts)])
-    look.legend_above(figure, look.pattern_marks(looks) + look.dense_mark(dense))
-    return figure
-
-
-@look.style()
-def marginal_values(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
-    """What one more edge per token is worth, by the mean degree before; a panel per level of `where`.
-
-    `frame` has a row per step and seed with the columns `step` (what is compared with what), `part` (the kind
-    of edge that is added, the colour), `degree` (mean degree of a token before the step), `value` (change of
-    the metric, in [-1, 1], per added degree) and `where`. Points are means over seeds with 95 % intervals.
-    Each panel has a scale of its own. Raises `InputError` as `accuracy_against_sparsity` does.
-    """
-    look.check_columns(frame, "step", "part", "degree", "value", "where")
-    look.check_alike(frame, "step", "part", "where")
-    labels = {"xlabel": "mean degree before", "ylabel": f"{metric}, points per added degree"}
-    figure, panels = look.panels_of(frame, "where", 3.8, share="", **labels)
-    looks = look.looks_of(frame["part"])
-    for axes, _, own in panels:
-        axes.axhline(0, **look.ZERO_LINE)
-        for (part, _), runs in own.groupby(["part", "step"], sort=False):
-            aside = 0.12 * (list(looks).index(str(part)) - (len(looks) - 1) / 2)  # steps from one point
-            look.draw_runs(axes, runs["degree"].mean() + aside, 100 * runs["value"], looks[str(part)])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    look.legend_above(figure, look.pattern_marks(looks))
     return figure

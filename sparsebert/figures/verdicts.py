@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsebert.figures import look
 from sparsebert.study.claims.rules import LEVELS, MARGIN
 from sparsebert.study.claims.runs import CLS_ALONE
 
+_NUMBERS = ["mean", "low", "high"]
 _STATES = {
-    "met": {"color": look.BLUE, "marker": "o"},
-    "refuted": {"color": look.RED, "marker": "X"},
-    "floor": {"color": look.ORANGE, "marker": "v"},
-    "open": {"color": look.GREY, "marker": "s", "fillstyle": "none"},
+    "met": {"label": "met", "color": look.BLUE, "marker": "o"},
+    "refuted": {"label": "refuted", "color": look.RED, "marker": "X"},
+    "floor": {"label": "at the floor", "color": look.ORANGE, "marker": "v"},
+    "open": {"label": "open", "color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
 _PLACEMENTS = {
     "late": {"label": "at the later half", "color": look.BLUE, "marker": "o"},
@@ -25,10 +29,9 @@ _KINDS = {
     CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
-    "both": {"color": look.COLOURS[2], "marker": "D"},
+    "both": {"color": look.GREEN, "marker": "D"},
     "learned degrees": {"color": look.BLUE, "marker": "o", "fillstyle": "none"},
 }
-_NUMBERS = ("mean", "low", "high")
 
 
 @look.style()
@@ -43,20 +46,15 @@ def forest(frame: pd.DataFrame) -> Figure:
     look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    names = [look.wrapped(name, 44) for name in names]
-    lines = sum(name.count("\n") + 1 for name in names)
+    lines = sum(look.wrapped(name, 44).count("\n") + 1 for name in names)
     figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1, xlabel="points")
-    axes.axvline(0, **look.ZERO_LINE)
-    bound = {"marker": "|", "color": look.INK}
-    axes.plot(rows["bound"], rows.index, **bound, linestyle="none", markersize=16, markeredgewidth=1.6)
+    bound = {"marker": "|", "color": look.INK, "linestyle": "none"}
+    axes.plot(rows["bound"], rows.index, **bound, markersize=16, markeredgewidth=1.6)
     for place, row in rows.iterrows():
-        look.draw_mean(axes, _interval(row), place, _STATES[row["state"]])
-    look.name_rows(axes, names, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    marks = [
-        look.legend_mark({"floor": "at the floor"}.get(state, state), **style)
-        for state, style in _STATES.items()
-    ]
-    look.legend_above(figure, [*marks, look.legend_mark("what the rule asks for", **bound, markersize=12)])
+        look.draw_mean(axes, tuple(row[_NUMBERS]), place, _STATES[row["state"]])
+    look.name_rows(axes, names, 44, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
+    marks = [look.mark(**style) for style in _STATES.values()]
+    look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
@@ -73,23 +71,17 @@ def losses_by_sparsity(frame: pd.DataFrame) -> Figure:
     look.check_columns(frame, "label", "placement", "kind", "pattern", "sparsity", *_NUMBERS)
     frame = frame[(frame["kind"] != "control") & (100 * frame["sparsity"] >= _FROM)]
     look.check_some(frame, "losses of patterns that are 70 % sparse or more")
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
-    for axes, _, own in panels:
-        axes.axhline(0, **look.ZERO_LINE)
+    alone = frame["pattern"] == CLS_ALONE
+    styles = [_ALONE if a else _PLACEMENTS[place] for a, place in zip(alone, frame["placement"], strict=True)]
+    figure, panels = _losses(frame, "sparsity", styles, "sparsity of the changed layers, %")
+    dotted = look.DENSE_LINE | {"linestyle": ":"}
+    for axes in panels:
         axes.axhline(MARGIN, **look.DENSE_LINE, zorder=1)
-        axes.axvline(100 * LEVELS[0], **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
-        places = look.beside(100 * own["sparsity"])
-        for index, row in own.iterrows():
-            style = _ALONE if row["pattern"] == CLS_ALONE else _PLACEMENTS[row["placement"]]
-            look.draw_mean(axes, places[index], _interval(row), style)
-        axes.set(xlim=(_FROM, 101), xlabel="sparsity of the changed layers, %", ylabel="points lost")
-    lines = [
-        look.legend_mark(f"{MARGIN:g} point", **look.DENSE_LINE | {"marker": ""}),
-        look.legend_mark(f"{100 * LEVELS[0]:.0f} %", **look.DENSE_LINE | {"linestyle": ":", "marker": ""}),
-    ]
-    look.legend_above(
-        figure, [*(look.legend_mark(**style) for style in (*_PLACEMENTS.values(), _ALONE)), *lines]
-    )
+        axes.axvline(100 * LEVELS[0], **dotted, zorder=1)
+        axes.set_xlim(_FROM, 101)
+    marks = [look.mark(**style) for style in (*_PLACEMENTS.values(), _ALONE)]
+    marks.append(look.mark(f"{MARGIN:g} point", **look.DENSE_LINE, marker=""))
+    look.legend_above(figure, [*marks, look.mark(f"{100 * LEVELS[0]:.0f} %", **dotted, marker="")])
     return figure
 
 
@@ -102,19 +94,20 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     `InputError` if a column is missing or there is no row.
     """
     look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, share="")
-    for axes, _, own in panels:
-        axes.axhline(0, **look.ZERO_LINE)
-        places = look.beside(100 * own["density"])
-        for index, row in own.iterrows():
-            look.draw_mean(axes, places[index], _interval(row), _KINDS[row["kind"]])
-        axes.set(xlabel="density over real tokens, %", ylabel="points lost")
-    there = set(frame["kind"])
-    look.legend_above(
-        figure, [look.legend_mark(kind, **style) for kind, style in _KINDS.items() if kind in there]
-    )
+    figure, _ = _losses(frame, "density", frame["kind"].map(_KINDS.get), "density over real tokens, %")
+    there = [kind for kind in _KINDS if kind in set(frame["kind"])]
+    look.legend_above(figure, [look.mark(kind, **_KINDS[kind]) for kind in there])
     return figure
 
 
-def _interval(row: pd.Series) -> look.Interval:
-    return tuple(row[list(_NUMBERS)])
+def _losses(frame: pd.DataFrame, x: str, styles: Iterable[dict], xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Means with their intervals in points against a share `x`; each row of the frame has a style."""
+    frame = frame.assign(style=list(styles))
+    labels = {"xlabel": xlabel, "ylabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
+    for axes, _, own in panels:
+        axes.axhline(0, **look.ZERO_LINE)
+        places = look.beside(100 * own[x])
+        for index, row in own.iterrows():
+            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), row["style"])
+    return figure, [axes for axes, *_ in panels]

@@ -1,16 +1,63 @@
-"""The recorded runs behind the book."""
+"""The book: one chapter with other parameters, all of them, and the recorded runs behind them."""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
 import click
 
-from sparsebert.cli.options import json_option, runs_dir_option
+from sparsebert.cli.group import main
+from sparsebert.cli.options import answer, folder_options, json_option
+from sparsebert.errors import InputError, shown
+from sparsebert.paths import Folders
+
+profile_option = click.option(
+    "--profile", default="quick", help="smoke (to rehearse), quick or full (for a GPU)."
+)
 
 
-@click.group()
+@main.command(
+    epilog="Example: sparsebert run 03_which_connections -p task=headlines -p train_size=500 --out mine.ipynb"
+)
+@click.argument("notebook")
+@click.option(
+    "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."
+)
+@profile_option
+@click.option(
+    "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
+)
+@folder_options("data")
+def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | None) -> None:
+    """Run one chapter's notebook with other parameters; the notebook itself is not changed.
+
+    NOTEBOOK is a name such as 03_which_connections, or a path. Values are written as in YAML: 500, 0.1, text,
+    [a, b].
+    """
+    values = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"-p {shown(pair)}: write a parameter as NAME=VALUE, such as -p task=headlines")
+        values[name.strip()] = value
+    os.environ |= folders.environment
+    from sparsebert.chapters import run_notebook
+
+    click.echo(run_notebook(notebook, values, **how))
+
+
+@main.command()
+@profile_option
+@click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
+def book(profile: str, pdf: bool) -> None:
+    """Run every chapter that has changed and render the book; ends with the path of its index.html or PDF."""
+    from sparsebert.chapters import build_book
+
+    click.echo(build_book(profile=profile, pdf=pdf))
+
+
+@main.group()
 def results() -> None:
     """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them.
 
@@ -25,17 +72,12 @@ def results_list(as_json: bool) -> None:
 
     Then, but not in JSON, the selftests.
     """
+    from sparsebert.selftest.checks import kept
     from sparsebert.study.results import as_text, overview
 
     table = overview()
-    if as_json:
-        click.echo(json.dumps(table.to_dict("records"), indent=1))
-        return
-    from sparsebert.selftest.checks import kept
-
-    click.echo(as_text(table))
-    for name, report in kept():
-        click.echo(f"\nselftests/{name}: {getattr(report, 'summary', report)}")
+    lines = [f"\nselftests/{name}: {getattr(report, 'summary', report)}" for name, report in kept()]
+    answer(as_json, table.to_dict("records"), "\n".join([as_text(table), *lines]))
 
 
 @results.command(name="check")
@@ -45,7 +87,6 @@ def results_check() -> None:
     Metrics are computed again from the predictions; runs without predictions are counted. Also reports of
     selftests that can't be read. A line for each finding, and exit code 1 if there is one.
     """
-    from sparsebert.errors import InputError
     from sparsebert.selftest.checks import kept
     from sparsebert.study.results import check, recorded_names, without_predictions
 
@@ -93,8 +134,8 @@ def results_keep(files: tuple[str, ...]) -> None:
     name="unpack", epilog="Example: sparsebert results unpack experiments --runs-dir runs/experiments"
 )
 @click.argument("name")
-@runs_dir_option
-def results_unpack(name: str, runs_dir: Path | None) -> None:
+@folder_options("runs")
+def results_unpack(name: str, folders: Folders) -> None:
     """Put the runs of book/results/NAME.jsonl into a folder of runs, so that a sweep goes on from there.
 
     A run that the folder has already stays as it is.
@@ -102,6 +143,6 @@ def results_unpack(name: str, runs_dir: Path | None) -> None:
     from sparsebert.study.results import unpack
     from sparsebert.training.runs import RunStore
 
-    store = RunStore(runs_dir)
+    store = RunStore(folders.runs)
     added, total = unpack(name, store)
     click.echo(f"{total} runs of {name}: {added} put into {store.folder}, {total - added} were there")
