@@ -26,7 +26,7 @@ INDEX := _build/html/index.html
 CLASSROOM := _build/classroom
 
 .DEFAULT_GOAL := help
-.PHONY: help book student classroom test check evidence serve clean distclean
+.PHONY: help book pdf student classroom test check evidence serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -36,6 +36,9 @@ help:  ## this list
 
 book: $(INSTALLED)  ## run the chapters that changed, render the book, end with its path
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE)
+
+pdf: $(INSTALLED)  ## the whole book as one PDF; needs Chromium
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE) --pdf
 
 student: $(INSTALLED)  ## the same book without solutions in pages and downloads, to hand out
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --students --profile $(PROFILE)

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import yaml
 
+import sparsebert
 from sparsebert.chapters import (
     ChapterError,
     book,
@@ -530,7 +531,7 @@ def test_a_student_edition_has_the_exercises_without_their_solutions(tmp_path, s
 
     def rendered(edition: str) -> list[str]:
         shown = tmp_path / "_build" / edition / "source" / "notebooks" / "01_only.ipynb"
-        return [cell.source for cell in read_notebook(shown).cells]
+        return [cell.source for cell in read_notebook(shown).cells if cell.id != "in-the-package"]
 
     small_book()
     assert "01_only: unchanged" in small_book(edition="student", students=True)
@@ -569,7 +570,7 @@ def test_the_table_of_contents_lists_every_page_and_every_notebook():
     pages = {path.stem for path in (PROJECT / "book").glob("*.md")}
     listed = book.pages_in_toc(PROJECT)
     assert len(listed) == len(set(listed))
-    assert set(listed) == pages | {"components", "this_build"} | {
+    assert set(listed) == pages | {"components", "reference", "this_build"} | {
         f"notebooks/{path.stem}" for path in NOTEBOOKS
     }
     assert [f"notebooks/{path.stem}" for path in NOTEBOOKS] == [page for page in listed if "/" in page]
@@ -668,6 +669,26 @@ def test_the_rendered_book_names_no_folder_of_this_machine_and_loads_nothing_unk
         assert str(PROJECT) + "/" not in text, page.name
         loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', text)
         assert all("mathjax" in url for url in loaded), (page.name, loaded)
+
+
+@pytest.mark.slow
+def test_the_rendered_book_has_what_surrounds_the_chapters(built):
+    for page in (*(built[0] / "notebooks").glob("*.html"), built[0] / "how_to_rerun.html"):
+        assert re.search(r"Last updated on 20\d\d-\d\d-\d\d", page.read_text()), page.name
+    reference = (built[0] / "reference.html").read_text()
+    assert 'href="genindex.html"' in reference
+    for name in sparsebert.__all__:
+        assert name == "__version__" or f'id="sparsebert.{name}"' in reference, name
+    for notebook in NOTEBOOKS:
+        page = (built[0] / "notebooks" / f"{notebook.stem}.html").read_text()
+        assert 'href="../reference.html#sparsebert.' in page
+        assert notebook.stem in reference or "Explained in this chapter" not in page
+        download = read_notebook(built[0] / "_sources" / "notebooks" / notebook.name)
+        assert download.cells[0].id == "install-sparsebert"
+        text = "".join(cell.source for cell in download.cells if cell.cell_type == "markdown")
+        assert not re.search(r"\{(doc|ref|term|numref|(glue|cite|py):\w+)\}`", text)
+    static = sum(file.stat().st_size for file in (built[0] / "_static").rglob("*") if file.is_file())
+    assert static < 8e6
 
 
 def test_the_page_of_components_has_all_that_are_registered():

@@ -28,7 +28,10 @@ from sparsebert import paths
 from sparsebert.chapters.components import components_page, table
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.chapters.printing import find_browser, print_page
+from sparsebert.chapters.reference import PAGE, entries, reference_page, with_reference
 from sparsebert.chapters.running import execute, was_executed
+from sparsebert.chapters.site import write_pages
 from sparsebert.chapters.tidying import without_solutions
 from sparsebert.errors import ChapterError, InputError, say
 from sparsebert.sweeps.executors import WorkerDied, open_executor
@@ -40,9 +43,12 @@ def build_book(
     *,
     build: str | Path | None = None,
     students: bool = False,
+    pdf: bool = False,
     say: Callable[[str], None] = say,
 ) -> Path:
     """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
+
+    With `pdf` the path is that of the whole book as one PDF, `sparsebert.pdf` in `build`.
 
     Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
     notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
@@ -52,6 +58,7 @@ def build_book(
     Raises `InputError` if a chapter is missing or the profile is wrong, and `ChapterError` if a notebook or
     the rendering fails.
     """
+    browser = find_browser() if pdf else ""
     root = find_root(root)
     build = Path(build).resolve() if build else root / "_build"
     listed = [root / f"{page}.ipynb" for page in pages_in_toc(root) if page.startswith("notebooks/")]
@@ -73,7 +80,8 @@ def build_book(
         edition = build / "student" if students else build
         ran = [executed / notebook.name for notebook, _ in todo]
         _assemble(root, edition / "source", ran, profile, students)
-        return _rendered(root, edition, say)
+        index = _rendered(root, edition, say)
+        return _printed(root, edition, browser, say) if pdf else index
     except KeyboardInterrupt:
         say("\nstopped; the same command continues from here: finished runs and chapters are kept")
         raise
@@ -158,10 +166,14 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str, stud
     chapters = [(notebook, read_notebook(notebook)) for notebook in executed]
     seconds = {notebook.stem: chapter.metadata["sparsebert"]["seconds"] for notebook, chapter in chapters}
     for notebook, chapter in chapters:
+        chapter = with_reference(chapter, notebook.stem[:2], entries())
         chapter = without_solutions(chapter) if students else chapter
         write_notebook(source / "notebooks" / notebook.name, chapter)
+    (source / f"{PAGE}.md").write_text(reference_page(), encoding="utf-8")
     (source / "components.md").write_text(components_page(), encoding="utf-8")
     (source / "this_build.md").write_text(_about_this_build(seconds, profile), encoding="utf-8")
+    sources = [root / "notebooks" / notebook.name for notebook in executed]
+    write_pages(root, source, [*sorted((root / "book").glob("*.md")), *sources])
 
 
 def _about_this_build(seconds: dict[str, float], profile: str) -> str:
@@ -186,7 +198,8 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
     facts = {
         "source": _hashes(build / "source", "*"),
         "config": _hash(root / "_config.yml"),
-        "renderer": _hash(Path(__file__)),
+        "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
+        "repository": os.environ.get("SPARSEBERT_REPOSITORY"),
         "versions": versions(),
     }
     text = json.dumps(facts, indent=1)
@@ -202,13 +215,33 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
     return index
 
 
-def _render(root: Path, build: Path) -> None:
+def _printed(root: Path, build: Path, browser: str, say: Callable[[str], None]) -> Path:
+    """The book as one PDF, made anew if the pages are newer."""
+    pdf, single = build / "sparsebert.pdf", build / "singlehtml"
+    if pdf.is_file() and pdf.stat().st_mtime > (build / "rendered.json").stat().st_mtime:
+        say("the PDF: unchanged")
+        return pdf
+    say("printing the book")
+    _render(root, build, "singlehtml")
+    print_page(browser, single / f"{pages_in_toc(root)[0]}.html", pdf)
+    shutil.rmtree(single)
+    return pdf
+
+
+def _render(root: Path, build: Path, builder: str = "html") -> None:
     """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
-    work, log, html = build / "sphinx", build / "book.log", build / "html"
+    work, log, html = build / "sphinx", build / "book.log", build / builder
     shutil.rmtree(work, ignore_errors=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command += ["build", build / "source", "-W", "-n", "--keep-going", "--path-output", work]
-    command += ["--config", root / "_config.yml", "--toc", build / "source" / "_toc.yml"]
+    command += [
+        "--builder",
+        builder,
+        "--config",
+        root / "_config.yml",
+        "--toc",
+        build / "source" / "_toc.yml",
+    ]
     with log.open("w", encoding="utf-8") as stream:
         rendered = subprocess.run(
             command,
@@ -223,7 +256,7 @@ def _render(root: Path, build: Path) -> None:
         said = [line.replace(str(build / "source"), "book") for line in said]
         raise ChapterError("\n    ".join([f"the book could not be rendered (all of it in {log}):", *said]))
     shutil.rmtree(html, ignore_errors=True)
-    os.replace(work / "_build" / "html", html)
+    os.replace(work / "_build" / builder, html)
     shutil.rmtree(work, ignore_errors=True)
 
 

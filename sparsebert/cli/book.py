@@ -50,11 +50,12 @@ def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | No
 @main.command()
 @profile_option
 @click.option("--students", is_flag=True, help="The edition without solutions, in _build/student.")
-def book(profile: str, students: bool) -> None:
-    """Run every chapter that has changed and render the book; ends with the path of its index.html."""
+@click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
+def book(profile: str, **how: bool) -> None:
+    """Run every chapter that has changed and render the book; ends with the path of its index.html or PDF."""
     from sparsebert.chapters import build_book
 
-    click.echo(build_book(profile=profile, students=students))
+    click.echo(build_book(profile=profile, **how))
 
 
 @main.group()

@@ -1,0 +1,161 @@
+"""A chapter's notebook for readers: it works outside the project, in any program that opens notebooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import nbformat
+
+Link = Callable[[str, str], str]  # a role's name and content as plain Markdown
+
+_ROLE = re.compile(r"(?<!`)\{([a-z:]+)\}`([^`\n]+(?:\n[^`\n]+)?)`")
+_FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,}|~{3,})(?P<head>.*)$")
+_CODE = frozenset({"code", "code-block", "code-cell", "sourcecode"})
+_FOLDED = {"dropdown": "", "toggle": ""}
+_BOXES = frozenset({"admonition", "note", "tip", "hint", "important", "warning", "caution", "attention"})
+_LEFT_OUT = frozenset({"eval-rst", "solution-end", "exercise-end", "tableofcontents", "bibliography", "glue"})
+
+
+def standalone(
+    book: nbformat.NotebookNode, link: Link, repository: str, branch: str
+) -> nbformat.NotebookNode:
+    """The notebook with a first cell that installs the package, and plain Markdown instead of MyST, in place.
+
+    `link` gives the Markdown of a role of Sphinx. Without an address of the `repository` the first cell says
+    how to install by hand.
+    """
+    glued = _glued(book)
+
+    def role(name: str, content: str) -> str:
+        if name.startswith("glue"):
+            return glued.get(content.partition(":")[0], content)
+        return link(name, content)
+
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = plain_markdown(cell.source, role)
+        for output in cell.get("outputs", []):
+            if text := output.get("data", {}).get("text/markdown"):
+                output["data"]["text/markdown"] = plain_markdown(text, role)
+    cell = nbformat.v4.new_code_cell(_install(repository, branch), id="install-sparsebert")
+    book.cells.insert(0, cell)
+    return book
+
+
+def _install(repository: str, branch: str) -> str:
+    if repository:
+        otherwise = f"""\
+    source, branch = "{repository}", "{branch}"
+    folder = "sparsebert-book"  # a clone, since the recorded runs lie beside the package
+    if not os.path.isdir(folder):
+        git = ["git", "clone", "--quiet", "--depth=1", f"--branch={{branch}}"]
+        subprocess.run([*git, source, folder], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--editable", f"{{folder}}[book]"], check=True)
+    sys.path.insert(0, os.path.abspath(folder))"""
+    else:
+        otherwise = """\
+    raise ModuleNotFoundError(
+        "This notebook needs the package sparsebert. In a clone of its project, write "
+        "pip install --editable '.[book]', and take that Python as the notebook's kernel."
+    )"""
+    imports = "import importlib.util" + ("\nimport os\nimport subprocess\nimport sys" if repository else "")
+    return f"""\
+# Makes this notebook work where the package sparsebert is not installed yet, such as on Colab.
+{imports}
+
+if importlib.util.find_spec("sparsebert") is None:
+{otherwise}"""
+
+
+def _glued(book: nbformat.NotebookNode) -> dict[str, str]:
+    """What the notebook gave to `glue`, as text."""
+    found = {}
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            texts = {mime.rpartition("/")[2]: text for mime, text in output.get("data", {}).items()}
+            if name and "plain" in texts:
+                found[name] = texts["plain"].strip("'\"")
+    return found
+
+
+def plain_markdown(text: str, link: Link) -> str:
+    """MyST Markdown as what every program shows: no roles, directives or labels.
+
+    Exercises and solutions become headed or folded text, other directives their content.
+    """
+    lines, out, place = text.split("\n"), [], 0
+    while place < len(lines):
+        line = lines[place]
+        if opening := _FENCE.match(line):
+            end = _closing(lines, place, opening["fence"])
+            out += _directive(opening["head"].strip(), lines[place + 1 : end], lines[place : end + 1], link)
+            place = end
+        elif not re.fullmatch(r"\([\w.-]+\)=\s*", line):
+            out.append(line)
+        place += 1
+    return _with_roles(out, link).strip()
+
+
+def _closing(lines: list[str], start: int, fence: str) -> int:
+    """The line that closes a fence; the last one if none does."""
+    for place in range(start + 1, len(lines)):
+        line = lines[place].strip()
+        if line and set(line) == {fence[0]} and len(line) >= len(fence):
+            return place
+    return len(lines) - 1
+
+
+def _directive(head: str, body: list[str], whole: list[str], link: Link) -> list[str]:
+    named = re.match(r"\{([\w:-]+)\}\s*(.*)", head)
+    if not named:
+        return whole  # code, or a fence that is none of Sphinx's
+    name, title = named.groups()
+    options, body = _options(body)
+    if name in _CODE:
+        return [f"```{title}", *body, "```"]
+    if name.partition(":")[0] in _LEFT_OUT:
+        return []
+    content = plain_markdown("\n".join(body), link)
+    title = _with_roles([title], link)
+    if name in ("exercise", "exercise-start"):
+        return [f"**Exercise{': ' + title if title else ''}**", "", content]
+    if name == "solution-start":
+        return ["**Solution**"]
+    if name == "solution":
+        return ["<details>", "<summary>Solution</summary>", "", content, "", "</details>"]
+    if name in _FOLDED or (name in _BOXES and "dropdown" in options.get("class", "")):
+        return [
+            "<details>",
+            f"<summary>{title or name.capitalize()}</summary>",
+            "",
+            content,
+            "",
+            "</details>",
+        ]
+    if name in _BOXES:
+        heading = title if name == "admonition" else name.capitalize()
+        return [f"> **{heading}**", ">", *(f"> {line}".rstrip() for line in content.split("\n"))]
+    if name == "math":
+        return ["$$", *body, "$$"]
+    return content.split("\n")
+
+
+def _options(body: list[str]) -> tuple[Mapping[str, str], list[str]]:
+    """The options that a directive's body begins with, and the rest."""
+    options = {}
+    while body and (option := re.match(r":([\w-]+):\s*(.*)", body[0])):
+        options[option[1]] = option[2]
+        body = body[1:]
+    return options, body
+
+
+def _with_roles(lines: list[str], link: Link) -> str:
+    """Roles become what `link` says, but not inside fenced code."""
+    parts = re.split(r"(^```.*?^```|^~~~.*?^~~~)", "\n".join(lines), flags=re.MULTILINE | re.DOTALL)
+    return "".join(
+        part if number % 2 else _ROLE.sub(lambda role: link(role[1], " ".join(role[2].split())), part)
+        for number, part in enumerate(parts)
+    )
