@@ -2,7 +2,7 @@
 #
 # Variables, given behind the command (make book PROFILE=smoke):
 #   PYTHON       interpreter that the environment is made with, 3.11 or newer (default: python3)
-#   PIP_ARGS     further arguments for `pip install`, such as another index (default: in a classroom, only wheels/)
+#   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
 #   PROFILE      smoke (a rehearsal that learns nothing), quick (default) or full (wants a GPU)
 #   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
 #   BROWSER      Chromium or Chrome that `make check` opens the pages in (default: chromium)
@@ -11,7 +11,7 @@
 #   PORT         port that `make serve` listens on (default: 8000)
 
 PYTHON ?= python3
-PIP_ARGS ?= $(if $(wildcard wheels),--no-index --find-links wheels)
+PIP_ARGS ?=
 PROFILE ?= quick
 FRESH ?=
 BROWSER ?= chromium
@@ -24,6 +24,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INDEX := _build/html/index.html
 CLASSROOM := _build/classroom
+
+# In a classroom pip finds everything in wheels/, packages and data, and asks no index.
+ifneq ($(wildcard wheels),)
+space := $() $()
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := file://$(subst $(space),%20,$(CURDIR))/wheels
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf student classroom test check evidence serve clean distclean
@@ -48,6 +55,8 @@ classroom: $(INSTALLED)  ## a folder to copy to machines of this kind: `make boo
 	@tar -cf - --exclude .git --exclude-from .gitignore . | tar -xf - -C $(CLASSROOM)
 	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet $(PIP_ARGS) -r requirements.txt \
 		--wheel-dir $(CLASSROOM)/wheels
+	@SPARSEBERT_CACHE_DIR=$(CLASSROOM)/wheels $(BIN)/python -c \
+		'from sparsebert.data.tasks import get_task; get_task("reviews").load()'
 	@echo "$(CURDIR)/$(CLASSROOM) ($$(du -sh $(CLASSROOM) | cut -f1))"
 
 test: $(INSTALLED)  ## everything that is needed, then linters, types and tests

@@ -13,8 +13,9 @@ window.addEventListener("load", () => {
     if (!cell.textContent.trim()) cell.replaceWith(document.createElement("td"));
   });
 
-  // An entry of the bibliography is no child that a list may have.
+  // An entry of the bibliography is no child that a list may have, and a list of parameters defines nothing.
   each(".citation-list, .citation", (entry) => entry.removeAttribute("role"));
+  each(".sig dl, .sig dd", (part) => part.setAttribute("role", "none"));
 
   // The theme puts what scrolls into the reach of a keyboard, but not tables on pages without cells, and it looks
   // again only after a change of width.

@@ -64,7 +64,7 @@ def solution_lines(notebook: Path) -> set[str]:
 
 
 def test_a_book_is_built_in_a_classroom_without_a_network(tmp_path: Path) -> None:
-    room = tmp_path / "classroom"
+    room = tmp_path / "class room"
     shutil.copytree(CLASSROOM, room)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     settings = {
