@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # machines may be busy
+settings.load_profile("untimed")
 
 _SUBJECTS = ("the old film", "a quiet actor", "this plot", "every scene", "the director of the story")
 _VERBS = {"bores": -1.5, "annoys": -0.5, "pleases": 0.5, "delights": 1.5}
