@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -89,14 +90,15 @@ def results_check() -> None:
     selftests that can't be read. A line for each finding, and exit code 1 if there is one.
     """
     from sparsebert.selftest.checks import kept
-    from sparsebert.study.results import check, recorded_names, without_predictions
+    from sparsebert.study.results import check, recorded_names
 
-    findings = check() + [str(found) for _, found in kept() if isinstance(found, InputError)]
+    lacking: Counter[str] = Counter()
+    findings = check(lacking) + [str(found) for _, found in kept() if isinstance(found, InputError)]
     for finding in findings:
         click.echo(finding)
     if findings:
         raise SystemExit(1)
-    for name, count in without_predictions().items():
+    for name, count in lacking.items():
         runs = "run" if count == 1 else "runs"
         click.echo(f"{name}: {count} {runs} without predictions, made before these were kept")
     click.echo(f"sound: {', '.join(recorded_names()) or 'nothing is recorded'}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -255,12 +255,12 @@ def _distinct(values: Iterable[object]) -> str:
 # ---- check --------------------------------------------------------------------------------------
 
 
-def check() -> list[str]:
+def check(lacking: Counter[str] | None = None) -> list[str]:
     """What is wrong with the recorded runs, a sentence each; nothing if they are sound.
 
     Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
     runs that stand twice, metrics that do not follow from the predictions, and tasks whose runs were made
-    from different data or evaluated on different rows.
+    from different data. In `lacking` the runs of each file are counted that have no predictions.
     """
     findings: list[str] = []
     seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
@@ -268,6 +268,8 @@ def check() -> list[str]:
     for name in recorded_names():
         for place, record, line in _records(results_dir() / f"{name}.jsonl", findings.append):
             config = record.config
+            if lacking is not None and record.predictions is None:
+                lacking[name] += 1
             first, same = seen.setdefault(record.name, (place, hash(line)))
             if first != place:
                 which = "the same record" if same == hash(line) else "another record of the same run"
@@ -309,15 +311,6 @@ def _not_following(record: RunRecord) -> str:
         if not math.isclose(again.get(name, math.inf), record.metrics.get(name, math.nan), abs_tol=1e-6)
     ]
     return min(differing, default="")
-
-
-def without_predictions() -> dict[str, int]:
-    """How many runs of each file were recorded before predictions were."""
-    found = {}
-    for name in recorded_names():
-        lacking = sum(record.predictions is None for record in recorded(name))
-        found |= {name: lacking} if lacking else {}
-    return found
 
 
 def _runs(count: int) -> str:

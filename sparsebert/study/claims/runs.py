@@ -236,7 +236,7 @@ class Score:
     def __sub__(self, other: Score) -> Score:
         return self + -1 * other
 
-    @property
+    @cached_property
     def points(self) -> pd.DataFrame:
         return sum(weight * frame for weight, frame in self.parts.values()).dropna()
 
