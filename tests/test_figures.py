@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -47,7 +48,7 @@ def legend_of(figure):
 
 def shown(monkeypatch, *arguments):
     calls = []
-    monkeypatch.setattr(figures.look, "display", lambda *given, **options: calls.append((*given, options)))
+    monkeypatch.setattr(figures.page, "display", lambda *given, **options: calls.append((*given, options)))
     figures.show(*arguments)
     return calls
 
@@ -64,6 +65,35 @@ def test_show_displays_one_png_with_name_caption_and_alt(monkeypatch):
     assert "What is seen." in data["text/plain"]
     # Twice as many pixels as it is shown wide, within the page's column and a margin.
     assert image.shape[1] // 2 == options["metadata"]["image/png"]["width"] <= 750
+
+
+def test_a_finding_is_the_sentence_only_if_the_runs_agree():
+    shown, told = figures.finding("It costs 1.2 points.", 1.2 > 1, "It costs 1.2.")._repr_mimebundle_()
+    assert shown["text/markdown"] == "**It costs 1.2 points.**" and told[figures.page.AGREES]
+    shown, told = figures.finding("It costs 0.2 points.", 0.2 > 1, "It costs 0.2.")._repr_mimebundle_()
+    assert shown["text/markdown"].endswith("It costs 0.2.") and told[figures.page.AGREES] is False
+    assert "points" not in shown["text/markdown"]
+
+
+def test_a_table_has_a_caption_named_columns_and_lines_within_cells():
+    frame = pd.DataFrame(
+        {"loss": [1.25, None], "verdict": ["holds\na <b> & c", "holds not"]}, index=["a", "b"]
+    )
+    shown = figures.table(frame.rename_axis("task"), "Of `x` & <y>", styles={"holds": "green"})._repr_html_()
+    assert "<caption>Of <code>x</code> &amp; &lt;y&gt;</caption>" in shown
+    assert re.findall("<th>(.*?)</th>", shown) == ["task", "loss", "verdict"]
+    assert '<td class="green">holds<br>a &lt;b&gt; &amp; c</td>' in shown and "<td>–</td>" in shown
+
+
+def test_a_table_that_no_page_can_show_is_refused():
+    wide = pd.DataFrame([range(7)], columns=list("abcdefg"))
+    for frame, caption in [
+        (wide, "A caption"),
+        (wide[["a"]], " "),
+        (wide.rename(columns={"a": ""})[[""]], "b"),
+    ]:
+        with pytest.raises(InputError, match="table"):
+            figures.table(frame, caption)
 
 
 def test_show_says_in_the_caption_when_where_and_by_which_commit_its_runs_were_made(monkeypatch):

@@ -1,5 +1,7 @@
 """The book's figures: each function takes data and returns a matplotlib Figure; `show` puts it on the page.
 
+`finding` and `table` put a sentence and a table there.
+
 A figure is 720 pixels wide. It has its own background, so that it reads on light and dark pages, and colours
 that colour-blind readers can tell apart; whatever a colour says, a marker or a place says, too.
 
@@ -8,6 +10,7 @@ Figures of patterns and scores are imported here; `learned`, `verdicts` and `cos
 
 from sparsebert.figures import costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
-from sparsebert.figures.look import show, style
+from sparsebert.figures.look import style
+from sparsebert.figures.page import finding, show, table
 from sparsebert.figures.scores import by_placement, heat_maps, means
 from sparsebert.study.intervals import mean_interval

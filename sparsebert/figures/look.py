@@ -1,9 +1,7 @@
-"""What all figures share: panels, colours, intervals, legends, and how a figure gets onto the page."""
+"""What all figures share: panels, colours, intervals and legends."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +12,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
-from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,10 +20,8 @@ from torch import Tensor
 
 from sparsebert.errors import InputError
 from sparsebert.patterns import PATTERNS, parse_pattern
-from sparsebert.study.captions import origin
 from sparsebert.study.claims.runs import apart
 from sparsebert.study.intervals import mean_interval
-from sparsebert.training.runs import RunRecord
 
 WIDTH = 7.2  # inches across the page's column
 PIXELS_PER_INCH = 100  # as shown; saved at twice that for sharp screens
@@ -74,33 +68,6 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(look):
         yield
-
-
-def show(
-    figure: Figure, name: str, caption: str, alt: str, made_from: Sequence[RunRecord | Mapping] = ()
-) -> None:
-    """Display a figure once, as a PNG, and close it; a cell of a chapter ends with this call.
-
-    `name` is the figure's label in the book (``{numref}`name` ``), `caption` stands below it in Markdown, and
-    `alt` says to those who can't see it what it shows. Rendering the chapter reads them from the output's
-    metadata. To the caption is added when, where and by which commit the runs, or the measurements with these
-    provenances, were made that the figure is `made_from`. Raises `InputError` if any text is empty.
-    """
-    given = {"name": name, "caption": caption, "alt": alt}
-    for what, text in given.items():
-        if not text.strip():
-            raise InputError(f"figure '{name}' has no {what}: give it a name, a caption and an alt text")
-    given["caption"] = f"{caption} {origin(made_from)}".strip()
-    stream = io.BytesIO()
-    with style():
-        figure.savefig(stream, format="png", dpi=2 * PIXELS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
-    plt.close(figure)
-    pixels = int.from_bytes(stream.getvalue()[16:20])  # the width in a PNG's header
-    display(
-        {"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
-        metadata={"image/png": {"width": pixels // 2}, "sparsebert": given},
-        raw=True,
-    )
 
 
 # ---- panels -------------------------------------------------------------------------------------

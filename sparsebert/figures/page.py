@@ -1,0 +1,122 @@
+"""What a chapter puts on its page: a finding in a sentence, a figure, a table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from sparsebert.errors import InputError
+from sparsebert.figures.look import PIXELS_PER_INCH, style
+from sparsebert.study.captions import origin
+from sparsebert.training.runs import RunRecord
+
+MOST_COLUMNS = 6  # of a table: what a laptop shows without scrolling
+AGREES = "sparsebert-agrees"  # an output's metadata: whether the runs bear out the sentence of a finding
+
+
+def show(
+    figure: Figure, name: str, caption: str, alt: str, made_from: Sequence[RunRecord | Mapping] = ()
+) -> None:
+    """Display a figure once, as a PNG, and close it; a cell of a chapter ends with this call.
+
+    `name` is the figure's label in the book (``{numref}`name` ``), `caption` stands below it in Markdown, and
+    `alt` says to those who can't see it what it shows. Rendering the chapter reads them from the output's
+    metadata. To the caption is added when, where and by which commit the runs, or the measurements with these
+    provenances, were made that the figure is `made_from`. Raises `InputError` if any text is empty.
+    """
+    given = {"name": name, "caption": caption, "alt": alt}
+    for what, text in given.items():
+        if not text.strip():
+            raise InputError(f"figure '{name}' has no {what}: give it a name, a caption and an alt text")
+    given["caption"] = f"{caption} {origin(made_from)}".strip()
+    stream = io.BytesIO()
+    with style():
+        figure.savefig(stream, format="png", dpi=2 * PIXELS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
+    plt.close(figure)
+    pixels = int.from_bytes(stream.getvalue()[16:20])  # the width in a PNG's header
+    display(
+        {"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
+        metadata={"image/png": {"width": pixels // 2}, "sparsebert": given},
+        raw=True,
+    )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence that opens a section of results, written by hand and filled in from runs.
+
+    As the last line of a cell it shows the sentence where the runs bear it out (`agrees`), else `instead`.
+    The tests of the book fail where its own recorded runs do not agree.
+    """
+
+    sentence: str
+    agrees: bool
+    instead: str
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        differs = f"**These runs do not show what the book's own runs show.** {self.instead}"
+        text = f"**{self.sentence}**" if self.agrees else differs
+        return {"text/markdown": text, "text/plain": text}, {AGREES: self.agrees}
+
+
+def finding(sentence: str, agrees: bool, instead: str) -> Finding:
+    """The finding of a section: `sentence` if the runs agree, else `instead`, which only gives the numbers.
+
+    `agrees` is computed from the runs. Both texts are Markdown.
+    """
+    return Finding(sentence, bool(agrees), instead)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption, as a page shows it; the last line of a cell, or given to `glue`."""
+
+    frame: pd.DataFrame
+    caption: str
+    styles: Mapping[str, str]
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+            body = self.frame.to_html(index=False, border=0, na_rep="–", justify="left")
+        body = re.sub(r"<t[dh]>[^<]*</t[dh]>", lambda cell: cell[0].replace("\\n", "<br>"), body)
+        for text, name in self.styles.items():
+            body = re.sub(rf"<td>(?={re.escape(html.escape(text))}\b)", f'<td class="{name}">', body)
+        caption = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(self.caption, quote=False))
+        return body.replace("<thead>", f"<caption>{caption}</caption>\n  <thead>", 1)
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.frame.to_string(index=False, na_rep='–')}"
+
+
+def table(
+    frame: pd.DataFrame,
+    caption: str,
+    made_from: Sequence[RunRecord | Mapping] = (),
+    styles: Mapping[str, str] | None = None,
+) -> Table:
+    """A frame as a table with a caption; levels of the index that have a name become columns.
+
+    The caption is plain text with names in backquotes; `made_from` is as in `show`. A line break in a cell
+    stays one. `styles` gives cells that begin with a text a class of the book's style sheet. Raises
+    `InputError` for more than six columns, a column without a name, and an empty caption.
+    """
+    named = [name for name in frame.index.names if name is not None]
+    flat = frame.reset_index(level=named).rename_axis(columns=None) if named else frame
+    if len(flat.columns) > MOST_COLUMNS:
+        raise InputError(
+            f"a table of {len(flat.columns)} columns is too wide for a page: {MOST_COLUMNS} at most"
+        )
+    if not all(str(column).strip() for column in flat.columns) or not caption.strip():
+        raise InputError("a table wants a caption and a name for each column")
+    made = re.sub(r"\\(.)", r"\1", origin(made_from))  # it is meant for Markdown
+    return Table(flat, f"{caption} {made}".strip(), styles or {})
