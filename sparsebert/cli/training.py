@@ -64,9 +64,9 @@ def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: b
 @click.option(
     "--task", "task_name", help="Another task with the same labels.  [default: the one it was trained on]"
 )
-@click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: those of its run]")
-@click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: that of its run]")
-@click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: that of its run]")
+@click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: as in training]")
+@click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: as in training]")
+@click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: as in training]")
 @folder_options("data", "prepared")
 @json_option
 def evaluate(folder: str, as_json: bool, **how: Any) -> None:

@@ -263,7 +263,7 @@ class RunRecord(BaseModel):
     counts the changes to the method of learning degrees by then. `predictions` holds what was predicted for
     each row of a part (validation, test, ...); records of early runs have None.
 
-    `RunRecord.read` brings those of earlier versions to today's schema. Chapter 02 explains it.
+    `RunRecord.read` brings a record of an earlier version to today's schema. Chapter 02 explains it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
