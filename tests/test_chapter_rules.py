@@ -17,8 +17,6 @@ HIDING = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 EXERCISE = re.compile(r"^`{3,}\{exercise\} (?P<title>.+)\n:label: (?P<label>[\w-]+)", re.MULTILINE)
 GRADED = re.compile(r".+ · (easy|medium|hard), \d+ minutes")
 NOT_YET = {
-    "01_attention_as_a_graph",
-    "02_baselines",
     "03_which_connections",
     "04_how_many_connections",
     "05_learning_degrees",

@@ -85,8 +85,10 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 CASES = list(texts())
-NOT_YET = {*(path.name for path in chapters(PROJECT)), "for_teachers.md", "how_to_rerun.md", "many_runs.md"}
-NOT_YET |= {"patterns_and_plans.md", "tasks_and_encoders.md", "glossary.md", "bibliography.md", "intro.md"}
+READ = {"01_attention_as_a_graph.ipynb", "02_baselines.ipynb"}
+NOT_YET = {path.name for path in chapters(PROJECT)} - READ
+NOT_YET |= {"for_teachers.md", "how_to_rerun.md", "many_runs.md"}
+NOT_YET |= {"patterns_and_plans.md", "tasks_and_encoders.md", "bibliography.md", "intro.md"}
 
 
 @pytest.fixture(scope="module")
