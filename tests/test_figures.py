@@ -440,6 +440,16 @@ def cells_of(axes):
     }
 
 
+def test_by_task_draws_each_run_the_mean_and_what_guessing_scores():
+    frame = pd.DataFrame({"task": ["one", "one", "two"], "score": [60.0, 80.0, 95.0]})
+    figure = figures.by_task(frame, {"one": 50.0, "two": 20.0})
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    drawn = [list(line.get_xdata()) for line in axes.lines if line.get_marker() in "x|"]
+    assert drawn == [[50.0], [60.0, 80.0], [20.0], [95.0]]
+    assert legend_of(figure) == ["mean", "one run", "commonest label"]
+
+
 def test_heat_maps_write_means_and_half_intervals_and_leave_blank_what_was_not_run():
     without, with_ = figures.heat_maps(mixtures()).axes
     assert [axes.get_title() for axes in (without, with_)] == ["g = 0", "g = 2"]

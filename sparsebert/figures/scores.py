@@ -114,6 +114,26 @@ def by_placement(
 
 
 @look.style()
+def by_task(frame: pd.DataFrame, guessed: Mapping[str, float] | pd.Series) -> Figure:
+    """Scores of runs, a row per task: each run, their mean with its 95 % interval, and what guessing scores.
+
+    Columns of `frame`: `task` and `score`, in percent, as are the levels of `guessed`, one for each task.
+    """
+    look.check_columns(frame, "task", "score")
+    parts = dict(list(frame.groupby("task", sort=False)["score"]))
+    figure, [axes] = look.panels_for([""], 0.6 * len(parts), margin=0.8, xlabel="score, %")
+    cross = {"color": look.INK, "marker": "x", "markersize": 7}
+    for row, (task, scores) in enumerate(parts.items()):
+        axes.plot(guessed[task], row, **cross)
+        look.draw_runs(axes, row, scores, {"color": look.BLUE, "marker": "o"}, sideways=True)
+    look.name_rows(axes, parts)
+    axes.set_xlim(0, 100.5)
+    marks = [look.mark("mean", color=look.BLUE), look.mark("one run", color=look.BLUE, marker="|")]
+    look.legend_above(figure, [*marks, look.mark("commonest label", **cross)])
+    return figure
+
+
+@look.style()
 def heat_maps(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
     """The mean of a metric over seeds, in percent, for each width and number of random keys; a panel per g.
 
