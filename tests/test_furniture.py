@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 import sparsebert
-from sparsebert.chapters import chapters, site
+from sparsebert.chapters import chapters, lessons, site
 from sparsebert.chapters.downloads import plain_markdown, standalone
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.printing import find_browser, print_page
@@ -98,7 +98,7 @@ def test_myst_becomes_markdown_that_every_program_shows(myst, plain):
     assert plain_markdown(myst, link) == plain
 
 
-@NOTEBOOKS
+@pytest.mark.parametrize("notebook", [*chapters(PROJECT), *lessons(PROJECT)], ids=lambda path: path.stem)
 def test_no_download_has_roles_directives_or_labels_left(notebook):
     book = standalone(read_notebook(notebook), link, "", "main")
     nbformat.validate(book)
