@@ -35,6 +35,9 @@ MASK = torch.tensor([[True, False], [False, True]])
         ({"a": 1.0}, {"a": 1}, True),
         ({"b": 1}, {"a": 1}, False),
         (5, [5], False),
+        (["b", "a"], {"a", "b"}, True),
+        (["b", "b"], {"a", "b"}, False),
+        (["b", ...], {"a", "b"}, None),
     ],
 )
 def test_an_answer_is_right_wrong_or_not_there(answer, right, found, capsys):

@@ -14,7 +14,8 @@ BLANK = ...  # what stands where an answer belongs
 def check(answer: Any, right: Any, hint: str = "") -> bool | None:
     """Prints whether an answer is right, and returns it; None while the answer is still the blank `...`.
 
-    Answers are numbers, texts, tensors, or lists and dictionaries of these. Numbers may differ by a
+    Answers are numbers, texts, tensors, or lists and dictionaries of these; where a set is right, a list of
+    its members in any order is. Numbers may differ by a
     thousandth, so that rounding is no mistake. A wrong answer is shown with the `hint`.
 
     >>> check(..., 4), check(4.0001, 4), check([1, "no"], [1, "yes"], "Read the rule again.")
@@ -45,6 +46,8 @@ def _same(answer: Any, right: Any) -> bool:
             and answer.keys() == right.keys()
             and all(_same(answer[name], right[name]) for name in right)
         )
+    if isinstance(right, set):
+        return isinstance(answer, Sequence) and len(answer) == len(right) and set(answer) == right
     if isinstance(right, str):
         return answer == right
     if isinstance(right, Sequence):
