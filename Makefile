@@ -33,7 +33,7 @@ export PIP_FIND_LINKS := file://$(subst $(space),%20,$(CURDIR))/wheels
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf student classroom test check evidence serve clean distclean
+.PHONY: help book pdf slides student classroom test check evidence serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -46,6 +46,9 @@ book: $(INSTALLED)  ## run the chapters that changed, render the book, end with 
 
 pdf: $(INSTALLED)  ## the whole book as one PDF; needs Chromium
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE) --pdf
+
+slides: $(INSTALLED)  ## slides for one lecture, from the chapters' figures and findings
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --slides --profile $(PROFILE)
 
 student: $(INSTALLED)  ## the same book without solutions in pages and downloads, to hand out
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --students --profile $(PROFILE)

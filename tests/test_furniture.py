@@ -236,8 +236,9 @@ def test_static_files_stay_if_a_page_leads_to_them(tmp_path):
         "_static/mathjax/sre/mathmaps/de.json": "unused",
         "_static/mathjax/input/tex/extensions/cancel.js": "",
         "b.html": '<link href="_static/b.css" rel="stylesheet"/><script src="_static/b.js"></script>',
-        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) }',
+        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) } @import url(./d.css);',
         "_static/c.css": "a { background: url('c.png') }",
+        "_static/d.css": "",
         "_static/b.js": "load('lazy/d.js')",
         **dict.fromkeys(
             (f"_static/{name}" for name in ("a b.png", "c.png", "fonts/b.woff2", "lazy/d.js")), ""

@@ -6,10 +6,11 @@ ask for what a chapter shows:
     ```{chapter-figure} 03 fig-which-placement
     ```
 
-    ```{chapter-findings} 03 1 2
+    ```{chapter-finding} 03 fig-which-placement
     ```
 
-The first is a figure by its name, the second the findings of these numbers, in the chapter's order.
+The first is a figure by its name, the second the finding above that figure, or the finding with a number, in
+the chapter's order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sparsebert.chapters.rendering import render
 from sparsebert.chapters.site import leave_out_unused
 from sparsebert.errors import InputError, shown
 
-_ASKED = re.compile(r"^(`{3,})\{chapter-(figure|findings)\}(.*)\n\1[ \t]*$", re.MULTILINE)
+_ASKED = re.compile(r"^(`{3,})\{chapter-(figure|finding)\}(.*)\n\1[ \t]*$", re.MULTILINE)
 _SETTINGS = """\
 project = "sparsebert"
 language = "en"
@@ -61,7 +62,8 @@ def build_slides(root: Path, executed: Iterable[Path], build: Path) -> Path:
     shutil.copytree(deck, source)
     (source / "figures").mkdir()
     (source / "conf.py").write_text(_SETTINGS, encoding="utf-8")
-    chapters = {path.stem[:2]: nbformat.read(path, as_version=4) for path in executed}
+    numbered = [path for path in executed if path.stem[0].isdigit()]
+    chapters = {path.stem[:2]: nbformat.read(path, as_version=4) for path in numbered}
 
     def save(name: str, image: bytes) -> str:
         (source / "figures" / f"{name}.png").write_bytes(image)
@@ -69,18 +71,8 @@ def build_slides(root: Path, executed: Iterable[Path], build: Path) -> Path:
 
     text = (deck / "lecture.md").read_text(encoding="utf-8")
     (source / "lecture.md").write_text(filled_in(text, chapters, save), encoding="utf-8")
-    command = [
-        "-m",
-        "sphinx",
-        "-W",
-        "--keep-going",
-        "-b",
-        "revealjs",
-        "-d",
-        source / ".doctrees",
-        source,
-        work,
-    ]
+    command = ["-m", "sphinx", "-W", "--keep-going", "-b", "revealjs", "-d"]
+    command = [*command, source / ".doctrees", source, work]
     render("the slides", command, build / "slides.log", source)
     leave_out_unused(work)
     html = build / "slides"
@@ -100,17 +92,17 @@ def filled_in(
 
     def given(asked: re.Match[str]) -> str:
         _, kind, arguments = asked.groups()
-        number, *wanted = arguments.split() or [""]
-        if number not in chapters:
+        number, name, *more = [*arguments.split(), "", ""]
+        if any(more) or number not in chapters:
             some = ", ".join(sorted(chapters))
-            raise InputError(f"the slides ask for chapter '{shown(number)}'; the executed ones are {some}")
-        if not wanted:
-            raise InputError(f"the slides ask for nothing of chapter {number}: name a figure or findings")
-        if kind == "figure":
-            alt, image = _of("figure", number, wanted[0], figures_in(chapters[number]))
-            return f"![{alt}]({save(wanted[0], image)})"
-        found = {str(place): text for place, text in enumerate(findings_in(chapters[number]), start=1)}
-        return "\n".join(f"- {_of('finding', number, one, found)}" for one in wanted)
+            raise InputError(
+                f"the slides ask for a {kind} of '{shown(arguments.strip())}'; write the number of a chapter "
+                f"and the name of a figure. The chapters are {some}"
+            )
+        if kind == "finding":
+            return f"- {_of(kind, number, name, findings_in(chapters[number]))}"
+        alt, image = _of(kind, number, name, figures_in(chapters[number]))
+        return f"![{alt}]({save(name, image)})"
 
     return _ASKED.sub(given, deck)
 
@@ -127,17 +119,24 @@ def figures_in(chapter: nbformat.NotebookNode) -> dict[str, tuple[str, bytes]]:
     return found
 
 
-def findings_in(chapter: nbformat.NotebookNode) -> list[str]:
-    """The findings of an executed chapter in their order, in plain Markdown on one line each."""
+def findings_in(chapter: nbformat.NotebookNode) -> dict[str, str]:
+    """The findings of an executed chapter, in Markdown on one line each.
+
+    Each stands there by its number in the chapter's order, and by the names of the figures below it.
+    """
     from sparsebert.figures.page import AGREES  # late: it brings matplotlib
 
-    found = []
-    for output in (output for cell in chapter.cells for output in cell.get("outputs", [])):
-        agrees = output.get("metadata", {}).get(AGREES)
-        if agrees is not None:
-            text = " ".join(output.data["text/markdown"].split())
-            found.append(text.removeprefix("**").removesuffix("**") if agrees else text)
-    return found
+    found: list[str] = []
+    named = {}
+    for cell in chapter.cells:
+        for output in cell.get("outputs", []):
+            agrees = output.get("metadata", {}).get(AGREES)
+            if agrees is not None:
+                text = " ".join(output.data["text/markdown"].split())
+                found.append(text.removeprefix("**").removesuffix("**") if agrees else text)
+        if found and "figure" in (about := cell.metadata.get("mystnb", {})):
+            named[about["figure"]["name"]] = found[-1]
+    return {str(place): text for place, text in enumerate(found, start=1)} | named
 
 
 def _of(kind: str, number: str, name: str, found: Mapping[str, Any]) -> Any:
