@@ -68,7 +68,7 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/pyrefly check --summary=none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-check: browser book student classroom  ## book, student edition and classroom, and every page in a browser
+check: browser book student slides classroom  ## book, student edition, slides and classroom, in a browser
 	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core
