@@ -19,8 +19,6 @@ GRADED = re.compile(r".+ · (easy|medium|hard), \d+ minutes")
 NOT_YET = {
     "01_attention_as_a_graph",
     "02_baselines",
-    "03_which_connections",
-    "04_how_many_connections",
     "05_learning_degrees",
     "06_what_sparsity_buys",
     "07_the_claims_tested",
