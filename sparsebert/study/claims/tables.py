@@ -93,15 +93,15 @@ def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
 
 
 def in_words(found: Sequence[Verdict]) -> str:
-    """The verdicts on one claim in a phrase for a sentence, such as "holds on `a` and `b`; undecided on `c`".
+    """The verdicts on one claim in a phrase for a sentence, such as "holds on `a` and `b`; is undecided on `c`".
 
     Tasks without a number are left out. Chapter 03 explains it.
     """
-    tasks: dict[str, list[str]] = {"holds": [], "does not hold": [], "at the floor": [], "undecided": []}
-    for verdict in found:
-        if verdict.numbers:
-            tasks.setdefault(verdict.verdict, []).append(code(verdict.label))
-    said = [f"{word} on {_listed(labels)}" for word, labels in tasks.items() if labels]
+    said = []
+    for word in ("holds", "does not hold", "at the floor", "undecided", "by construction"):
+        labels = [code(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+        verb = "" if word in ("holds", "does not hold") else "is "
+        said += [f"{verb}{word} on {_listed(labels)}"] if labels else []
     return "; ".join(said) or "has no runs"
 
 
