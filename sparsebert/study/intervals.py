@@ -133,7 +133,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
 def mean_points(runs: pd.DataFrame, column: str = "loss") -> tuple[float, float, float]:
     """The mean over seeds of a column such as `loss`, in points, with its 95 % interval: (mean, low, high).
 
-    Runs of one seed, such as those of several patterns, are averaged first. `column` is a fraction; without
+    Runs of one seed, for example with several patterns, are averaged first. `column` is a fraction; without
     runs all three are NaN. Chapter 03 explains it.
     """
     by_seed = 100 * runs.groupby("seed")[column].mean()

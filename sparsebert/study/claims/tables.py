@@ -94,7 +94,7 @@ def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
 
 
 def in_words(found: Sequence[Verdict]) -> str:
-    """The verdicts on one claim in a phrase for a sentence, such as "holds on `a` and `b`; is undecided on `c`".
+    """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
 
     Tasks without a number are left out. Chapter 03 explains it.
     """
