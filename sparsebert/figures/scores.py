@@ -81,33 +81,26 @@ def means(
 
 
 @look.style()
-def by_placement(
-    frame: pd.DataFrame,
-    *,
-    loss: str = "loss_vs_dense",
-    col: str = "placement",
-    metric: str = "accuracy",
-    reference: str = "dense",
-) -> Figure:
-    """What each pattern costs at each placement, in points, with 95 % intervals, beside its random control.
+def by_placement(frame: pd.DataFrame, *, loss: str = "loss") -> Figure:
+    """What each pattern loses at each placement, in points, with 95 % intervals, beside its random control.
 
-    `frame` has a row per run with the columns `pattern`, `col` (panels) and `loss`: the metric of the dense
-    run (or of another `reference`) of the same seed minus this run's. A control, `random(like=P, ...)` with
-    or without global tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
+    `frame` has a row per run with the columns `pattern`, `placement` (panels) and `loss`: the metric of the
+    dense run of the same seed minus this run's. A control, `random(like=P, ...)` with or without global
+    tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
     """
-    look.check_columns(frame, "pattern", loss, col)
-    look.check_alike(frame, "pattern", col)
+    look.check_columns(frame, "pattern", loss, "placement")
+    look.check_alike(frame, "pattern", "placement")
     looks = look.looks_of(frame["pattern"])
     controlled = look.any_control(looks)
     rows = list(dict.fromkeys(style["label"] for style in looks.values()))
-    figure, panels = look.panels_of(frame, col, 0.55 * len(rows) + 1.5, share="xy")
+    figure, panels = look.panels_of(frame, "placement", 0.55 * len(rows) + 1.5, share="xy")
     for axes, _, part in panels:
         for text, runs in part.groupby("pattern", sort=False):
             style = looks[text]
             aside = (0.18 if style["fillstyle"] == "none" else -0.18) * controlled
-            look.draw_runs(axes, rows.index(style["label"]) + aside, -100 * runs[loss], style, sideways=True)
+            look.draw_runs(axes, rows.index(style["label"]) + aside, 100 * runs[loss], style, sideways=True)
         look.name_rows(axes, rows)
-    figure.supxlabel(f"{metric} against {reference}, points", fontsize=10)
+    figure.supxlabel("points lost against dense", fontsize=10)
     both = [look.mark("the pattern"), look.mark(look.CONTROL, fillstyle="none")]
     look.legend_above(figure, both * controlled)
     return figure
