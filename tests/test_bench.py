@@ -18,7 +18,7 @@ from sparsebert import figures
 from sparsebert.bench import attention as bench_attention
 from sparsebert.bench import models as bench_models
 from sparsebert.bench.attention import Case, all_contenders, bars, measure_attention
-from sparsebert.bench.compared import encoders_over_dense, layers_over_dense
+from sparsebert.bench.compared import by_amdahl, by_length, encoders_over_dense, layers_over_dense
 from sparsebert.bench.measuring import (
     costs_json,
     crossover,
@@ -30,7 +30,7 @@ from sparsebert.bench.measuring import (
     read_costs,
     recorded_costs,
 )
-from sparsebert.bench.models import PARTS, measure_models, parts_of, shares
+from sparsebert.bench.models import MODES, PARTS, measure_models, parts_of, shares
 from sparsebert.cli import main
 from sparsebert.errors import InputError
 from sparsebert.kernels import KERNELS
@@ -244,7 +244,7 @@ def test_ratios_have_the_ends_that_the_rounds_allow():
     ours = costs(
         lengths=[64, 256], forward_over_dense=0.5, both_over_dense={64: math.nan, 256: 0.8}.get, spread=0.1
     )
-    found = layers_over_dense(pd.concat([dense, ours], ignore_index=True))
+    found = layers_over_dense(pd.concat([dense, ours], ignore_index=True)).query("what == 'time'")
     assert found[["length", "pass"]].values.tolist() == [
         [64, "forward"],
         [256, "forward"],
@@ -277,9 +277,22 @@ def test_ratios_of_a_measurement(layer, model):
         [a / b for a, b in zip(plan["memory"], dense, strict=True)]
     )
     assert memory[["low", "high"]].isna().all(axis=None)
-    assert "dense" not in set(layers_over_dense(layer)["contender"])
-    for compare in (layers_over_dense, encoders_over_dense):
-        assert compare(pd.DataFrame()).empty and {"ratio", "low"} < {*compare(pd.DataFrame())}
+    own = layers_over_dense(layer).query("what == 'memory' and contender == 'banded'")
+    banded, dense = (
+        layer[layer["contender"] == name].set_index("length")["memory_both"] for name in ("banded", "dense")
+    )
+    ratios = own[own["pass"] == "forward + backward"].set_index("length")["ratio"]
+    pd.testing.assert_series_equal(ratios, (banded / dense)[ratios.index], check_names=False)
+    assert "dense" not in set(own["contender"])
+    table = by_length(found[(found["mode"] == "training") | (found["length"] == 32)])
+    assert list(table) == ["tokens", *(f"{mode}: {what}" for what in ("time", "memory") for mode in MODES)]
+    assert table["training: time"].tolist()[0] == f"{plan['over_dense'].iloc[0]:.2f}"
+    assert table["inference: memory"].tolist()[1:] == ["–"]
+    bound = by_amdahl(model)
+    assert bound["most"].tolist() == pytest.approx((1 / (1 - bound["share"])).tolist())
+    assert bound["reached"].tolist() == pytest.approx((1 / plan["over_dense"]).tolist())
+    for compare, column in ((layers_over_dense, "low"), (encoders_over_dense, "low"), (by_amdahl, "most")):
+        assert compare(pd.DataFrame()).empty and column in compare(pd.DataFrame())
 
 
 def test_what_is_not_recorded_is_empty():
@@ -586,7 +599,8 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
     assert [bar.get_y() for bar in stacked] == pytest.approx([0, *np.cumsum(heights)[:-1]])
 
 
-def test_ratios_are_drawn_with_their_intervals_and_told():
+def test_ratios_are_drawn_with_their_intervals_and_told(monkeypatch):
+    shown = []
     frame = pd.DataFrame(
         [
             {
@@ -607,6 +621,12 @@ def test_ratios_are_drawn_with_their_intervals_and_told():
     assert bars[1][:, 1] == pytest.approx([0.4, 0.6])
     text = figures.costs.describe_over_dense(frame, "mode", col="what")
     assert "time, training: 1.00 at 64 tokens and 0.50 at 512 tokens." in text
+    monkeypatch.setattr(
+        figures.page, "display", lambda *_, metadata, **__: shown.append(metadata["sparsebert"])
+    )
+    figures.costs.show_over_dense(frame, "mode", "what", name="fig-costs", caption="Costs.")
+    figures.costs.show_over_dense(frame[:0], "mode", name="fig-nothing", caption="Nothing.")
+    assert [one["name"] for one in shown] == ["fig-costs"] and shown[0]["alt"] == text
     with pytest.raises(InputError, match="lacks the column low"):
         figures.costs.over_dense(frame.drop(columns="low"), "mode")
 

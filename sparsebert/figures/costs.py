@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.figures import look
+from sparsebert.figures.page import show
 from sparsebert.reading import path_of
 
 _MEASURES = {  # the column of a pass, its unit, the axis, and what a description says
@@ -165,6 +166,12 @@ def over_dense(frame: pd.DataFrame, line: str, col: str | None = None) -> Figure
     figure.supxlabel("tokens", fontsize=10)
     look.legend_above(figure, look.marks_of(looks, linestyle="-"), dense=[1])
     return figure
+
+
+def show_over_dense(frame: pd.DataFrame, line: str, col: str | None = None, **told: object) -> None:
+    """Show what `over_dense` draws of a frame, if it has rows; `told` is what `figures.show` takes."""
+    if len(frame):
+        show(over_dense(frame, line, col), alt=describe_over_dense(frame, line, col), **told)
 
 
 def describe_over_dense(frame: pd.DataFrame, line: str, col: str | None = None) -> str:
