@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
 
 from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError, unknown_name
@@ -114,7 +114,7 @@ def _logarithmic(axes: Axes, lengths: pd.Series) -> None:
     axes.set_xticks(ticks, [_short(length) for length in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # within a decade
 
 
 def _short(length: int) -> str:
