@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +13,6 @@ import nbformat
 import pytest
 import yaml
 
-import sparsebert
 from sparsebert.chapters import (
     ChapterError,
     book,
@@ -609,89 +607,6 @@ def test_a_chapter_is_refused_before_it_trains_any_of_its_runs(tmp_path, monkeyp
     with pytest.raises(InputError, match=said):
         run_notebook(name, parameters, profile="smoke", out=tmp_path / "out.ipynb", root=PROJECT)
     assert not list(tmp_path.rglob("*.*"))
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The whole book in the smoke profile, rendered with every warning an error."""
-    folder = tmp_path_factory.mktemp("book")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSEBERT_RUNS_DIR", str(folder / "runs"))
-        build_book(PROJECT, "smoke", build=folder / "build")
-        said = []
-        index = build_book(PROJECT, "smoke", build=folder / "build", say=said.append)
-    yield index.parent, said
-    shutil.rmtree(folder)
-
-
-@pytest.mark.slow
-def test_the_whole_book_is_rendered_without_a_warning(built):
-    html = built[0]
-    for page in book.pages_in_toc(PROJECT):
-        assert (html / f"{page}.html").is_file(), page
-    assert (html / "index.html").is_file()
-
-
-@pytest.mark.slow
-def test_the_first_page_shows_the_verdicts_of_the_last_chapter(built):
-    shown = [
-        set(re.findall(r"<th>(C\d)</th>", (built[0] / page).read_text()))
-        for page in ("intro.html", "notebooks/07_the_claims_tested.html")
-    ]
-    assert shown[0] == shown[1] == {f"C{number}" for number in range(1, 7)}
-
-
-@pytest.mark.slow
-def test_a_book_in_which_nothing_changed_is_built_from_what_is_there(built):
-    assert [line.split(": ")[1] for line in built[1]] == ["unchanged"] * (len(NOTEBOOKS) + 1)
-
-
-@pytest.mark.slow
-def test_every_figure_of_the_book_has_a_caption_a_number_and_alt_text(built):
-    figures = []
-    for page in (built[0] / "notebooks").glob("*.html"):
-        text = page.read_text()
-        found = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
-        assert len(found) == len(re.findall(r'<img [^>]*src="\.\./_images', text)), page.name
-        figures += found
-    assert len(figures) >= len(NOTEBOOKS)
-    assert all(re.search(r'<img [^>]*alt="[^"]{20,}"', figure) for figure in figures)
-    assert all('class="caption-number"' in figure for figure in figures)
-    made = re.compile(r"Made 20\d\d-\d\d-\d\d.* on .*, commit ")
-    told = [bool(made.search(re.sub(r"\s+", " ", figure))) for figure in figures]
-    assert sum(told) >= 25  # those that show runs or measurements; others draw patterns and codes
-
-
-@pytest.mark.slow
-def test_the_rendered_book_names_no_folder_of_this_machine_and_loads_nothing_unknown(built):
-    for page in built[0].rglob("*.html"):
-        text = page.read_text()
-        assert str(PROJECT) + "/" not in text, page.name
-        loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', text)
-        assert all("mathjax" in url for url in loaded), (page.name, loaded)
-
-
-@pytest.mark.slow
-def test_the_rendered_book_has_what_surrounds_the_chapters(built):
-    pages = yaml.safe_load((built[0].parent / "source" / "pages.yml").read_text())
-    for page, known in pages.items():  # there is no day where git doesn't know the page
-        assert f"Last updated on {known.get('updated', '')}" in (built[0] / f"{page}.html").read_text() or (
-            "updated" not in known
-        ), page
-    reference = (built[0] / "reference.html").read_text()
-    assert 'href="genindex.html"' in reference
-    for name in sparsebert.__all__:
-        assert name == "__version__" or f'id="sparsebert.{name}"' in reference, name
-    for notebook in NOTEBOOKS:
-        page = (built[0] / "notebooks" / f"{notebook.stem}.html").read_text()
-        assert 'href="../reference.html#sparsebert.' in page
-        assert notebook.stem in reference or "Explained in this chapter" not in page
-        download = read_notebook(built[0] / "_sources" / "notebooks" / notebook.name)
-        assert download.cells[0].id == "install-sparsebert"
-        text = "".join(cell.source for cell in download.cells if cell.cell_type == "markdown")
-        assert not re.search(r"\{(doc|ref|term|numref|(glue|cite|py):\w+)\}`", text)
-    static = sum(file.stat().st_size for file in (built[0] / "_static").rglob("*") if file.is_file())
-    assert static < 8e6
 
 
 def test_the_page_of_components_has_all_that_are_registered():

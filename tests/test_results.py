@@ -12,9 +12,11 @@ import pytest
 from test_cli import call, refusal
 from test_runs import record_of
 
+from sparsebert.degrees.methods import Survival
 from sparsebert.errors import InputError
 from sparsebert.paths import alone_in
 from sparsebert.patterns.batches import Rows
+from sparsebert.registry import METHODS, register
 from sparsebert.study import claims, results
 from sparsebert.study.results import recorded
 from sparsebert.training.predictions import Predictions
@@ -315,6 +317,18 @@ def test_learned_files_in_a_plan_do_not_count_as_other_data(project):
     plan = 'learned("degrees.json") | global(cls)'
     write(project / "a.jsonl", run(0), run(0, plan=plan, data_hash="of the data and the file"))
     assert results.check() == []
+
+
+def test_methods_from_outside_of_the_package_do_not_count_as_other_data(project, monkeypatch):
+    monkeypatch.setattr(METHODS, "fingerprints", {})
+    monkeypatch.setitem(METHODS, "mine", None)
+    del METHODS["mine"]  # and it is left out again after the test
+    register(type("Mine", (Survival,), {"name": "mine", "__module__": __name__}))
+    learned = {"plan": "learned", "degrees": {"target_density": 0.3, "method": "mine"}}
+    write(project / "a.jsonl", run(0), run(0, **learned, learning=LEARNING, data_hash="of data and method"))
+    assert results.check() == []
+    METHODS.pop("mine")
+    assert results.check() == [] and len(recorded()) == 2
 
 
 def test_the_list_has_a_line_for_each_kind_of_run(project):

@@ -69,7 +69,7 @@ class Lexical(Pattern):
 @register
 @dataclass(frozen=True)
 class Copies(Pattern):
-    """The same token at other places, that is those of equal input embeddings.
+    """The same token at other places: every key whose input embedding equals the query's.
 
     Chapter 08 explains it.
     """

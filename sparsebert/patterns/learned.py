@@ -20,7 +20,7 @@ from sparsebert.registry import register
 class Learned(Pattern):
     """Neighbours in degrees that were learned for each layer and head; without a FILE, a run learns them.
 
-    Its pairs are those of one layer, so a plan asks `at(layer)`: `InputError` where nothing was learned yet
+    Each layer has its own pairs, so a plan asks `at(layer)`: `InputError` where nothing was learned yet
     and no run learns, and for a file that holds no degrees. Chapter 05 explains it.
     """
 

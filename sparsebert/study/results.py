@@ -22,6 +22,7 @@ from sparsebert.errors import InputError, UnknownName, unknown_name
 from sparsebert.paths import alone_in, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
+from sparsebert.registry import METHODS
 from sparsebert.training.predictions import metrics_of
 from sparsebert.training.runs import RunRecord, RunStore
 
@@ -287,7 +288,8 @@ def check(lacking: Counter[str] | None = None) -> list[str]:
             except InputError as error:
                 findings.append(f"{place}: no run can have this plan: {error}")
                 continue
-            if not (plan and plan.files):  # else the hash covers these, too
+            ours = not config.degrees or config.degrees.method in METHODS.keys() - METHODS.fingerprints.keys()
+            if ours and not (plan and plan.files):  # else the hash covers a method's source or files, too
                 data[config.task, config.encoder][record.data_hash].append(place)
     for (task, _), hashes in data.items():
         (usual, most), *rare = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))

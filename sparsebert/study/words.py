@@ -15,8 +15,8 @@ def by_shared_words(task: Task) -> pd.DataFrame:
     """The accuracy of a threshold on the share of the first text's words that the second has, too.
 
     A row per part of the task (`what`), with its number of `rows`, the `accuracy` of the threshold that is
-    best on the training rows, and that of the most frequent class, `majority`; both are fractions. Words are
-    compared in lower case, each once. Raises `InputError` for a task that is not one of pairs in two classes.
+    best on the training rows, and the share of the most frequent class, `majority`; both are fractions. Each
+    word counts once, in lower case. Raises `InputError` for a task that is not one of pairs in two classes.
     Chapter 08 explains it.
     """
     if not task.paired or len(task.label_names) != 2:

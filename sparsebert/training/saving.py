@@ -132,7 +132,7 @@ def check_free(folder: Path, config: RunConfig) -> None:
 def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     """A model that `save` wrote, following its plan again: `load(folder).model` goes wherever a model goes.
 
-    `truncation=True` cuts texts where those of the training were cut. `kernel` is as in `sparsify`.
+    `truncation=True` cuts texts to the length of the training texts. `kernel` is as in `sparsify`.
     Raises `InputError` for a folder that `save` did not write, and for weights or degrees that do not belong
     to it. Chapter 05 explains it.
 
