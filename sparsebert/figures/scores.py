@@ -27,7 +27,6 @@ def means(
     filled: str | None = None,
     apart: str | None = None,
     col: str | None = None,
-    size: str | None = None,
     line: bool = False,
     zero: bool = False,
     xlabel: str = "",
@@ -40,13 +39,12 @@ def means(
     pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour), `marker`,
     `filled` (False: hollow, without weights on edges), `apart` and `col` (panels with scales of their own).
     Runs that agree in the last five are seeds of one another; with `line`, in `x` too, and means of one
-    colour are joined. With `size`, a column that markers grow with, means have intervals both ways and stand
-    where they are. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
+    colour are joined. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
     them; they are drawn as a line with their interval as a band. With `zero` there is a line at 0. Raises
     `InputError` if a column is missing, if runs would be averaged that differ in task, encoder, training
     size, placement or [CLS], or if the mapping lacks a level.
     """
-    look.check_columns(frame, x, y, colour, marker, filled, apart, col, size)
+    look.check_columns(frame, x, y, colour, marker, filled, apart, col)
     labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
     figure, panels = look.panels_of(frame, col, 4.4, **labels)
     looks = look.looks_of(frame[colour])
@@ -61,16 +59,12 @@ def means(
             first = runs.iloc[0]
             own_look = looks[str(first[colour])] | ({"marker": markers[first[marker]]} if marker else {})
             own_look |= {"fillstyle": "full" if first[filled] else "none"} if filled else {}
-            if size:
-                own_look |= {"markersize": 5 + 6 * math.sqrt(runs[size].mean())}
-                look.draw_mean(axes, mean_interval(runs[x]), mean_interval(100 * runs[y]), own_look)
-            else:
-                look.draw_runs(axes, place, 100 * runs[y], own_look)
+            look.draw_runs(axes, place, 100 * runs[y], own_look)
         for level, own_look in looks.items() if line else ():
             here = [number for number, runs in enumerate(groups) if str(runs[colour].iloc[0]) == level]
             heights = [100 * groups[number][y].mean() for number in here]
             axes.plot(places[here], heights, **own_look | {"marker": "none"})
-        axes.set_xlim(left=0) if size else axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
     marks = look.marks_of(looks, **({"marker": "o"} if marker else {}))
     marks += [look.mark(str(level), marker=shape) for level, shape in markers.items()]
