@@ -25,6 +25,7 @@ from sparsebert.study.claims.rules import (
 from sparsebert.study.claims.tables import (
     by_density,
     by_interval,
+    by_method,
     caveats,
     counted,
     estimates,
@@ -47,6 +48,7 @@ __all__ = [
     "by_connection",
     "by_density",
     "by_interval",
+    "by_method",
     "caveats",
     "chosen_degrees",
     "counted",
