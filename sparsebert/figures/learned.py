@@ -98,7 +98,8 @@ def changes(frame: pd.DataFrame, col: str | None = None, xlabel: str = "points")
     look.check_columns(frame, "what", "mean", "low", "high", col)
     rows = list(dict.fromkeys(frame["what"]))
     height = 0.4 * len(rows) + 0.6
-    figure, panels = look.panels_of(frame, col, height, margin=0.3, share="xy", xlabel=xlabel)
+    figure, panels = look.panels_of(frame, col, height, margin=0.3, share="xy")
+    figure.supxlabel(xlabel, fontsize=10)
     for axes, _, own in panels:
         look.name_rows(axes, rows)
         for row in own.itertuples():

@@ -11,7 +11,7 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
+from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, taken_apart
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -66,5 +66,6 @@ __all__ = [
     "rules",
     "seen_before",
     "summary",
+    "taken_apart",
     "verdicts",
 ]
