@@ -175,7 +175,8 @@ print(sparsebert.here, asked)
 
 def configured(monkeypatch, in_config="", in_environment="", baseurl=""):
     monkeypatch.setenv("SPARSEBERT_REPOSITORY", in_environment)
-    config = SimpleNamespace(html_theme_options={"repository_url": in_config}, html_baseurl=baseurl)
+    options = {"repository_url": in_config}
+    config = SimpleNamespace(html_theme_options=options, html_baseurl=baseurl, myst_substitutions={})
     site._address(None, config)
     return config
 
@@ -190,6 +191,7 @@ def test_one_address_switches_all_on_and_the_environment_has_the_last_word(monke
     config = configured(monkeypatch, "https://github.com/Some-One/project.git")
     assert config.html_theme_options["repository_url"] == "https://github.com/Some-One/project"
     assert config.html_theme_options["use_source_button"] is True
+    assert "https://github.com/Some-One/project" in config.myst_substitutions["source"]
     assert config.html_baseurl == "https://some-one.github.io/project/"
     config = configured(monkeypatch, "https://github.com/a/b", "https://gitlab.com/c/d/", "https://own.org")
     assert config.html_theme_options["repository_url"] == "https://gitlab.com/c/d"

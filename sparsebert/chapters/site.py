@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import yaml
 
+import sparsebert
 from sparsebert.chapters.downloads import standalone
 from sparsebert.chapters.notebooks import read_notebook, write_notebook
 from sparsebert.chapters.reference import entries, field_lines, in_rst
@@ -57,6 +58,8 @@ def _address(app: Sphinx, config: Config) -> None:
     if not config.html_baseurl and (name := _on_github(url)):
         owner, _, project = name.partition("/")
         config.html_baseurl = f"https://{owner.lower()}.github.io/{project}/"
+    source = f"[its repository]({url})" if url else "the folder that this copy was built from"
+    config.myst_substitutions |= {"version": sparsebert.__version__, "source": source}
 
 
 def _on_github(url: str) -> str:

@@ -13,7 +13,7 @@ from sparsebert.cli.options import RunCommand, answer, folder_options, json_opti
 from sparsebert.paths import Folders
 
 PLAN = "neighbour(64) | global(cls)"
-_COUNT, _REPEATED = click.IntRange(1), "May be repeated."
+_COUNT = click.IntRange(1)
 
 
 def _lengths(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
@@ -35,7 +35,7 @@ def bench() -> None:
     epilog="Example: sparsebert bench finetune --lengths 32,128,512 --json",
 )
 @click.option(
-    "--rounds", default=3, type=_COUNT, help="Measured rounds; one step of each contender warms up."
+    "--rounds", default=3, type=_COUNT, help="Measured rounds, after one step of each contender to warm up."
 )
 @click.option(
     "--lengths",
@@ -63,17 +63,17 @@ def bench_finetune(
 
 def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     """Options that benchmarks of attention have in common."""
-    longest = "Longest length for contenders whose cost grows with the square of the length."
-    again = "Add rows there as they are measured; a length that it has is not measured again."
-    said = "Tokens of a sequence; 1k is 1,024."
+    longest = "Longest length for implementations whose cost grows with the square of the length."
+    again = "File that gets each measurement as it is made; a length that it holds is not measured again."
+    said = "Tokens per sequence, a list; 1k is 1,024."
     return [
         click.Option(["--lengths"], callback=_lengths, default=lengths, metavar="N,N,...", help=said),
-        click.Option(["--rounds"], default=rounds, type=_COUNT),
+        click.Option(["--rounds"], default=rounds, type=_COUNT, help="Rounds of measurements."),
         click.Option(["--longest-dense"], callback=_lengths, metavar="LENGTH", help=longest),
-        click.Option(["--dtype"], default="fp32", help="fp32, bf16 or fp16."),
-        click.Option(["--device"], help="cpu or cuda.  [default: a GPU where there is one]"),
-        click.Option(["--seed"], default=0, type=click.IntRange(0)),
-        click.Option(["--plot"], metavar="FILE.png", help="Draw what was measured."),
+        click.Option(["--dtype"], default="fp32", help="Number format: fp32, bf16 or fp16."),
+        click.Option(["--device"], help="Device: cpu or cuda.  [default: a GPU where there is one]"),
+        click.Option(["--seed"], default=0, type=click.IntRange(0), help="Seed of the inputs and weights."),
+        click.Option(["--plot"], metavar="FILE.png", help="Draw the measurements into this file."),
         click.Option(["--out"], metavar="FILE.jsonl", help=again),
     ]
 
@@ -81,14 +81,16 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
 @bench.command(
     name="attention",
     params=[
-        click.Option(["--pattern"], multiple=True, default=[PLAN], help=_REPEATED),
+        click.Option(
+            ["--pattern"], multiple=True, default=[PLAN], help="Pattern to measure; may be repeated."
+        ),
         click.Option(
             ["--contender", "contenders"],
             multiple=True,
-            help="One of those compared; may be repeated.  [default: all]",
+            help="Implementation to measure; may be repeated.  [default: all]",
         ),
-        click.Option(["--heads"], default=12, type=click.IntRange(1, 1024)),
-        click.Option(["--width"], default=64, type=click.IntRange(1, 4096), help="Width of a head."),
+        click.Option(["--heads"], default=12, type=click.IntRange(1, 1024), help="Number of heads."),
+        click.Option(["--width"], default=64, type=click.IntRange(1, 4096), help="Numbers per head."),
         *_common("512,1k,2k,4k", rounds=7),
     ],
     epilog="Example: sparsebert bench attention --pattern 'neighbour(32) | global(cls)' --lengths 512,4k",
@@ -109,14 +111,19 @@ def bench_attention(**options: object) -> None:
 @bench.command(
     name="model",
     params=[
-        click.Option(["--plan"], default=PLAN),
+        click.Option(["--plan"], default=PLAN, help="Plan beside dense attention."),
         click.Option(
             ["--encoder"],
             default="minilm",
-            help="See `sparsebert encoders`; or bert-base, random weights of that size.",
+            help="Encoder, see `sparsebert encoders`; or bert-base: random weights of that size.",
         ),
-        click.Option(["--mode", "modes"], multiple=True, default=["training", "inference"], help=_REPEATED),
-        click.Option(["--tokens"], type=_COUNT, help="Tokens of a step.  [default: the longest length]"),
+        click.Option(
+            ["--mode", "modes"],
+            multiple=True,
+            default=["training", "inference"],
+            help="What to time: training or inference; may be repeated.",
+        ),
+        click.Option(["--tokens"], type=_COUNT, help="Tokens per step.  [default: the longest length]"),
         *_common("512,1k,2k,4k,8k", rounds=3),
     ],
     epilog="Example: sparsebert bench model --encoder bert-base --lengths 512,2k",

@@ -14,7 +14,7 @@ from sparsebert.errors import InputError, shown
 from sparsebert.paths import Folders
 
 profile_option = click.option(
-    "--profile", default="quick", help="smoke (to rehearse), quick or full (for a GPU)."
+    "--profile", default="quick", help="Size of the runs: smoke (to rehearse), quick or full (for a GPU)."
 )
 
 
@@ -23,11 +23,17 @@ profile_option = click.option(
 )
 @click.argument("notebook")
 @click.option(
-    "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the notebook; may be repeated."
+    "-p",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a parameter of the notebook; may be repeated.",
 )
 @profile_option
 @click.option(
-    "--out", metavar="FILE.ipynb", help="The executed notebook.  [default: NOTEBOOK.executed.ipynb]"
+    "--out",
+    metavar="FILE.ipynb",
+    help="Write the executed notebook there.  [default: NOTEBOOK.executed.ipynb]",
 )
 @folder_options("data")
 def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | None) -> None:
@@ -50,7 +56,7 @@ def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | No
 
 @main.command()
 @profile_option
-@click.option("--students", is_flag=True, help="The edition without solutions, in _build/student.")
+@click.option("--students", is_flag=True, help="Make the edition without solutions, in _build/student.")
 @click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
 def book(profile: str, **how: bool) -> None:
     """Run every chapter that has changed and render the book; ends with the path of its index.html or PDF."""
@@ -109,7 +115,7 @@ def results_check() -> None:
 )
 @click.argument("files", nargs=-1, required=True)
 @click.option("--into", required=True, metavar="NAME", help="Add the runs to book/results/NAME.jsonl.")
-@click.option("--newest", is_flag=True, help="Of two records of one run, take the one finished last.")
+@click.option("--newest", is_flag=True, help="Of two records of one run, keep the one finished last.")
 def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
     """Add runs to the recorded ones: FILES are folders of runs, .jsonl files, or records of single runs.
 

@@ -20,18 +20,20 @@ _COUNT = click.IntRange(1)
     epilog="Example: sparsebert prepare glue/sst2 glue/mrpc --encoder minilm --out prepared --parsed"
 )
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
-@click.option("--encoder", default="minilm", help="Encoder whose tokens are written.")
-@click.option(
-    "--out", required=True, metavar="DIR", help="Folder of prepared data; each task has its own in it."
-)
+@click.option("--encoder", default="minilm", help="Encoder whose tokenizer is used.")
+@click.option("--out", required=True, metavar="DIR", help="Folder of prepared data, with a folder per task.")
 @click.option(
     "--max-length",
     type=click.IntRange(4),
-    help="Tokens a row is cut to.  [default: the task's, within the encoder's positions]",
+    help="Tokens that a row is cut to.  [default: the task's, within the encoder's positions]",
 )
-@click.option("--train-size", type=_COUNT, help="Training rows that runs can ask for.  [default: all]")
-@click.option("--eval-size", type=_COUNT, help="Evaluation rows likewise.  [default: all]")
-@click.option("--parsed", is_flag=True, help="With parses, which plans with `syntax` read; takes its time.")
+@click.option(
+    "--train-size", type=_COUNT, help="Number of training rows that runs can ask for.  [default: all]"
+)
+@click.option(
+    "--eval-size", type=_COUNT, help="Number of evaluation rows that runs can ask for.  [default: all]"
+)
+@click.option("--parsed", is_flag=True, help="Write parses, too, for plans with `syntax`; parsing is slow.")
 @folder_options("data")
 def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -> None:
     """Write tasks as tokens, for `finetune` and `sweep` on a machine without their texts.
@@ -53,21 +55,25 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 @click.argument("grid")
 @click.option("--out", required=True, metavar="FILE.tar.gz")
 @click.option(
-    "--prepared", metavar="DIR", help="Take prepared data from there, and write there what it lacks."
+    "--prepared", metavar="DIR", help="Folder of prepared data to take from; what it lacks is added."
 )
 @click.option(
     "--python",
     "pythons",
     multiple=True,
     metavar="VERSION",
-    help="Bring wheels for that Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
+    help="Pack wheels for this version of Python on x86-64 Linux; may be repeated.  [default: 3.11 and 3.12]",
 )
-@click.option("--no-wheels", is_flag=True, help="The machine has accelerate, click, jaxtyping and pydantic.")
+@click.option(
+    "--no-wheels",
+    is_flag=True,
+    help="Pack no wheels: the machine has accelerate, click, jaxtyping and pydantic.",
+)
 @click.option("--part-size", type=_COUNT, metavar="MIB", help="Cut the archive into files of this size.")
 @click.option(
     "--chapters",
     is_flag=True,
-    help="Bring the notebooks, too; the machine has matplotlib, pandas, pyyaml, scipy and seaborn.",
+    help="Pack the notebooks, too; the machine needs matplotlib, pandas, pyyaml, scipy and seaborn.",
 )
 @folder_options("data")
 def bundle(

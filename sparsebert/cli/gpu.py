@@ -14,20 +14,20 @@ from sparsebert.reading import path_of
 
 
 @main.command(epilog="Example: sparsebert selftest --minutes 2 --out selftest.json")
-@click.option("--device", help="cpu or cuda.  [default: a GPU where there is one]")
+@click.option("--device", help="Device: cpu or cuda.  [default: a GPU where there is one]")
 @click.option(
     "--minutes",
     default=5.0,
     type=click.FloatRange(0),
-    help="No check is begun later; those that are left out are named.",
+    help="Begin no check after these minutes; the report names the checks left out.",
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="GROUP",
-    help="kernels, models, runs, costs or flex; may be repeated.  [default: all]",
+    help="Part to check: kernels, models, runs, costs or flex; may be repeated.  [default: all]",
 )
-@click.option("--out", metavar="FILE", help="Write the report there as JSON, anew after each check.")
+@click.option("--out", metavar="FILE", help="Write the report there as JSON, after each check.")
 def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str | None) -> None:
     """Check that this machine computes what it should: a line for each check, then a table.
 
@@ -51,12 +51,20 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
 
 @main.command(epilog="Example: sparsebert gpu back --grid book/grids/full.yaml --minutes 5 -p task=glue/mrpc")
 @click.argument("out", metavar="OUT")
-@click.option("--grid", default="grid.yaml", metavar="FILE", help="Runs of the last part.")
-@click.option("--minutes", default=5.0, type=click.FloatRange(0.1), help="Of this piece.")
-@click.option("--notebook", default="03_which_connections", help="The chapter that is run.")
-@click.option("-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the chapter.")
-@click.option("--profile", default="full", help="full, or smoke (to rehearse, also without a GPU).")
-@click.option("--workers", default=6, type=click.IntRange(1), help="Processes that share the GPU.")
+@click.option("--grid", default="grid.yaml", metavar="FILE", help="Grid of the runs that come last.")
+@click.option("--minutes", default=5.0, type=click.FloatRange(0.1), help="Minutes that this call may take.")
+@click.option("--notebook", default="03_which_connections", help="Chapter to run.")
+@click.option(
+    "-p",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a parameter of the chapter; may be repeated.",
+)
+@click.option(
+    "--profile", default="full", help="Size of the runs: full, or smoke (to rehearse, also without a GPU)."
+)
+@click.option("--workers", default=6, type=click.IntRange(1), help="Number of processes that share the GPU.")
 @folder_options("data", "prepared", "runs")
 def gpu(out: str, folders: Folders, **how: Any) -> None:
     """Spend some minutes of a GPU: selftest, one chapter, timings, then the runs of a grid.

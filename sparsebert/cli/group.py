@@ -100,7 +100,7 @@ def _output_is_full() -> bool:
 
 @click.group(cls=Sparsebert, context_settings=HELP)
 @click.version_option(__version__, prog_name="sparsebert")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error that nobody foresaw.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error.")
 def main(debug: bool) -> None:
     """Which attention connections does an encoder need, how many, and can they be learned?
 

@@ -48,8 +48,10 @@ def encoders(name: str | None, as_json: bool) -> None:
     "--sentence 'The film was not as bad as they say.'"
 )
 @click.argument("pattern", required=False)
-@click.option("--sentence", default="A gorgeous, witty, seductive movie.", help="Text to draw it on.")
-@click.option("--encoder", default="minilm", help="Encoder whose word pieces are drawn.")
+@click.option(
+    "--sentence", default="A gorgeous, witty, seductive movie.", help="Sentence that the pattern is drawn on."
+)
+@click.option("--encoder", default="minilm", help="Encoder whose tokenizer splits the sentence.")
 def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     """List the patterns, or draw PATTERN on a sentence: a row per query, a mark per key it may attend to."""
     from sparsebert.patterns import PATTERNS, parse_pattern

@@ -25,7 +25,7 @@ from sparsebert.reading import path_of
     "--save",
     metavar="FOLDER",
     callback=not_empty,
-    help="Keep the model there, with its plan and degrees: a new folder, or one of the same run.",
+    help="Save the model there, with its plan and degrees: a new folder, or one of the same run.",
 )
 @json_option
 def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: bool) -> None:
@@ -62,11 +62,19 @@ def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: b
 @main.command(epilog="Example: sparsebert evaluate my-model --json")
 @click.argument("folder")
 @click.option(
-    "--task", "task_name", help="Another task with the same labels.  [default: the one it was trained on]"
+    "--task", "task_name", help="Task to evaluate on, with the same labels.  [default: the training task]"
 )
-@click.option("--eval-size", type=click.IntRange(1), help="Rows to evaluate on.  [default: as in training]")
-@click.option("--precision", metavar="VALUE", help="fp32, bf16 or auto.  [default: as in training]")
-@click.option("--kernel", metavar="VALUE", help="As in finetune.  [default: as in training]")
+@click.option(
+    "--eval-size", type=click.IntRange(1), help="Number of evaluation rows.  [default: as in training]"
+)
+@click.option(
+    "--precision", metavar="VALUE", help="Precision: fp32, bf16 or auto.  [default: as in training]"
+)
+@click.option(
+    "--kernel",
+    metavar="VALUE",
+    help="Kernel that computes attention, as in finetune.  [default: as in training]",
+)
 @folder_options("data", "prepared")
 @json_option
 def evaluate(folder: str, as_json: bool, **how: Any) -> None:
@@ -85,13 +93,13 @@ def evaluate(folder: str, as_json: bool, **how: Any) -> None:
 )
 @click.argument("run")
 @click.argument("file")
-@click.option("--unweighted", is_flag=True, help="The connections alone, without the weights on them.")
+@click.option("--unweighted", is_flag=True, help="Write the connections without the weights on them.")
 @click.option(
     "--shuffle",
     type=click.Choice(["heads", "layers"]),
-    help="Give each layer's degrees to other heads of it, or to another layer: a control.",
+    help="Give degrees to other heads of the same layer, or to other layers: a control.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Of --shuffle.  [default: the run's]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of --shuffle.  [default: the seed of the run]")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
 @folder_options("runs")
 def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> None:
@@ -134,13 +142,13 @@ def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> N
     "--only",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Of the grid, the runs with this value; may be repeated, and values of one field are alternatives.",
+    help="Take only the runs with this value; may be repeated, and values of one field are alternatives.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the runs and an estimate of their time; train nothing.")
 @click.option(
     "--budget",
     metavar="TIME",
-    help="Such as 2h, 90min or 1h30m: start no run that is expected to end later; those running end.",
+    help="Time limit, such as 2h, 90min or 1h30m: no run starts that is expected to end later.",
 )
 @click.option(
     "--executor",
@@ -154,7 +162,7 @@ def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> N
     metavar="N",
     help="Processes that share the cores or GPUs.  [default: one for each GPU, else one per core, up to 4]",
 )
-@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Where the Dask cluster's scheduler answers.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Address of the scheduler of a Dask cluster.")
 @folder_options("data", "prepared", "runs")
 @json_option
 def sweep(

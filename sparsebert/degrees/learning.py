@@ -36,30 +36,40 @@ class DegreeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field(
-        "survival", description="; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
+        "survival",
+        description="Method of learning degrees. "
+        + "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()),
     )
     sharing: Literal["network", "layer", "head"] = Field(
-        "head", description="what has a degree distribution of its own"
+        "head", description="Part of the encoder that has its own degree distribution: network, layer or head"
     )
     target_density: float | None = Field(
-        None, gt=0, le=1, description="density of the layers that learn, over real tokens; default: none"
+        None,
+        gt=0,
+        le=1,
+        description="Density, over real tokens, that the learning layers must reach (default: none)",
     )
     price: float = Field(
-        0.03, ge=0, le=1000, description="loss per unit of density, before the target counts"
+        0.03, ge=0, le=1000, description="Loss per unit of density, before the target density counts"
     )
-    max_distance: int = Field(24, ge=1, le=4096, description="largest distance told apart from larger ones")
+    max_distance: int = Field(
+        24, ge=1, le=4096, description="Largest distance between tokens that has its own probability"
+    )
     open_ended: bool = Field(
-        True, description="true: the largest degree stands for all tokens; false: no edge goes further"
+        True,
+        description="Whether the largest degree means all tokens; if not, max_distance bounds each edge",
     )
     harden: Literal["support", "irregular", "regular"] = Field(
         "support",
-        description="support: the edges most likely to exist; irregular: each token takes its quantile; "
-        "regular: one width per head",
+        description="How degrees become hard. support: keep the edges most likely to exist; irregular: each "
+        "token takes its quantile of the distribution; regular: one width per head",
     )
-    weights: bool = Field(True, description="keep a learned weight per distance and head on the hard edges")
-    soft_share: float = Field(0.6, gt=0, lt=1, description="part of the training before the degrees harden")
-    rate: float = Field(0.1, gt=0, le=10, description="learning rate of the distributions")
-    weight_rate: float = Field(0.02, ge=0, le=10, description="learning rate of the weights on hard edges")
+    weights: bool = Field(True, description="Keep a learned weight per distance and head on the hard edges")
+    soft_share: float = Field(
+        0.6, gt=0, lt=1, description="Share of the training steps before the degrees harden"
+    )
+    rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the degree distributions")
+    weight_rate: float = Field(0.02, ge=0, le=10, description="Learning rate of the weights on hard edges")
 
     @field_validator("method")
     @classmethod

@@ -111,36 +111,41 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: Text = Field("reviews", description="task, see `sparsebert tasks`")
-    encoder: Text = Field("minilm", description="encoder, see `sparsebert encoders`")
+    task: Text = Field("reviews", description="Task to learn, see `sparsebert tasks`")
+    encoder: Text = Field("minilm", description="Encoder to fine-tune, see `sparsebert encoders`")
     plan: Text = Field(
-        "dense", description="patterns and the layers they are placed at, see `sparsebert patterns`"
+        "dense", description="Patterns and the layers that each is applied at, see `sparsebert patterns`"
     )
-    train_size: Positive | None = Field(None, description="training rows (default: all)")
-    eval_size: Positive | None = Field(None, description="rows to evaluate on (default: all)")
-    epochs: float = Field(1.0, gt=0, le=100, description="passes over the training rows")
-    batch_size: int = Field(32, ge=1, le=4096, description="rows per step")
+    train_size: Positive | None = Field(None, description="Number of training rows (default: all)")
+    eval_size: Positive | None = Field(None, description="Number of evaluation rows (default: all)")
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training rows")
+    batch_size: int = Field(32, ge=1, le=4096, description="Rows per training step")
     learning_rate: float = Field(
-        1e-4, gt=0, le=1, description="peak of AdamW's learning rate; 2e-5 to 5e-5 for BERT-base"
+        1e-4, gt=0, le=1, description="Peak learning rate of AdamW; 2e-5 to 5e-5 for BERT-base"
     )
     max_length: int | None = Field(
         None,
         ge=4,
         le=32768,
-        description="tokens a row is cut to; an encoder of fewer positions is extended "
+        description="Tokens that a row is cut to; an encoder with fewer positions is extended "
         "(default: the task's, within the encoder's positions)",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the new head, the order of the data and dropout")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the classifier head, the order of the data and dropout"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 needs hardware for it; auto takes it where there is some"
+        "auto",
+        description="Precision of training: fp32, bf16, or auto, which is bf16 where the hardware has it",
     )
     kernel: Text = Field(
         "auto",
-        description="how attention is computed: reference, banded, flex or auto; the result is the same",
+        description="Kernel that computes attention: reference, banded, flex or auto; the result is the same",
     )
-    degrees: DegreeConfig | None = Field(None, description="how the degrees of `learned` are learned")
+    degrees: DegreeConfig | None = Field(
+        None, description="How the degrees of the pattern `learned` are learned"
+    )
 
-    labels: dict[Label, Label] = Field({}, description="free text that is kept with the record")
+    labels: dict[Label, Label] = Field({}, description="Free text that is kept with the record")
 
     @field_validator("plan", "encoder", "kernel")
     @classmethod

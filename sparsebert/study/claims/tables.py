@@ -13,6 +13,7 @@ from sparsebert.registry import METHODS
 from sparsebert.study.captions import between
 from sparsebert.study.claims.rules import (
     CLAIMS,
+    SLACK,
     WRITTEN,
     Estimate,
     Verdict,
@@ -254,6 +255,26 @@ def by_method(records: Sequence[RunRecord]) -> pd.DataFrame:
             rows.append(row | _numbers(runs, score - width if score and width else None))
     frame = pd.DataFrame(rows, columns=["label", "asked", "method", "density", *_NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "asked"], kind="stable", ignore_index=True)
+
+
+def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Learned degrees beside patterns that read the text, which the rule of C6 leaves out: BigBird has none.
+
+    A row per setting, density that degrees were learned for, and pattern of at most their density that reads
+    the text, alone or with others, at all layers beside a global [CLS]. `density` is the pattern's;
+    `mean`, `low` and `high` are the points by which learned degrees are better.
+    """
+    rows = []
+    for runs in judged(records):
+        learned, reading = runs.where(kind="learned", placement="all"), runs.where(placement="all")
+        for asked, own in learned.groupby("asked"):
+            for pattern, part in reading[reading["reads_text"]].groupby("pattern"):
+                density = part["density"].mean()
+                if density <= own["density"].mean() + SLACK:
+                    row = {"label": runs.label, "asked": asked, "pattern": pattern, "density": density}
+                    rows.append(row | _numbers(runs, score_of(own) - score_of(part)))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "pattern", "density", *_NUMBERS])
+    return frame[frame["seeds"] > 0].sort_values(["label", "asked", "mean"], ignore_index=True)
 
 
 def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
