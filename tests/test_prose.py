@@ -87,6 +87,7 @@ def texts() -> Iterator[tuple[str, str]]:
 CASES = list(texts())
 NOT_YET = {*(path.name for path in chapters(PROJECT)), "for_teachers.md", "how_to_rerun.md", "many_runs.md"}
 NOT_YET |= {"patterns_and_plans.md", "tasks_and_encoders.md", "glossary.md", "bibliography.md", "intro.md"}
+NOT_YET -= {"05_learning_degrees.ipynb"}
 
 
 @pytest.fixture(scope="module")
