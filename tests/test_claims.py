@@ -481,7 +481,27 @@ def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(t
     assert row["other heads − from the start"].tolist() == pytest.approx([-3.0] * 3)
     assert row["other layers − from the start"].empty
     assert row["read off attention − from the start"].tolist() == pytest.approx([-4.0] * 3)
+    apart = claims.taken_apart(records)
+    assert dict(zip(apart["what"], apart["mean"], strict=True)) == pytest.approx(
+        {"hard from the start": -1.0, "without weights": -0.5, "other heads": -3.0}
+    )
+    assert (apart["low"] <= apart["mean"]).all() and (apart["mean"] <= apart["high"]).all()
+    assert claims.taken_apart(dense()).empty
     assert claims.learned_before(dense()).empty
+
+
+def test_ways_to_choose_degrees_are_compared_with_a_single_width_of_equal_density():
+    widths = several(f"neighbour(1){CLS}", 4.0, density=0.08)
+    widths += several(f"neighbour(2){CLS}", 2.0, density=0.12)
+    ways = learned(0.10, 1.0) + learned(0.10, 3.5, seeds=SEEDS[:3], degrees={"method": "mass"})
+    ways += learned(0.10, 2.0, degrees={"weights": False}) + learned(0.10, degrees={"price": 0.1})
+    found = claims.by_method(widths + ways + learned(0.30)).set_index("method")
+    assert found["mean"].to_dict() == pytest.approx(
+        {"learned, per head": 2.0, "attention mass": -0.5, "learned, per head, without weights": 1.0}
+    )
+    assert found["seeds"].to_dict()["attention mass"] == 3 and set(found["asked"]) == {0.1}
+    assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
+    assert claims.by_method(dense()).empty
 
 
 # Tables of the runs that were on record when these were written down.

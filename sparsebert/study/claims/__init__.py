@@ -11,7 +11,7 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
+from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, taken_apart
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -26,6 +26,7 @@ from sparsebert.study.claims.rules import (
 from sparsebert.study.claims.tables import (
     by_density,
     by_interval,
+    by_method,
     caveats,
     content_rivals,
     counted,
@@ -51,6 +52,7 @@ __all__ = [
     "by_connection",
     "by_density",
     "by_interval",
+    "by_method",
     "caveats",
     "chosen_degrees",
     "content_rivals",
@@ -70,5 +72,6 @@ __all__ = [
     "rules",
     "seen_before",
     "summary",
+    "taken_apart",
     "verdicts",
 ]
