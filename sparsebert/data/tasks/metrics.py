@@ -1,4 +1,7 @@
-"""The metrics that GLUE reports; NumPy is enough for them, and is wherever torch and transformers are."""
+"""The metrics that GLUE reports, and F1 of entities.
+
+NumPy, which is wherever torch and transformers are, is enough for all but the last.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,21 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
+def _entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """Of whole entities in the tags of sentences, all types together, as conlleval counts them.
+
+    An entity begins at B-, and at I- behind O or another type: so IOB1 and IOB2 are both read as they are
+    meant. It is found if its first word, its last word and its type are. NaN for labels without entities.
+    """
+    from seqscore.encoding import EncodingError
+    from seqscore.scoring import score_label_sequences
+
+    try:
+        return score_label_sequences(predictions, labels, "BIO", repair="conlleval")[0].f1
+    except (EncodingError, TypeError):
+        return float("nan")
+
+
 METRICS = {
     "accuracy": _accuracy,
     "f1": _f1,
@@ -41,8 +59,12 @@ METRICS = {
     "matthews": _pearson,  # which it is, for two classes
     "pearson": _pearson,
     "spearman": lambda labels, predictions: _pearson(_ranks(labels), _ranks(predictions)),
+    "entity_f1": _entity_f1,
 }
 """By name, called with (labels, predictions); f1 is class 1's, macro_f1 the mean over the classes."""
+
+OF_SENTENCES = {"entity_f1": "seqscore"}
+"""Those that are called with the tags of each sentence, as texts; and the package that they need."""
 
 REGRESSION = ("pearson", "spearman")
 
