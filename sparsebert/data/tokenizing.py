@@ -164,24 +164,20 @@ def _arrays(
 def _encode(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs, labelled: str
 ) -> dict[str, np.ndarray]:
-    texts, tagged = list(rows["text"]), labelled == "words"
-    words, texts = texts, [" ".join(text) for text in texts] if tagged else texts
+    words = texts = list(rows["text"])
+    if labelled == "words":
+        texts = [" ".join(each) for each in words]
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
-    how = {
-        "truncation": True,
-        "max_length": needs.max_length,
-        "return_offsets_mapping": needs.parsed or tagged,
-    }
+    how = {"truncation": True, "max_length": needs.max_length, "return_offsets_mapping": needs.parsed}
     encoded = tokenizer(texts, pairs, **how)
     columns = {name: encoded[name] for name in TOKENS if name in encoded and name != "attention_mask"}
     if needs.parsed:
         columns["word_ids"], columns["head_ids"] = add_syntax(encoded, texts, pairs)
-    if tagged:
+    if labelled == "words":
         columns["tags"] = list(map(_tags, encoded.encodings, words, rows["label"]))
     flat = {name: np.fromiter(chain.from_iterable(each), np.int64) for name, each in columns.items()}
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    label = {} if tagged else {"label": np.array(list(rows["label"]))}
-    return flat | {"lengths": lengths} | label
+    return flat | {"lengths": lengths} | ({} if "tags" in flat else {"label": np.array(list(rows["label"]))})
 
 
 def _tags(encoding: Encoding, words: list[str], tags: list[int]) -> np.ndarray:

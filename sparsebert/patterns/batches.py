@@ -14,15 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 # Columns of prepared data that have a value for each token, and what they are padded with.
-_PADDING = {
-    "input_ids": 0,
-    "attention_mask": 0,
-    "token_type_ids": 0,
-    "word_ids": -1,
-    "head_ids": -1,
-    "tags": -1,
-}
-_NO_TAG = -100  # of the tokens that the models' losses leave out
+_PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+_PADDING |= {"word_ids": -1, "head_ids": -1, "tags": -1}
 
 
 @dataclass(frozen=True)
@@ -144,5 +137,5 @@ class Collator:
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows])
         if (tags := batch.pop("tags", None)) is not None:
-            batch["labels"] = tags.masked_fill(tags < 0, _NO_TAG)
+            batch["labels"] = tags.masked_fill(tags < 0, -100)  # which the models' losses leave out
         return batch

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Num
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sparsebert.data.tasks.metrics import METRICS, OF_SENTENCES, score
+from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,40 +106,27 @@ class WordPredictions(Predictions):
         return cls(**fields, tags=list(tags), words=packed)
 
     @property
-    def words_of_rows(self) -> Numbers:
-        return np.frombuffer(base64.b64decode(self.words), "<u2").astype(np.int64)
+    def ends(self) -> Numbers:
+        """For each row the place behind its last word."""
+        return np.frombuffer(base64.b64decode(self.words, validate=True), "<u2").cumsum(dtype=np.int64)
 
     @property
     def correct(self) -> Numbers:
-        """The words of each row whose tag was found, as a share of a mean row: their mean is the accuracy."""
-        found = np.split(self.labels == self.predictions, self.words_of_rows.cumsum()[:-1])
-        return np.array([right.sum() for right in found]) * (len(found) / self.count)
+        """For each row the words whose tag was found, by the words of a mean row: their mean is accuracy."""
+        found = np.append(0, (self.labels == self.predictions).cumsum())[self.ends]
+        return np.diff(found, prepend=0) * (len(found) / self.count)
 
     def metrics(self, names: Sequence[str]) -> dict[str, float]:
-        names_of, ends = np.array(self.tags), self.words_of_rows.cumsum()[:-1]
-        found = {}
-        for name in names:
-            if name in OF_SENTENCES:
-                tags = [
-                    [s.tolist() for s in np.split(names_of[i], ends)] for i in (self.labels, self.predictions)
-                ]
-                found[name] = METRICS[name](*tags)
-            else:
-                found |= super().metrics([name])
-        return found
+        tags = [np.split(np.array(self.tags)[of], self.ends[:-1]) for of in (self.labels, self.predictions)]
+        return score(names, self.predictions, self.labels, tags)
 
     @model_validator(mode="after")
-    def _of_words(self) -> WordPredictions:
-        if len(self.tags) != self.classes:
-            raise ValueError(f"tags: {len(self.tags)} names for {self.classes} classes")
-        try:
-            words = np.frombuffer(base64.b64decode(self.words, validate=True), "<u2")
-        except ValueError:
-            raise ValueError("words is not base64 of numbers") from None
-        if words.sum() != self.count or not words.all():
+    def _fits(self) -> WordPredictions:
+        ends, most = self.ends, max(self.labels.max(), self.predictions.max())
+        if len(self.tags) != self.classes or most >= self.classes:
+            raise ValueError(f"tags does not name the {self.classes} classes")
+        if ends[-1:].tolist() != [self.count] or not np.diff(ends, prepend=0).all():
             raise ValueError(f"words does not hold the {self.count} words of the rows")
-        if max(self.labels.max(), self.predictions.max()) >= self.classes:
-            raise ValueError("a word has a tag without a name")
         return self
 
 

@@ -5,6 +5,7 @@ NumPy, which is wherever torch and transformers are, is enough for all but the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,10 +47,11 @@ def _entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[s
     from seqscore.encoding import EncodingError
     from seqscore.scoring import score_label_sequences
 
+    rows = [[list(map(str, tags)) for tags in side] for side in (predictions, labels)]
     try:
-        return score_label_sequences(predictions, labels, "BIO", repair="conlleval")[0].f1
-    except (EncodingError, TypeError):
-        return float("nan")
+        return score_label_sequences(*rows, "BIO", repair="conlleval")[0].f1 if labels else math.nan
+    except EncodingError:
+        return math.nan
 
 
 METRICS = {
@@ -69,9 +71,12 @@ OF_SENTENCES = {"entity_f1": "seqscore"}
 REGRESSION = ("pearson", "spearman")
 
 
-def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def score(
+    metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray, tags: Sequence[Sequence] = ((), ())
+) -> dict[str, float]:
     """The named metrics of `predictions`, classes or numbers, against `labels`: both of shape [rows].
 
+    `tags` are labels and predictions once more, as the texts of each sentence, for those `OF_SENTENCES`.
     Raises `ValueError` if the shapes do not fit.
 
     >>> score(["accuracy", "f1"], np.array([0, 1, 1]), np.array([0, 1, 0]))
@@ -79,4 +84,5 @@ def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -
     """
     if predictions.shape != labels.shape:
         raise ValueError(f"predictions of shape {predictions.shape} for labels of shape {labels.shape}")
-    return {name: float(METRICS[name](labels, predictions)) for name in metrics}
+    given = {name: tags if name in OF_SENTENCES else (labels, predictions) for name in metrics}
+    return {name: float(METRICS[name](*both)) for name, both in given.items()}

@@ -23,57 +23,66 @@ from sparsebert.reading import wrong_line
 
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate, which no text in UTF-8 can hold
 _IOB, _IOBES = re.compile("O|[BI]-.+"), re.compile("O|[BIESLU]-.+")
-_ROLES = str.maketrans("SUEL", "BBII")
-_SEPARATED = "write a word and its tag in each line, with tabs between all columns or spaces between all"
+_IN_IOB = str.maketrans("SUEL", "BBII")
+_COLUMNS = "write a word and its tag in each line, with tabs between all columns or spaces between all"
+_OBJECT = '{"words": ["EU", "rejects"], "tags": ["B-ORG", "O"]}'
 
 
 def of_columns(path: Path, text: str) -> pd.DataFrame:
     """Columns text (the words of a sentence), label (their tags) and lines (where they stand)."""
-    sentences, width = [([], [], [])], 0
+    separator, width = "\t" if "\t" in text else " +", 0
+    sentences: list[tuple[list, list, list]] = [([], [], [])]
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip(" \r")
         if not line.strip() or line.startswith("-DOCSTART-"):
             sentences.append(([], [], []))
             continue
-        fields = [field for field in line.split(" ") if field] if "\t" not in text else line.split("\t")
-        width = width or len(fields)
-        if len(fields) != width or width < 2:
-            count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
-            before = f", and {width} in the lines before" if len(fields) != width else ""
-            raise wrong_line(path, number, f"{count}{before}; {_SEPARATED}")
+        fields = [field.strip() for field in re.split(separator, line)]
+        width = max(width or len(fields), 2)  # as in the first line
+        if len(fields) != width:
+            raise wrong_line(path, number, f"columns: {len(fields)}, and {width} are needed; {_COLUMNS}")
         for place, value in zip(sentences[-1], (fields[0], fields[-1], number), strict=True):
             place.append(value)
-    return _frame(path, [sentence for sentence in sentences if sentence[0]])
+    if not (found := [sentence for sentence in sentences if sentence[0]]):
+        raise InputError(f"{path} has no sentences; {_COLUMNS}")
+    return _frame(path, found)
 
 
 def of_objects(path: Path, rows: Mapping[int, dict[str, Any]]) -> pd.DataFrame:
     """As `of_columns`, from the objects of a JSONL file by their lines."""
     sentences = []
     for number, row in rows.items():
-        words, tags = found = [row.get(name) for name in ("words", "tags")]
+        found = row.get("words"), row.get("tags")
         if not all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in found):
-            raise wrong_line(
-                path, number, 'no lists of texts; write {"words": ["EU", "rejects"], "tags": ["B-ORG", "O"]}'
-            )
-        if len(words) != len(tags):
-            raise wrong_line(
-                path, number, f"{len(words)} words and {len(tags)} tags; write a tag for each word"
-            )
-        if not words:
-            raise wrong_line(path, number, "a sentence without words; remove the line")
+            raise wrong_line(path, number, f"words and tags are not both lists of texts; write {_OBJECT}")
+        words, tags = ([one.strip() for one in each] for each in found)
+        if not words or len(words) != len(tags):
+            counts = f"{len(words)} words and {len(tags)} tags" if words else "a sentence without words"
+            raise wrong_line(path, number, f"{counts}; write {_OBJECT}")
         sentences.append((words, tags, [number] * len(words)))
     return _frame(path, sentences)
+
+
+def _frame(path: Path, sentences: Sequence[tuple[list[str], list[str], list[int]]]) -> pd.DataFrame:
+    for sentence in sentences:
+        for word, tag, line in zip(*sentence, strict=True):
+            if not word or not tag:
+                raise wrong_line(path, line, f"an empty {'tag' if word else 'word'}; write one")
+            if half := HALF.search(word + tag):
+                raise wrong_line(path, line, f"{half[0]!a} is half of a character; write its other half, too")
+            if not tag.isprintable():
+                raise wrong_line(path, line, "the tag holds a line break or the like; write a word")
+    return pd.DataFrame(sentences, columns=["text", "label", "lines"])
 
 
 def with_tags(
     frames: Sequence[pd.DataFrame], files: Sequence[Path]
 ) -> tuple[list[pd.DataFrame], dict[str, Any]]:
     """The frames with tags as the indices of their names, and what the task is."""
-    words = [frame.explode(["text", "label", "lines"]) for frame in frames]
-    tags = pd.concat(each["label"] for each in words)
-    if all(map(_IOBES.fullmatch, tags)):
+    words = [frame.explode(["label", "lines"]) for frame in frames]
+    if all(_IOBES.fullmatch(tag) for each in words for tag in each["label"]):
         for each in words:
-            each["label"] = each["label"].map(lambda tag: tag[:1].translate(_ROLES) + tag[1:])
+            each["label"] = [tag[0].translate(_IN_IOB) + tag[1:] for tag in each["label"]]
     names = sorted(words[0]["label"].unique())
     if len(names) < 2:
         raise InputError(f"{files[0]}: every tag is '{shown(names[0])}'; a model needs at least two tags")
@@ -84,39 +93,14 @@ def with_tags(
                 known = shown(", ".join(names), 200)
                 raise wrong_line(path, line, f"tag '{shown(tag)}' is not in {files[0]}, which has {known}")
             if entities and not _IOB.fullmatch(tag):
-                raise wrong_line(
-                    path,
-                    line,
-                    f"tag '{shown(tag)}' has no B- or I- before it, as others have; write O, B-… or I-…",
-                )
+                what = f"tag '{shown(tag)}' has no B- or I- before it, as others have"
+                raise wrong_line(path, line, f"{what}; write O, or B- or I- before the type")
     places = {name: index for index, name in enumerate(names)}
-    frames = [
-        frame.assign(label=each["label"].map(places).groupby(level=0).agg(list))
-        for frame, each in zip(frames, words, strict=True)
-    ]
-    kinds = len({name[2:] for name in names} - {""})
-    what = f"entities of {kinds} types" if entities else f"{len(names)} tags of words"
-    return frames, {
-        "summary": f"your own data: {what}",
+    indices = [each["label"].map(places).groupby(level=0).agg(list) for each in words]
+    types = {name[2:] for name in names} - {""}
+    return [frame.assign(label=label) for frame, label in zip(frames, indices, strict=True)], {
+        "summary": f"your own data: {len(names)} tags" + (f" of {len(types)} entities" if entities else ""),
         "metrics": ("entity_f1", "accuracy") if entities else ("accuracy", "macro_f1"),
         "label_names": tuple(names),
         "labelled": "words",
     }
-
-
-def _frame(path: Path, sentences: Sequence[tuple[list[str], list[str], list[int]]]) -> pd.DataFrame:
-    if not sentences:
-        raise InputError(f"{path} has no sentences; {_SEPARATED}")
-    for part, what in ((0, "word"), (1, "tag")):
-        for sentence in sentences:
-            sentence[part][:] = map(str.strip, sentence[part])
-            for value, line in zip(sentence[part], sentence[2], strict=True):
-                if not value:
-                    raise wrong_line(path, line, f"an empty {what}; write one or remove the line")
-                if half := HALF.search(value):
-                    raise wrong_line(
-                        path, line, f"{half[0]!a} is half of a character; write its other half, too"
-                    )
-                if part and not value.isprintable():
-                    raise wrong_line(path, line, "the tag holds a line break or the like; write a word")
-    return pd.DataFrame(sentences, columns=["text", "label", "lines"])
