@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # machines that are given prepared data have neither
     from datasets import Dataset, DatasetDict
 
 Splits = dict[str, "pd.DataFrame"]
-"""Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number)."""
+"""Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number).
+
+Where words are labelled, text is a list of words, and label a list of the indices of their tags."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Task:
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words; `read`: gives the rows of the splits train and validation, see `Splits`.
+    a few words; `read`: gives the rows of the splits train and validation, see `Splits`; `labelled`: what has
+    a label, "texts" or "words".
     """
 
     registry: ClassVar[Registry] = TASKS
@@ -42,6 +45,7 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+    labelled: str = "texts"
 
     def check_component(self) -> None:
         """`InputError` for a name that stands for a file."""
@@ -63,10 +67,13 @@ class Task:
 
     @cached_property
     def _datasets(self) -> dict[str, Dataset]:
-        from datasets import ClassLabel, Dataset, Features, Value
+        from datasets import ClassLabel, Dataset, Features, List, Value
 
-        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], Value("string"))
+        text = Value("string")
         label = ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32")
+        if self.labelled == "words":
+            text, label = List(text), List(label)
+        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], text)
         features = Features(texts | {"label": label})
         return {
             split: Dataset.from_pandas(rows[list(features)], features=features, preserve_index=False)
@@ -112,6 +119,7 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     import pandas as pd
 
     texts = rows[["text", "text_pair"] if "text_pair" in rows else ["text"]]
+    texts = texts.map(lambda text: text if isinstance(text, str) else " ".join(text))
     digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     digests = digests.sort_values(kind="stable")
     rows = rows.loc[digests.index]
