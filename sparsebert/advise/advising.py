@@ -83,8 +83,10 @@ class Advice:
         return self.recommended and f"{MODELS}/{self.recommended.name}"
 
     def lines(self, folder: str | Path) -> str:
-        """Three lines of code that put the model, from the search in `folder`, into a pipeline."""
-        path = Path(folder, self.model or "")
+        """Three lines of code that put the model, from the search in `folder`, into a pipeline; or none."""
+        if self.model is None:
+            return ""
+        path = Path(folder, self.model)
         return (
             "from sparsebert import load\n"
             "from transformers import pipeline\n"

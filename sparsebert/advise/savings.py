@@ -18,7 +18,7 @@ from sparsebert.bench.models import measure_models
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.training.runs import RunRecord
 
-BATCH_TOKENS = 8192  # of a batch, which has at least two texts
+BATCH_TOKENS = 2048  # of a batch, which has at least two texts
 FASTER = 0.05  # of dense attention's time, which two equal models may differ by
 _LONGER = 1.5  # what a step with more tokens may take beyond its share, as attention grows with their square
 
@@ -28,7 +28,7 @@ def measure(
     encoder: str,
     lengths: Sequence[int],
     left: Callable[[], float] = lambda: math.inf,
-    rounds: int = 5,
+    rounds: int = 3,
 ) -> pd.DataFrame:
     """A row for each length and batch, single texts first, as far as the seconds `left` suffice.
 

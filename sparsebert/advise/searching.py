@@ -1,5 +1,6 @@
 """A search within a budget of seconds: successive halving (Jamieson and Talwalkar, 2016) over rows and seeds.
 
+    warm-up    dense attention on next to no rows, as the first run of a process is slow
     probe      dense attention on few rows: how fast are runs here?
     baseline   dense attention on the rows that finalists get: is there anything to lose?
     first      many candidates on few rows, with one seed
@@ -40,6 +41,7 @@ RESERVE = 0.1  # of the budget, for measuring what is saved
 FINAL = 0.6  # of the rest, for the baseline and the finalists
 MARGIN = 1.1  # by which runs may take longer than expected
 LEAST_ROWS = 500  # of a rung: plans hardly differ after fewer
+WARM_UP = 64, 64  # rows to train and to evaluate on
 GOES_ON = 3  # one candidate of so many
 FINALISTS, MOST_SEEDS = 2, 10
 SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # those of the final chose nothing
@@ -83,8 +85,15 @@ class Search:
 
     def make(self) -> None:
         """Make all rungs, or go on with those that are missing, as far as the budget goes."""
-        decide = (self._probe, self._baseline, self._first, self._second, self._final)
-        for name, how in zip(("probe", "baseline", "first", "second", "final"), decide, strict=True):
+        decide = {
+            "warm-up": lambda: Rung("warm-up", (DENSE,), (0,), *WARM_UP),
+            "probe": lambda: self._rung("probe", [DENSE], 0),
+            "baseline": self._baseline,
+            "first": self._first,
+            "second": self._second,
+            "final": self._final,
+        }
+        for name, how in decide.items():
             if self.log.rung(name) is None and self.log.ended is None:
                 decided = how()
                 if isinstance(decided, Rung):
@@ -114,9 +123,6 @@ class Search:
         self.log.write(self.folder)
 
     # ---- the rungs; a text in the place of one says why the search ends
-
-    def _probe(self) -> Rung:
-        return self._rung("probe", [DENSE], 0)
 
     def _baseline(self) -> Rung | str:
         """The rows on which dense attention and two finalists can have three seeds in their share of time."""
@@ -215,7 +221,8 @@ class Search:
                 else:
                     say(f"{rung.name}: {describe(record)}")
                     self.records[config.name] = record
-                    self.estimates.add(record)
+                    if rung.name != "warm-up":
+                        self.estimates.add(record)
                     if config.name not in self.log.runs:
                         self.log.runs.append(config.name)
                 self.write()
