@@ -123,19 +123,18 @@ def advise(
     advice = Advice.of(log, search.records.values())
     if advice.recommended:
         search.keep(advice.recommended)
-    if log.savings is None and advice.promises:
-        plan = savings.measurable(_to_measure(advice, log, search.records), folder)
+    if log.savings is None and (record := _to_measure(advice, log, search.records)):
+        plan = savings.measurable(record, folder)
         found = measure(plan, request.encoder, request.lengths, lambda: search.left(reserve=0))
         log.savings = found.assign(plan=plan).to_dict("records")
         search.write()
     return Advice.of(log, search.records.values())
 
 
-def _to_measure(advice: Advice, log: Log, records: Mapping[str, RunRecord]) -> RunRecord:
-    """The recommended run, or else that of the finalist which was tested first."""
-    if advice.recommended.plan != DENSE.plan:
-        return records[advice.recommended.name]
-    return next(own[0] for candidate, own in _final(log, records).items() if candidate != DENSE and own)
+def _to_measure(advice: Advice, log: Log, records: Mapping[str, RunRecord]) -> RunRecord | None:
+    """The recommended run, or else that of the finalist which was tested first, if there is one."""
+    sparse = [own[0] for candidate, own in _final(log, records).items() if candidate != DENSE and own]
+    return next((record for record in sparse if record.config == advice.recommended), *sparse[:1] or [None])
 
 
 def _final(log: Log, records: Mapping[str, RunRecord]) -> dict[Candidate, list[RunRecord]]:
@@ -152,30 +151,19 @@ def _curve(log: Log, records: Mapping[str, RunRecord], promises: list[Promise]) 
     """What each plan loses in each rung: on the choosing rows, and in the final on the confirmation rows."""
     rows = []
     for rung in log.rungs:
-        means = {str(one.candidate): one.loss for one in judged(log, records, rung)}
-        if rung.name == "final":
-            means = {promise.plan: promise.loss for promise in promises}
-        elif rung.name == "baseline":
-            means = {}
+        means = {promise.plan: promise.loss for promise in promises} if rung.name == "final" else {}
+        if rung.name in ("first", "second"):
+            means = {str(one.candidate): one.loss for one in judged(log, records, rung)}
         for candidate in rung.candidates:
             record = record_of(log, records, rung, candidate)
             if record and (lost := means.get(str(candidate))):
-                low, high = lost.interval(LEVEL)
-                row = {
-                    "rung": rung.name,
-                    "plan": str(candidate),
-                    "density": record.density,
-                    "lost": lost.value,
-                }
-                rows.append(
-                    row | {"low": low, "high": high, "seeds": len(rung.seeds), "rows": record.train_rows}
-                )
+                named = rung.name, str(candidate), record.density
+                rows.append((*named, lost.value, *lost.interval(LEVEL), len(rung.seeds), record.train_rows))
     return pd.DataFrame(rows, columns=["rung", "plan", "density", "lost", "low", "high", "seeds", "rows"])
 
 
 def _why(log: Log, promises: list[Promise]) -> str:
     """What is promised, or why nothing is."""
-    most = log.request.max_loss
     if log.ended:
         return f"{log.ended[0].upper()}{log.ended[1:]}."
     rung = log.rung("final")
@@ -185,9 +173,9 @@ def _why(log: Log, promises: list[Promise]) -> str:
     if held := [promise for promise in promises if promise.held]:
         best = held[-1]
         return (
-            f"{best.plan} loses {best.loss.value:.1f} points, and at most {best.bound:.1f} with 95 % "
-            f"confidence, over {best.seeds} seeds and {best.rows:,} rows that chose nothing.{trained}"
+            f"{best.plan} loses {best.loss.value:.1f} points on average, and at most {best.bound:.1f} with "
+            f"95 % confidence, over {best.seeds} seeds and {best.rows:,} rows that chose nothing.{trained}"
         )
     if not promises or math.isnan(promises[0].bound):
         return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."
-    return f"No sparse plan can be promised. {promises[0].needed(most)}{trained}"
+    return f"No sparse plan can be promised. {promises[0].needed(log.request.max_loss)}{trained}"

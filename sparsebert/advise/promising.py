@@ -2,7 +2,8 @@
 
 Plans are tested in an order that is fixed before, and testing ends at the first that fails. So all that is
 promised together is wrong with a chance of 5 % at most, without a correction (fixed-sequence testing: Maurer,
-Hothorn and Lehmacher, 1995).
+Hothorn and Lehmacher, 1995). That holds for one search: whoever repeats searches on the same rows until a
+promise comes out errs more often.
 """
 
 from __future__ import annotations

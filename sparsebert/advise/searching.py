@@ -44,7 +44,7 @@ LEAST_ROWS = 500  # of a rung: plans hardly differ after fewer
 WARM_UP = 64, 64  # rows to train and to evaluate on
 GOES_ON = 3  # one candidate of so many
 FINALISTS, MOST_SEEDS = 2, 10
-SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # those of the final chose nothing
+SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # the final's seeds chose nothing
 NOTHING_LEARNED = 0.05  # chance of the baseline's gain if nothing was learned, from which on it is taken so
 
 
@@ -106,12 +106,11 @@ class Search:
             self._make(rung)
 
     def keep(self, config: RunConfig) -> None:
-        """See that the model of a run is in `models`, and no other one; as a rule it was kept when made."""
-        place = self._place(config)
-        self.run(config, place)
-        for other in place.parent.iterdir() if place.is_dir() else ():
-            if other != place:
-                shutil.rmtree(other)
+        """See that the model of a run is kept, as a rule from when it was made, and no other run's."""
+        self.run(config, self._place(config.name))
+        for name in self.log.runs:
+            if name != config.name:
+                shutil.rmtree(self._place(name), ignore_errors=True)
 
     def left(self, reserve: float = RESERVE) -> float:
         """Seconds of the budget that are left beside a share in reserve."""
@@ -210,9 +209,7 @@ class Search:
                 if config.name in self.log.left_out:
                     continue
                 try:
-                    record = self._run(
-                        config, keep=rung.name in ("baseline", "final") and seed == SEED["final"]
-                    )
+                    record = self._run(config, rung.name in ("baseline", "final") and seed == SEED["final"])
                 except InputError as error:
                     if not self.log.rung("first"):  # without dense attention there is nothing to compare with
                         raise
@@ -232,7 +229,7 @@ class Search:
             return self.run(config, None)
         if MARGIN * (self.estimates.seconds(config) or 0.0) > self.left():
             raise InputError("no time is left for it")
-        return self.run(config, self._place(config) if keep else None)
+        return self.run(config, self._place(config.name) if keep else None)
 
-    def _place(self, config: RunConfig) -> Path:
-        return self.folder / MODELS / config.name
+    def _place(self, name: str) -> Path:
+        return self.folder / MODELS / name
