@@ -113,7 +113,7 @@ class Log(BaseModel):
     left_out: list[str] = []
     spent: float = 0.0
     ended: str | None = None
-    savings: list[dict[str, Any]] | None = None
+    savings: list[dict[Any, Any]] | None = None
 
     def write(self, folder: Path) -> None:
         write_whole(folder / LOG, self.model_dump_json(indent=1) + "\n")
