@@ -16,27 +16,13 @@ NOTEBOOKS = chapters(PROJECT)
 HIDING = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 EXERCISE = re.compile(r"^`{3,}\{exercise\} (?P<title>.+)\n:label: (?P<label>[\w-]+)", re.MULTILINE)
 GRADED = re.compile(r".+ · (easy|medium|hard), \d+ minutes")
-NOT_YET = {
-    "01_attention_as_a_graph",
-    "02_baselines",
-    "03_which_connections",
-    "04_how_many_connections",
-    "05_learning_degrees",
-    "06_what_sparsity_buys",
-    "07_the_claims_tested",
-    "08_heads_that_see_everything",
-}
 
-CHAPTERS = [
-    pytest.param(path, marks=pytest.mark.xfail(strict=False) if path.stem in NOT_YET else ())
-    for path in NOTEBOOKS
-]
 LABS = [path for path in lessons(PROJECT) if path.stem.startswith("lab_")]
 
 # A lab has no summary, no self-check and no hard exercises, and students state its findings themselves.
-in_chapters = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem[:2])
+in_chapters = pytest.mark.parametrize("chapter", NOTEBOOKS, ids=lambda path: path.stem[:2])
 in_chapters_and_labs = pytest.mark.parametrize(
-    "chapter", [*CHAPTERS, *LABS], ids=lambda path: path.stem[:3].rstrip("_")
+    "chapter", [*NOTEBOOKS, *LABS], ids=lambda path: path.stem[:3].rstrip("_")
 )
 
 

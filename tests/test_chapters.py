@@ -627,7 +627,7 @@ def test_profiles_are_given_for_notebooks_that_exist():
     [
         ("03", {"from_layers": "[1, 9]"}, "layer"),
         ("05", {"density": "0.01"}, "below the least of these texts"),
-        ("06", {"plans": "[syntax]"}, "it needs neighbours at layer 0"),
+        ("06", {"plans": "[syntax]"}, "reads parses, which random tokens don.t have"),
     ],
 )
 def test_a_chapter_is_refused_before_it_trains_any_of_its_runs(tmp_path, monkeypatch, name, parameters, said):

@@ -85,8 +85,6 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 CASES = list(texts())
-NOT_YET = {*(path.name for path in chapters(PROJECT)), "how_to_rerun.md", "many_runs.md"}
-NOT_YET |= {"glossary.md", "intro.md"}
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +95,7 @@ def linter():
     return DEFAULT
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        pytest.param(*case, id=case[0], marks=[pytest.mark.xfail(strict=False)] * (case[0] in NOT_YET))
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize(("name", "text"), CASES, ids=[name for name, _ in CASES])
 def test_a_text_reads_plainly(name, text, linter):
     faults = []
     for paragraph in filter(None, text.split("\n\n")):
