@@ -64,6 +64,11 @@ def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> 
     if len(frames) == 1:
         splits = hold_out(frames[0], HELD_OUT, stratify=frames[0]["label"].dtype.kind == "i")
         if splits["validation"].empty or splits["train"].empty:
+            if len(label_names) == len(frames[0]) > 2:
+                raise InputError(
+                    f"{files[0]}: every row has a label of its own, as an id has; write classes, such as "
+                    "good and bad, which many rows share"
+                )
             raise InputError(
                 f"{files[0]} has too few different texts of any label to hold some out; "
                 f"add rows, or give a second file: {PREFIX}{files[0]},VALIDATION"

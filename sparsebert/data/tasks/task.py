@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +16,9 @@ from sparsebert.registry import TASKS, Registry
 if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd
     from datasets import Dataset, DatasetDict
+
+CONFIRM = "+confirm"  # behind a task's name: with a part `test`, see `Task.confirmed`
+CONFIRMED = 2 / 3  # of its evaluation rows: more of them narrow a promise, and ranking plans takes fewer
 
 Splits = dict[str, "pd.DataFrame"]
 """Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number).
@@ -64,6 +67,29 @@ class Task:
         from datasets import DatasetDict
 
         return DatasetDict(self._datasets)
+
+    @cached_property
+    def confirmed(self) -> Task:
+        """The task `NAME+confirm`, which holds `CONFIRMED` of the validation rows out as the part `test`.
+
+        Plans are chosen on the part `validation`, and what is promised of them is tested on the part `test`.
+        A task that has a test part keeps its parts.
+        """
+        summary = f"{self.summary} (with rows held out to confirm what was chosen)"
+        return replace(self, name=self.name + CONFIRM, summary=summary, read=self._with_test)
+
+    def _with_test(self) -> Splits:
+        splits = self.read()
+        if "test" in splits:
+            return splits
+        held = hold_out(splits["validation"], CONFIRMED, stratify=bool(self.label_names))
+        if held["validation"].empty:  # no class has two texts
+            held = hold_out(splits["validation"], CONFIRMED, stratify=False)
+        if held["validation"].empty:
+            raise InputError(
+                f"'{self.name}' has too few different evaluation rows to hold some out; add labelled rows"
+            )
+        return splits | {"validation": held["train"], "test": held["validation"]}
 
     @cached_property
     def _datasets(self) -> dict[str, Dataset]:

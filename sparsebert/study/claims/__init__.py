@@ -11,12 +11,13 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
+from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, taken_apart
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
     Verdict,
     after_holm,
+    best_known,
     deciding,
     exploring,
     judge,
@@ -25,11 +26,13 @@ from sparsebert.study.claims.rules import (
 from sparsebert.study.claims.tables import (
     by_density,
     by_interval,
+    by_method,
     caveats,
     content_rivals,
     counted,
     estimates,
     in_short,
+    in_words,
     losses,
     pairing,
     parts_left_out,
@@ -45,9 +48,11 @@ __all__ = [
     "Estimate",
     "Verdict",
     "after_holm",
+    "best_known",
     "by_connection",
     "by_density",
     "by_interval",
+    "by_method",
     "caveats",
     "chosen_degrees",
     "content_rivals",
@@ -56,6 +61,7 @@ __all__ = [
     "estimates",
     "exploring",
     "in_short",
+    "in_words",
     "judge",
     "learned_before",
     "losses",
@@ -66,5 +72,6 @@ __all__ = [
     "rules",
     "seen_before",
     "summary",
+    "taken_apart",
     "verdicts",
 ]

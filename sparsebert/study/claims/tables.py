@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sparsebert.study.captions import between
+from sparsebert.degrees import DegreeConfig
+from sparsebert.patterns import Global, Learned, parts_of
+from sparsebert.registry import METHODS
+from sparsebert.study.captions import between, code
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SLACK,
@@ -32,9 +35,10 @@ from sparsebert.study.claims.runs import (
     runs_with,
     score_of,
     scores_by_seed,
+    single_width_at,
 )
 from sparsebert.study.intervals import Mean
-from sparsebert.study.results import without_seeds
+from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
@@ -91,6 +95,23 @@ def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
     return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
+
+
+def in_words(found: Sequence[Verdict]) -> str:
+    """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
+
+    Tasks without a number are left out. Chapter 03 explains it.
+    """
+    said = []
+    for word in ("holds", "does not hold", "at the floor", "undecided", "by construction"):
+        labels = [code(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+        verb = "" if word in ("holds", "does not hold") else "is "
+        said += [f"{verb}{word} on {_listed(labels)}"] if labels else []
+    return "; ".join(said) or "has no runs"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -223,6 +244,34 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
             rows.append(row | _lost(runs, part))
     frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *_NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
+
+
+def by_method(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What each way to choose degrees gains over a single width of equal density, beside a global [CLS].
+
+    A row per setting, density asked for and way, with its measured `density`. `mean`, `low` and `high` are
+    points of the seeds that both were run with; ways for which there are none are left out, and so are ways
+    with other settings than the defaults and methods that are not registered.
+    """
+    defaults, alike = DegreeConfig(), {Learned(), Global("cls")}
+    compared = ("method", "sharing", "harden", "weights", "target_density")
+    same = {name: getattr(defaults, name) for name in compared}
+    rows = []
+    for runs, own in zip(judged(records), records_by_setting(records).values(), strict=True):
+        ways: dict[DegreeConfig, list[int]] = {}
+        for place, record in enumerate(own):
+            how, steps = record.config.degrees, known_plan(record.config.plan).steps
+            known = how and how.target_density and how.method in METHODS
+            if known and how.model_copy(update=same) == defaults and set(parts_of(steps[0][0])) == alike:
+                ways.setdefault(how, []).append(place)
+        for how, places in ways.items():
+            part = runs_with(runs.runs.loc[places], placement="all")
+            row = {"label": runs.label, "asked": how.target_density, "density": part["density"].mean()}
+            row["method"] = how.label if how.weights else f"{how.label}, without weights"
+            score, width = score_of(part), single_width_at(runs.runs, row["density"])
+            rows.append(row | _numbers(runs, score - width if score and width else None))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "method", "density", *_NUMBERS])
+    return frame[frame["seeds"] > 0].sort_values(["label", "asked"], kind="stable", ignore_index=True)
 
 
 def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
