@@ -11,7 +11,7 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before
+from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, regained
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -22,21 +22,24 @@ from sparsebert.study.claims.rules import (
     judge,
     verdicts,
 )
+from sparsebert.study.claims.runs import runs_by_setting
 from sparsebert.study.claims.tables import (
+    best_known,
     by_density,
-    by_interval,
     caveats,
     counted,
     estimates,
     in_short,
+    in_short_to_read,
     losses,
     pairing,
     parts_left_out,
-    readable,
+    preferred,
     reasons,
     rules,
     seen_before,
     summary,
+    told,
 )
 
 __all__ = [
@@ -44,9 +47,9 @@ __all__ = [
     "Estimate",
     "Verdict",
     "after_holm",
+    "best_known",
     "by_connection",
     "by_density",
-    "by_interval",
     "caveats",
     "chosen_degrees",
     "counted",
@@ -54,15 +57,19 @@ __all__ = [
     "estimates",
     "exploring",
     "in_short",
+    "in_short_to_read",
     "judge",
     "learned_before",
     "losses",
     "pairing",
     "parts_left_out",
-    "readable",
+    "preferred",
     "reasons",
+    "regained",
     "rules",
+    "runs_by_setting",
     "seen_before",
     "summary",
+    "told",
     "verdicts",
 ]
