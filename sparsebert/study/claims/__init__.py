@@ -11,7 +11,13 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, regained
+from sparsebert.study.claims.degrees import (
+    by_connection,
+    chosen_degrees,
+    learned_before,
+    learned_before_to_read,
+    regained,
+)
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -60,6 +66,7 @@ __all__ = [
     "in_short_to_read",
     "judge",
     "learned_before",
+    "learned_before_to_read",
     "losses",
     "pairing",
     "parts_left_out",

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
+from sparsebert.study.captions import between, titled
 from sparsebert.study.claims.rules import SEEDS, deciding, exploring
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
@@ -25,6 +26,7 @@ from sparsebert.study.claims.runs import (
     setting_of,
     single_width_at,
 )
+from sparsebert.study.intervals import over_seeds
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
@@ -36,6 +38,14 @@ KINDS = {  # what the first figure of the book compares, at 5 to 10 % of the pai
     "copies": "copies",
     "degrees learned for 0.1, with weights": "learned degrees",
     "dense": "dense",
+}
+_SAID = {
+    "from the start − learned": "there from the start, instead of learned in the run",
+    "from the start − single width": "there from the start, instead of a single width",
+    "without weights − from the start": "there from the start, without their weights",
+    "other heads − from the start": "given to other heads of each layer",
+    "other layers − from the start": "given to other layers",
+    "read off attention − from the start": "read off the attention, instead of learned",
 }
 _CHANGED = ("without weights", "other heads", "other layers")  # treatments of degrees that were learned
 
@@ -114,6 +124,17 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def learned_before_to_read(found: pd.DataFrame) -> pd.DataFrame:
+    """What `learned_before` gives as people read it: points lost, a row per change, a column per setting."""
+    read = {}
+    for row in found.to_dict("records"):
+        lost = {said: -row[what] for what, said in _SAID.items() if len(row[what])}
+        means = {said: over_seeds(points) for said, points in lost.items()}
+        name = f"{titled(row['task'])}, density {row['asked']:g}"
+        read[name] = {said: f"{mean.value:.1f} ({between(*mean.interval())})" for said, mean in means.items()}
+    return pd.DataFrame(read, index=list(_SAID.values())).rename_axis(index="what is changed")
+
+
 def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What connections do for a task, beside a global [CLS]: single patterns, copies, and named heads.
 
@@ -156,7 +177,7 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
 def regained(records: Sequence[RunRecord], task: str = "glue/qnli") -> pd.DataFrame:
     """What a task loses with [CLS] alone, and how much of it is still lost with each kind of connections.
 
-    The rows of `by_connection` for the kinds in `KINDS`, with their `kind`: [CLS] alone, then the largest loss
+    Rows of `by_connection` for the kinds in `KINDS`, with their `kind`: [CLS] alone, then the largest loss
     first. They are of deciding runs if these have all kinds with three seeds, else of exploring runs.
     """
     for runs in (deciding(records), exploring(records)):

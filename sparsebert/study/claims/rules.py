@@ -109,7 +109,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim in short and in the paper's sense, the rule for its verdict, and the function that applies it."""
+    """A claim in short and in the paper's sense, its rule in words, and the function that applies it."""
 
     short: str
     says: str

@@ -101,9 +101,8 @@ def summary(found: Sequence[Verdict], corrected: bool = False, least: int = 0) -
 
 
 def best_known(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[Verdict]:
-    """For each claim and task the verdict of deciding runs, once they have three seeds, else of exploring runs.
-
-    Verdicts that rest on no number are left out.
+    """For each claim and task the verdict of deciding runs once they have three seeds, else of exploring
+    runs. Verdicts that rest on no number are left out.
     """
     sure = [v for v in decided if any(not n.seeds or n.seeds >= SEEDS for n in v.numbers)]
     there = {(v.claim, titled(v.task)) for v in sure}
