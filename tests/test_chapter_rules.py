@@ -23,7 +23,6 @@ NOT_YET = {
     "04_how_many_connections",
     "05_learning_degrees",
     "06_what_sparsity_buys",
-    "08_heads_that_see_everything",
 }
 
 pytestmark = pytest.mark.parametrize(

@@ -597,6 +597,17 @@ def test_c6_compares_with_mixtures_and_with_a_single_width_of_equal_density():
     assert verdict("C6", learned(0.10, 6.5) + widths + mixed).verdict == "does not hold"
 
 
+def test_patterns_that_read_the_text_stand_in_a_table_of_their_own():
+    rivals = several(f"lexical(2){CLS}", 3.0, density=0.09) + several(
+        f"neighbour(1) | copies{CLS}", 1.0, density=0.1
+    )
+    others = several("lexical(2)", 0.0, density=0.09) + several(f"lexical(9){CLS}", 0.0, density=0.2)
+    late = several(f"lexical(2){CLS} @ late", 0.0, density=0.09)
+    table = claims.content_rivals(learned(0.10, 2.0) + grid() + rivals + others + late)
+    assert table["pattern"].tolist() == ["neighbour(1) | copies", "lexical(2)"]
+    assert table["mean"].tolist() == pytest.approx([-1.0, 1.0]) and set(table["seeds"]) == {5}
+
+
 def test_c6_does_not_take_a_mixture_that_lacks_a_seed():
     strong, weak = [0, 1, 2], [3]  # in the last seed every run does badly
 

@@ -65,7 +65,7 @@ def build_book(
     for notebook in listed:
         if not notebook.is_file():
             missing = f"lists notebooks/{notebook.stem}, but there is no {notebook}"
-            raise InputError(f"book/_toc.yml {missing}; add the notebook or take the line out")
+            raise InputError(f"book/_toc.yml {missing}; add the notebook or remove the line")
     todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in listed]
     executed = build / "notebooks" / profile
     build.mkdir(parents=True, exist_ok=True)

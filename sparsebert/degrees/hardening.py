@@ -86,7 +86,7 @@ def check_target(target: float, pairs: Pairs, open_ended: bool) -> None:
     if target < floor - 0.005:
         raise InputError(
             f"target_density={target:g} is out of reach: on these texts self-pairs and the rest of the plan "
-            f"already have density {floor:.3f}; ask for more, or take away the other parts of the plan"
+            f"already have density {floor:.3f}; ask for more, or remove the other parts of the plan"
         )
 
 

@@ -22,6 +22,12 @@ _STATES = {
     "floor": {"label": "at the floor", "color": look.ORANGE, "marker": "v"},
     "open": {"label": "open", "color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
+_WORDS = {  # classes of the book's style sheet
+    "holds": "verdict holds",
+    "does not hold": "verdict fails",
+    "at the floor": "verdict floor",
+    "undecided": "verdict",
+}
 _KINDS = {
     CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
@@ -57,6 +63,11 @@ def forest(frame: pd.DataFrame) -> Figure:
     marks = [look.mark(**style) for style in _STATES.values()]
     look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
     return figure
+
+
+def grid(verdicts: pd.DataFrame, caption: str, made_from: Sequence[RunRecord] = ()) -> page.Table:
+    """The verdicts of `claims.summary` as a table, in colour and in words."""
+    return page.table(verdicts, caption, made_from, _WORDS)
 
 
 def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecord]) -> None:
@@ -104,19 +115,19 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
 
 
 @look.style()
-def regained(frame: pd.DataFrame) -> Figure:
-    """What is lost with each kind of connections: a panel per task, a row per kind, dense attention at zero.
+def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention") -> Figure:
+    """Points lost, each in a row with its interval, and a line at zero: a panel per task.
 
-    Columns of `frame`, as `claims.regained` and `claims.by_connection` give them: `label` (the task), `what`,
-    `kind`, which the markers show, and `mean`, `low` and `high` in points. The numbers stand on the right.
-    Raises `InputError` if a column is missing or there is no row.
+    Columns of `frame`, as `claims.regained`, `by_connection` and `changed_degrees` give them: `label` (the
+    task), `what`, `kind`, which the markers show, and `mean`, `low` and `high` in points. The numbers stand
+    on the right. A dotted line is what [CLS] alone loses. Raises `InputError` if a column is missing or there
+    is no row.
     """
     look.check_columns(frame, "label", "what", "kind", *_NUMBERS)
-    rows = frame.groupby("label").size().max()
-    height = 0.3 * rows + 0.9
-    labels = {"xlabel": "points lost against dense attention"}
-    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x", **labels)
-    for axes, _, part in panels:
+    height = 0.3 * frame.groupby("label").size().max() + 0.9
+    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x", xlabel=xlabel)
+    for axes, label, part in panels:
+        axes.set_title(titled(str(label)))
         part = part.reset_index(drop=True)
         for place, row in part.iterrows():
             look.draw_mean(axes, tuple(row[_NUMBERS]), place, _KINDS.get(row["kind"], _OTHER))

@@ -76,7 +76,7 @@ def model_files(folder: Path) -> list[Path]:
     found = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
     for path in found:
         if not os.path.isfile(path):  # a pipe would be waited for
-            raise InputError(f"'{path}' is no file, as the files of a model are; take it away")
+            raise InputError(f"'{path}' is no file, as the files of a model are; remove it")
     return found
 
 

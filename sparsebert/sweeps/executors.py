@@ -1,7 +1,7 @@
 """Where runs are trained: in this process, in several on this machine, or on a Dask cluster.
 
 Each is a `concurrent.futures.Executor` which also says how many runs it works on at once (`workers`), how
-many it should be given (`room`), and on what `device`.
+many it should be given (`capacity`), and on what `device`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _cores() -> int:
 class InlineExecutor(Executor):
     """Calls at once, in this process: a submitted future is done."""
 
-    workers = room = 1
+    workers = capacity = 1
 
     @property
     def device(self) -> str | None:
@@ -95,7 +95,7 @@ class ProcessesExecutor(ThreadPoolExecutor):
     """
 
     def __init__(self, workers: int):
-        self.workers = self.room = workers
+        self.workers = self.capacity = workers
         self.threads = max(1, _cores() // workers)
         self._own, self._gpus = threading.local(), itertools.cycle(_gpus() or [None])
         self._processes: list[tuple[ProcessPoolExecutor, int]] = []
@@ -187,7 +187,7 @@ class DaskExecutor(Executor):
             raise ClusterGone from None
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         return 2 * self.workers  # what waits tells a cluster that can grow to do so
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:

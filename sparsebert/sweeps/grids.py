@@ -121,7 +121,7 @@ def _product(given: list[Fields], blocks: list[Fields], place: str) -> Iterator[
     for number, block in enumerate(blocks, 1):
         here = f"{place}, zip, item {number}"
         if not (block := _fields(block, here)):
-            raise InputError(f"{here} is empty; take it away")
+            raise InputError(f"{here} is empty; remove it")
         if twice := seen & set(block) - {"labels"}:
             raise InputError(f"{here}: '{min(twice)}' is given twice; leave it in one place")
         seen |= set(block)
@@ -210,7 +210,7 @@ def _conditions(given: Any, place: str) -> dict[str, Fields]:
     for number, item in enumerate(_as_list(given), 1):
         here = f"{place}, item {number}"
         if not (fields := _fields(item, here)):
-            raise InputError(f"{here} is empty; name a field and its values, or take it away")
+            raise InputError(f"{here} is empty; name a field and its values, or remove it")
         conditions[here] = {name: _values(name, value, f"{here}, {name}") for name, value in fields.items()}
     return conditions
 
@@ -218,7 +218,7 @@ def _conditions(given: Any, place: str) -> dict[str, Fields]:
 def _refuse_idle(conditions: dict[str, Fields], met: set[str]) -> None:
     for place in conditions:
         if place not in met:
-            raise InputError(f"{place} leaves no run out; fix it or take it away")
+            raise InputError(f"{place} leaves no run out; fix it or remove it")
 
 
 def _fields(given: Any, place: str, also: tuple[str, ...] = ()) -> Fields:

@@ -301,7 +301,7 @@ def _outcomes(
         while True:
             elsewhere = False
             for run in list(waiting):
-                if len(running) >= executor.room:
+                if len(running) >= executor.capacity:
                     break
                 if not in_time(run, len(running)):
                     continue

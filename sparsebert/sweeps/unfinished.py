@@ -97,7 +97,7 @@ def keep(record: RunRecord, store: RunStore, scratch: Path) -> RunRecord:
         spare = RunStore(tempfile.mkdtemp(prefix="sparsebert-runs-")).add(record)
         raise InputError(
             f"the record of a finished run can't be written to '{store.folder}' ({error.strerror}); it is in "
-            f"'{spare}': copy it there when there is room, and the same command goes on"
+            f"'{spare}': copy it there when there is space, and the same command goes on"
         ) from None
     remove(scratch)
     return record

@@ -74,7 +74,7 @@ def finetune(
     goes on from it. Progress goes to stderr every `progress_seconds` (0: never). `recorded` is called with
     the record. Then, with `save_to`, the model, its plan and its degrees are kept in that folder (see
     `sparsebert.training.saving`). Raises `InputError` for a task, encoder or plan that does not exist or does
-    not fit, and for a folder in which the model finds no room.
+    not fit, and for a folder in which the model finds no space.
 
     Processes that `accelerate launch` started share the rows of each step and all return the record; what is
     written here is written by the first of them. Chapter 02 explains it.
@@ -344,7 +344,7 @@ class _Trainer(Trainer):
         self.add_callback(self.learning)
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
-        """A checkpoint whose files are all written; without room for them the run goes on without it."""
+        """A checkpoint whose files are all written; without space for them the run goes on without it."""
         folder, failed = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), ""
         try:
             super()._save_checkpoint(model, trial)
@@ -359,7 +359,7 @@ class _Trainer(Trainer):
         except OSError as error:
             failed = repr(error)
         remove(folder)
-        say(f"no checkpoint could be kept: {failed or 'another process found no room'}")
+        say(f"no checkpoint could be kept: {failed or 'another process found no space'}")
 
     def compute_loss(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(model, *args, **kwargs)

@@ -12,10 +12,12 @@ what is missing or too uncertain.
 """
 
 from sparsebert.study.claims.degrees import (
+    KINDS,
     by_connection,
+    changed_degrees,
     chosen_degrees,
     learned_before,
-    learned_before_to_read,
+    open_heads,
     regained,
 )
 from sparsebert.study.claims.rules import (
@@ -33,6 +35,7 @@ from sparsebert.study.claims.tables import (
     best_known,
     by_density,
     caveats,
+    content_rivals,
     counted,
     estimates,
     in_short,
@@ -44,12 +47,14 @@ from sparsebert.study.claims.tables import (
     reasons,
     rules,
     seen_before,
+    stated,
     summary,
     told,
 )
 
 __all__ = [
     "CLAIMS",
+    "KINDS",
     "Estimate",
     "Verdict",
     "after_holm",
@@ -57,7 +62,9 @@ __all__ = [
     "by_connection",
     "by_density",
     "caveats",
+    "changed_degrees",
     "chosen_degrees",
+    "content_rivals",
     "counted",
     "deciding",
     "estimates",
@@ -66,8 +73,8 @@ __all__ = [
     "in_short_to_read",
     "judge",
     "learned_before",
-    "learned_before_to_read",
     "losses",
+    "open_heads",
     "pairing",
     "parts_left_out",
     "preferred",
@@ -76,6 +83,7 @@ __all__ = [
     "rules",
     "runs_by_setting",
     "seen_before",
+    "stated",
     "summary",
     "told",
     "verdicts",

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
-from sparsebert.study.captions import between, titled
+from sparsebert.study.captions import titled
 from sparsebert.study.claims.rules import SEEDS, deciding, exploring
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
@@ -81,6 +81,29 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
     )
 
 
+def open_heads(chosen: pd.DataFrame, order: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """What `chosen_degrees` gives as people read it, at the lowest density that each task was asked for.
+
+    `order` ranks the heads, layer and head of each: how many seeds leave the first two open, and which ranks
+    the heads have that are open with all seeds.
+    """
+    ranks = {head: str(rank) for rank, head in enumerate(order, start=1)}
+    rows = []
+    for row in chosen.sort_values("asked", kind="stable").drop_duplicates("label").to_dict("records"):
+        first = [sum(head in heads for heads in row["by_seed"]) for head in order[:2]]
+        rows.append(
+            {
+                "task": row["label"],
+                "density asked for": f"{row['asked']:g}",
+                "open heads, mean": f"{row['unbounded']:.1f}",
+                "seeds with the first two open": f"{' and '.join(map(str, first))} of {row['seeds']}",
+                "open with all seeds": ", ".join(f"{layer}.{head}" for layer, head in row["always"]) or "–",
+                "their ranks": ", ".join(ranks.get(head, "–") for head in row["always"]) or "–",
+            }
+        )
+    return pd.DataFrame(rows).sort_values("task", ignore_index=True) if rows else pd.DataFrame()
+
+
 def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
 
@@ -124,15 +147,21 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def learned_before_to_read(found: pd.DataFrame) -> pd.DataFrame:
-    """What `learned_before` gives as people read it: points lost, a row per change, a column per setting."""
-    read = {}
-    for row in found.to_dict("records"):
-        lost = {said: -row[what] for what, said in _SAID.items() if len(row[what])}
-        means = {said: over_seeds(points) for said, points in lost.items()}
-        name = f"{titled(row['task'])}, density {row['asked']:g}"
-        read[name] = {said: f"{mean.value:.1f} ({between(*mean.interval())})" for said, mean in means.items()}
-    return pd.DataFrame(read, index=list(_SAID.values())).rename_axis(index="what is changed")
+def changed_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What changes to learned degrees cost: the numbers of `learned_before` as points lost, for a figure.
+
+    A row per setting and change, `what` in words, with `label` (the task and the density asked for), `mean`,
+    `low` and `high`, and `kind`, the same for all.
+    """
+    rows = []
+    for row in learned_before(records).to_dict("records"):
+        label = f"{titled(row['task'])}, density {row['asked']:g}"
+        for what, said in _SAID.items():
+            if len(row[what]):
+                lost = over_seeds(-row[what])
+                numbers = dict(zip(("mean", "low", "high"), (lost.value, *lost.interval()), strict=True))
+                rows.append({"label": label, "what": said, "kind": "learned degrees"} | numbers)
+    return pd.DataFrame(rows, columns=["label", "what", "kind", "mean", "low", "high"])
 
 
 def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -46,9 +46,10 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record);
     `kind` (dense, pattern, control, learned, read off or other); `pattern`, without its global tokens and
     seeds, and `controls`, the pattern whose degrees a control has; `family` of a single pattern and whether
-    it goes `by_content`; `placement` (all, late or other); `g`, `r` and `w` of a mixture of global tokens,
-    random keys and neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers that the
-    plan changes; `asked`, the density that degrees were learned for, or read off the encoder's attention for.
+    it goes `by_content`; whether any part beside a global [CLS] `reads_text`; `placement` (all, late or
+    other); `g`, `r` and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`,
+    `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees
+    were learned for, or read off the encoder's attention for.
     """
     found = {}
     for setting, own in records_by_setting(records).items():
@@ -121,6 +122,7 @@ def described_run(record: RunRecord) -> dict[str, Any]:
         "controls": None,
         "family": None,
         "by_content": False,
+        "reads_text": False,
         "asked": math.nan,
         **dict.fromkeys("grw", math.nan),
         "seed": record.config.seed,
@@ -160,6 +162,7 @@ def _described(pattern: Pattern) -> dict[str, Any]:
     sizes = [part.mixture() for part in bare]
     if None not in sizes and len(dict(sizes)) == len(sizes):
         found |= {"g": tokens, "r": 0, "w": 0} | dict(sizes)
+    found["reads_text"] = tokens == 1 and any(part.reads and part.controls is None for part in bare)
     if tokens != 1 or len(bare) != 1 or bare == [Neighbour(0)]:
         return found
     (part,) = bare

@@ -12,6 +12,7 @@ from sparsebert.study.captions import between, listed, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SEEDS,
+    SLACK,
     WRITTEN,
     Estimate,
     Verdict,
@@ -138,6 +139,12 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def stated(numbers: pd.DataFrame) -> str:
+    """Rows of `estimates` in a sentence: each mean with its task and its interval."""
+    rows = numbers.itertuples()
+    return listed([f"{r.mean:.1f} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows])
+
+
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What C4 compares: for each full mixture and part of it, the mixture that stands in without that part.
 
@@ -208,6 +215,26 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
             rows.append(row | _lost(runs, part))
     frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
+
+
+def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """Learned degrees beside patterns that read the text, which the rule of C6 leaves out: BigBird has none.
+
+    A row per setting, density that degrees were learned for, and pattern of at most their density that reads
+    the text, alone or with others, at all layers beside a global [CLS]. `density` is the pattern's;
+    `mean`, `low` and `high` are the points by which learned degrees are better.
+    """
+    rows = []
+    for runs in judged(records):
+        learned, reading = runs.where(kind="learned", placement="all"), runs.where(placement="all")
+        for asked, own in learned.groupby("asked"):
+            for pattern, part in reading[reading["reads_text"]].groupby("pattern"):
+                density = part["density"].mean()
+                if density <= own["density"].mean() + SLACK:
+                    row = {"label": runs.label, "asked": asked, "pattern": pattern, "density": density}
+                    rows.append(row | runs.numbers(score_of(own) - score_of(part)))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "pattern", "density", *NUMBERS])
+    return frame[frame["seeds"] > 0].sort_values(["label", "asked", "mean"], ignore_index=True)
 
 
 def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:

@@ -1,0 +1,105 @@
+"""What a chapter shows is what runs: one visible line of its method is changed, and a result changes.
+
+A chapter's method stands in cells tagged `method`. They are executed here after the chapter's imports and its
+parameters in the smoke profile, once as they are and once with one line changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebert.chapters import chapters
+from sparsebert.chapters.notebooks import read_notebook
+from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.training.finetuning import finetune
+from sparsebert.training.runs import RunConfig
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = {path.stem[:2]: path for path in chapters(PROJECT)}
+HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """In this chapter `line`, which stands once in what is shown, becomes `instead`, and `result` differs."""
+
+    chapter: str
+    result: str  # the name of a variable: a number, a text, a list, an array or a tensor
+    line: str
+    instead: str
+    slow: bool = False  # over 3 seconds
+
+
+CHANGES = [
+    Change("02", "losses", 'seed, plan = 0, "dense"', 'seed, plan = 0, "neighbour(1)"'),
+    Change("02", "losses", "lr=learning_rate", "lr=10 * learning_rate"),
+    Change("02", "losses", "optimizer.zero_grad()", "pass"),
+]
+
+
+def method(chapter: str) -> list[str]:
+    """The sources of the cells tagged `method`, all of them shown."""
+    cells = [cell for cell in read_notebook(NOTEBOOKS[chapter]).cells if cell.cell_type == "code"]
+    tagged = [cell for cell in cells if "method" in cell.metadata.get("tags", ())]
+    assert tagged, f"chapter {chapter} has no cell tagged method"
+    assert not any(HIDDEN & set(cell.metadata.tags) for cell in tagged)
+    return [cell.source for cell in tagged]
+
+
+def executed(chapter: str, cells: list[str]) -> dict[str, Any]:
+    """The variables after the imports, the parameters in the smoke profile, and these cells."""
+    notebook = NOTEBOOKS[chapter]
+    imports = next(cell.source for cell in read_notebook(notebook).cells if cell.cell_type == "code")
+    variables: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(imports, f"{notebook.stem}: imports", "exec"), variables)
+    variables |= parse_parameters(notebook, profile="smoke")
+    for number, source in enumerate(cells):
+        exec(compile(source, f"{notebook.stem}: method {number}", "exec"), variables)
+    return variables
+
+
+as_shown = cache(lambda chapter: executed(chapter, method(chapter)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(change, marks=pytest.mark.slow if change.slow else ()) for change in CHANGES],
+    ids=lambda change: f"{change.chapter}: {change.line}",
+)
+def test_a_visible_line_that_is_changed_changes_the_result(change):
+    cells = method(change.chapter)
+    assert sum(source.count(change.line) for source in cells) == 1
+    changed = [source.replace(change.line, change.instead) for source in cells]
+    before, after = as_shown(change.chapter), executed(change.chapter, changed)
+    assert not np.array_equal(np.asarray(before[change.result]), np.asarray(after[change.result]))
+
+
+def test_what_is_shown_gives_the_same_result_each_time():
+    for chapter in {change.chapter for change in CHANGES if not change.slow}:
+        again = executed(chapter, method(chapter))
+        for change in CHANGES:
+            if change.chapter == chapter:
+                np.testing.assert_array_equal(again[change.result], as_shown(chapter)[change.result])
+
+
+def test_the_training_loop_of_chapter_2_takes_the_steps_of_finetune():
+    shown = as_shown("02")
+    config = RunConfig(
+        task=shown["tasks"][0],
+        encoder=shown["encoder"],
+        max_length=shown["max_length"],
+        batch_size=shown["batch_size"],
+        learning_rate=shown["learning_rate"],
+        precision="fp32",
+        **shown["sizes"],
+    )
+    record = finetune(config, progress_seconds=0)
+    assert record.steps == len(shown["losses"])
+    assert np.mean(shown["losses"]) == pytest.approx(record.train_loss, abs=1e-5)
+    assert shown["accuracy_of_the_loop"] == pytest.approx(record.metrics["accuracy"])
