@@ -67,7 +67,8 @@ def forest(frame: pd.DataFrame) -> Figure:
 
 def grid(verdicts: pd.DataFrame, caption: str, made_from: Sequence[RunRecord] = ()) -> page.Table:
     """The verdicts of `claims.summary` as a table, in colour and in words."""
-    return page.table(verdicts, caption, made_from, _WORDS)
+    unbroken = verdicts.rename(columns=lambda task: task.replace("-", "\N{NON-BREAKING HYPHEN}"))
+    return page.table(unbroken, caption, made_from, _WORDS)
 
 
 def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecord]) -> None:
@@ -125,7 +126,8 @@ def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention
     """
     look.check_columns(frame, "label", "what", "kind", *_NUMBERS)
     height = 0.3 * frame.groupby("label").size().max() + 0.9
-    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x", xlabel=xlabel)
+    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x")
+    panels[-1][0].set_xlabel(xlabel)
     for axes, label, part in panels:
         axes.set_title(titled(str(label)))
         part = part.reset_index(drop=True)
@@ -141,7 +143,8 @@ def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention
 def _write_numbers(axes: Axes, rows: pd.DataFrame) -> None:
     """The mean of each row and, if it has one, its interval, right of the panel."""
     known = [f" ({between(row.low, row.high)})" * (row.low < row.high) for row in rows.itertuples()]
-    numbers = [f"{mean:.1f}{interval}" for mean, interval in zip(rows["mean"], known, strict=True)]
+    means = rows["mean"].round(1) + 0.0  # and not -0.0
+    numbers = [f"{mean:.1f}{interval}" for mean, interval in zip(means, known, strict=True)]
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(rows)), numbers)
     right.tick_params(length=0)

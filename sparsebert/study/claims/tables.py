@@ -142,7 +142,10 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
 def stated(numbers: pd.DataFrame) -> str:
     """Rows of `estimates` in a sentence: each mean with its task and its interval."""
     rows = numbers.itertuples()
-    return listed([f"{r.mean:.1f} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows])
+    mean = "{:.1f}".format
+    return listed(
+        [f"{mean(round(r.mean, 1) + 0.0)} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows]
+    )
 
 
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
