@@ -493,11 +493,27 @@ def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(t
     assert row["other heads − from the start"].tolist() == pytest.approx([-3.0] * 3)
     assert row["other layers − from the start"].empty
     assert row["read off attention − from the start"].tolist() == pytest.approx([-4.0] * 3)
-    assert claims.learned_before(dense()).empty and claims.changed_degrees(dense()).empty
-    changed = claims.changed_degrees(records).set_index("what")
-    assert set(changed["label"]) == {f"reviews, density {row['asked']:g}"}
-    start = changed.loc["there from the start, instead of learned in the run"]
-    assert start["mean"] == pytest.approx(-row["from the start − learned"].mean())
+    apart = claims.taken_apart(records)
+    assert dict(zip(apart["what"], apart["mean"], strict=True)) == pytest.approx(
+        {"hard from the start": -1.0, "without weights": -0.5, "other heads": -3.0}
+    )
+    assert (apart["low"] <= apart["mean"]).all() and (apart["mean"] <= apart["high"]).all()
+    assert claims.taken_apart(dense()).empty
+    assert claims.learned_before(dense()).empty
+
+
+def test_ways_to_choose_degrees_are_compared_with_a_single_width_of_equal_density():
+    widths = several(f"neighbour(1){CLS}", 4.0, density=0.08)
+    widths += several(f"neighbour(2){CLS}", 2.0, density=0.12)
+    ways = learned(0.10, 1.0) + learned(0.10, 3.5, seeds=SEEDS[:3], degrees={"method": "mass"})
+    ways += learned(0.10, 2.0, degrees={"weights": False}) + learned(0.10, degrees={"price": 0.1})
+    found = claims.by_method(widths + ways + learned(0.30)).set_index("method")
+    assert found["mean"].to_dict() == pytest.approx(
+        {"learned, per head": 2.0, "attention mass": -0.5, "learned, per head, without weights": 1.0}
+    )
+    assert found["seeds"].to_dict()["attention mass"] == 3 and set(found["asked"]) == {0.1}
+    assert (found["low"] <= found["mean"]).all() and (found["mean"] <= found["high"]).all()
+    assert claims.by_method(dense()).empty
 
 
 # Tables of the runs that were on record when these were written down.
@@ -1031,14 +1047,14 @@ def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
         )
         for seeds in (range(2), range(3))
     )
-    assert claims.best_known(few, explored) == explored
-    assert claims.best_known(enough, explored) == enough
+    assert claims.best_verdicts(few, explored) == explored
+    assert claims.best_verdicts(enough, explored) == enough
     assert claims.told(explored, "C1") == "holds on SST-2 (exploring runs)"
     assert claims.told(enough, "C1") == "does not hold on SST-2 (deciding runs)"
     other = [replace(explored[0], task="imdb", label="imdb")]
-    both = claims.best_known(enough, [*explored, *other])
-    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2, else exploring ones)"
-    assert claims.told(both, "C1") == said and claims.told(both, "C2") == "nothing to judge by"
+    both = claims.best_verdicts(enough, [*explored, *other])
+    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2, exploring runs elsewhere)"
+    assert claims.told(both, "C1") == said and claims.told(both, "C2") == "has no runs"
     assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")
 
 
@@ -1099,3 +1115,75 @@ def test_points_lost_stand_in_rows_with_their_numbers_beside_them():
         figures.verdicts.dots(frame[:0].assign(label=""))
     markers = [(look["marker"], look["color"]) for look in figures.verdicts._KINDS.values()]
     assert len({marker for marker, _ in markers}) == len({colour for _, colour in markers}) == len(markers)
+
+
+def test_losses_stand_by_sparsity_in_a_panel_per_task_with_the_lines_of_the_claim():
+    records = [*dense(), *late(0.5, 1.0), *several(f"neighbour(1){CLS}", 3.0, density=0.1)]
+    records += several(f"neighbour(8){CLS}", 0.0, density=0.4)  # no matter of the claim
+    records += several(f"random(like=syntax, besides=global(cls)){CLS}", 2.0)
+    records += several("global(cls)", 9.0, density=0.05)
+    lost = claims.losses(records)
+    frame = pd.concat([lost.assign(label=task) for task in ("one", "two", "three")])
+    figure = figures.verdicts.losses_by_sparsity(frame)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
+    drawn = [round(float(bars.lines[0].get_ydata()[0]), 6) for bars in figure.axes[0].containers]
+    assert sorted(drawn) == [0.5, 1.0, 3.0, 9.0]
+    lines = {tuple(line.get_xdata()) for line in figure.axes[0].lines}
+    assert (78.0, 78.0) in lines and {1.0} in [set(line.get_ydata()) for line in figure.axes[0].lines]
+    for nothing in (lost[:0], lost[lost["sparsity"] < 0.7]):
+        with pytest.raises(InputError, match=r"no (rows|losses)"):
+            figures.verdicts.losses_by_sparsity(nothing)
+
+
+# ---- what chapters show
+
+
+def decides(plan, loss, seeds, **changes):
+    """Runs on MRPC in the setting that decides."""
+    fixed = {"task": "glue/mrpc+test", "encoder": "minilm", "train_size": None, "epochs": 3}
+    fixed |= {"batch_size": 16, "max_length": 128, "learning_rate": 1e-4}
+    return several(plan, loss, seeds, **fixed | changes)
+
+
+def test_the_deciding_runs_of_a_task_are_taken_once_there_are_three_seeds_of_them():
+    explored = [
+        record for plan in ("dense", f"syntax{CLS} @ late") for record in several(plan, 0.5, task="glue/mrpc")
+    ]
+    other = several("dense", 0, task="topics") + decides("dense", 0, [5, 6, 7], encoder="e5")
+    for seeds, tasks in (([5, 6], {"glue/mrpc"}), ([5, 6, 7], {"glue/mrpc+test"})):
+        decided = decides("dense", 0.0, seeds) + decides(f"syntax{CLS} @ late", 0.5, seeds)
+        known = claims.best_known(["C1"], explored + decided + other)
+        assert {record.config.task for record in known} == tasks
+        assert {record.config.encoder for record in known} == {"minilm"}
+        both = claims.best_known(["C1", "C2"], explored + decided)  # nothing at all layers: C2 has no number
+        assert {record.config.task for record in both} == {"glue/mrpc"}
+
+
+def test_verdicts_on_several_tasks_are_said_in_a_phrase():
+    holds, fails = (dense() + late(loss) for loss in (0.5, 4.0))
+    found = [one for records in (holds, fails, holds) for one in claims.judge("C1", records)]
+    labels = [claims.Verdict(**vars(one) | {"label": label}) for one, label in zip(found, "abc", strict=True)]
+    assert claims.in_words(labels) == "holds on `a` and `c`; does not hold on `b`"
+    assert claims.in_words(claims.judge("C1", dense())) == "has no runs"
+
+
+def test_losses_stand_in_rows_with_a_marker_per_placement():
+    records = dense() + late(0.5, 1.0) + several(f"syntax{CLS}", 3.0) + several("global(cls)", 9.0)
+    lost = claims.losses(records)
+    frame = pd.concat([lost.assign(label=task) for task in ("one", "two", "three")])
+    figure = figures.verdicts.losses_in_rows(frame)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
+    drawn = [bars.lines[0].get_xydata()[0] for bars in figure.axes[0].containers]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    by_row = {(names[round(y)], round(x, 6)) for x, y in drawn}
+    assert by_row == {(row.pattern, round(row.mean, 6)) for row in lost.itertuples()}
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["at all layers", "at the later half"]
+    with pytest.raises(InputError, match="no rows"):
+        figures.verdicts.losses_in_rows(lost[:0])
+
+
+def test_losses_in_rows_take_other_kinds_than_placements():
+    parts = claims.parts_left_out(c4_runs())
+    figure = figures.verdicts.losses_in_rows(parts, "without", "mixture")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == parts["mixture"].unique().tolist()

@@ -72,18 +72,6 @@ def test_decoding_draws_a_line_per_code_in_percent():
 # ---- degree distributions ----
 
 
-def test_both_views_are_of_one_distribution():
-    left, right = figures.learned.two_views([0.75, 0.5, 0.3]).axes
-    assert [bar.get_height() for bar in left.patches] == pytest.approx([25, 25, 50])
-    assert [bar.get_height() for bar in right.patches] == pytest.approx([75, 50])
-
-
-def test_the_open_end_is_labelled():
-    left, right = figures.learned.two_views([0.9] * 9).axes
-    assert left.get_xticklabels()[-1].get_text() == "all"
-    assert right.get_xticklabels()[-1].get_text() == "≥ 8"
-
-
 def test_numbers_by_head_are_written_and_some_heads_framed():
     figure = figures.learned.by_head([[0.0, 12.6], [100.0, 50.0]], "{:.0f}", [(1, 0)])
     (axes,) = figure.axes
@@ -102,15 +90,16 @@ def test_survivals_start_at_one_and_have_a_line_per_head_and_one_for_their_mean(
 # ---- methods compared ----
 
 
-def test_soft_and_hard_of_a_run_are_joined():
-    frame = pd.DataFrame(
-        {"method": ["adaptive span"], "soft_density": [0.5], "soft": [0.8], "density": [0.2], "f1": [0.7]}
-    )
-    figure = figures.learned.soft_and_hard(frame, metric="f1")
-    line, soft, hard = figure.axes[0].lines
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([50, 20], [80, 70])
-    assert to_hex(soft.get_markerfacecolor()) == figures.look.BACKGROUND
-    assert to_hex(hard.get_markerfacecolor()) == to_hex(line.get_color())
+def test_changes_stand_in_rows_and_are_filled_where_zero_is_excluded():
+    columns = ["what", "mean", "low", "high", "task"]
+    rows = [("a", 2.0, 1.0, 3.0, "x"), ("b", 1.0, -1.0, 3.0, "x"), ("b", 5.0, np.nan, np.nan, "y")]
+    left, right = figures.learned.changes(pd.DataFrame(rows, columns=columns), "task").axes
+    places = [(line.get_xdata()[0], line.get_ydata()[0]) for line in markers_of(left) + markers_of(right)]
+    assert places == [(2, 0), (1, 1), (5, 1)]
+    hollow = [to_hex(line.get_markerfacecolor()) == figures.look.BACKGROUND for line in markers_of(left)]
+    assert hollow == [False, True]
+    assert to_hex(markers_of(right)[0].get_markerfacecolor()) == figures.look.BACKGROUND
+    assert [text.get_text() for text in left.get_yticklabels()] == ["a", "b"]
 
 
 def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
@@ -155,8 +144,7 @@ def test_each_panel_has_its_own_dense_runs():
     ("draw", "message"),
     [
         (lambda: figures.learned.two_rows({}), "no graphs"),
-        (lambda: figures.learned.two_views([]), "no survivals"),
-        (lambda: figures.learned.two_views([0.5, 0.6]), "increases"),
+        (lambda: figures.learned.changes(pd.DataFrame({"what": ["a"]})), "lacks the column mean"),
         (lambda: figures.learned.by_head([]), "no heads"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
         (

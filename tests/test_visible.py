@@ -42,12 +42,16 @@ class Change:
 
 
 CHANGES = [
-    Change("02", "losses", 'seed, plan = 0, "dense"', 'seed, plan = 0, "neighbour(1)"'),
+    Change("02", "losses", 'plan = "dense"', 'plan = "neighbour(1)"'),
     Change("02", "losses", "lr=learning_rate", "lr=10 * learning_rate"),
     Change("02", "losses", "optimizer.zero_grad()", "pass"),
     Change("07", "verdict", "bound = 1.0", "bound = 0.0"),
     Change("07", "states", 'task = "glue/sst2"', 'task = "glue/qnli"'),
     Change("08", "shares", "text[:, None] != text[None, :]", "text[:, None] == text[None, :]"),
+    Change("05", "learned_degrees", "largest=8", "largest=4"),
+    Change("05", "learned_degrees", "distance <= k", "distance <= k + 1"),
+    Change("05", "degree_at_price", "error + price * edges.mean()", "error"),
+    Change("05", "thresholds", "(1 - x) ** (d - 1)", "(1 - x) ** d"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Figures of learned degrees: graphs of two rows, distributions, and runs before and after hardening."""
+"""Figures of learned degrees: graphs of two rows, distributions, degrees by head, and what changes do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from sparsebert.errors import InputError
 from sparsebert.figures import look
 
 
@@ -43,31 +42,6 @@ def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lo
         axes.text(0, -0.55, below, fontsize=9, va="top")
         axes.set_ylim(-0.8, 1.45)
         axes.set_axis_off()
-    return figure
-
-
-@look.style()
-def two_views(survival: Sequence[float]) -> Figure:
-    """One distribution of one-sided degrees from its nodes, P(d), and from its edges, S(o) = P(d >= o).
-
-    `survival` gives S(1), S(2), ...; the last item stands for all larger distances. Raises `InputError` if it
-    increases somewhere: then it comes from no distribution.
-    """
-    edge = np.array([1.0, *look.check_some(survival, "survivals")])
-    if (np.diff(edge) > 1e-3).any():
-        raise InputError("this survival function increases, so no degree distribution has it")
-    edge = edge[:-1]
-    node, last = edge - np.append(edge[1:], 0), len(edge) - 1
-    titles = ["seen from the nodes: P(d)", "seen from the edges: S(o) = P(d ≥ o)"]
-    figure, [left, right] = look.panels_for(titles, 2.8)
-    left.bar(range(len(node)), 100 * node, color=look.BLUE)
-    left.set(xlabel="one-sided degree d", ylabel="tokens, %")
-    right.bar(range(1, len(edge)), 100 * edge[1:], color=look.ORANGE)
-    right.set(xlabel="distance o", ylabel="edges that exist, %")
-    shown = [place for place in range(0, last, 4) if last - place > 2]
-    for axes, places, end in ((left, shown, "all"), (right, shown[1:], f"≥ {last}")):
-        axes.set_xticks([*places, last], [*map(str, places), end])
-        axes.grid(axis="x", visible=False)
     return figure
 
 
@@ -114,21 +88,25 @@ def survivals(survival: Sequence[Sequence[Sequence[float]]]) -> Figure:
 
 
 @look.style()
-def soft_and_hard(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
-    """Each run before its degrees hardened (hollow) and at its end (filled), joined by a line.
+def changes(frame: pd.DataFrame, col: str | None = None, xlabel: str = "points") -> Figure:
+    """What each of several changes does: a row per change with its mean and interval, and a line at zero.
 
-    `frame` has a row per run with the columns `method`, `soft_density`, `soft`, `density` and `metric`, all
-    but the first in [0, 1].
+    `frame` has the columns `what` (the change), `mean`, `low` and `high` in points, and `col` (panels, which
+    share their rows and scale). A marker is filled where the interval excludes zero; without an interval, of
+    one seed, it is hollow. Raises `InputError` if a column is missing or there is no row.
     """
-    look.check_columns(frame, "method", "soft_density", "soft", "density", metric)
-    figure, [axes] = look.panels_for([""], 3.8, xlabel="density over real tokens, %", ylabel=f"{metric}, %")
-    looks = look.looks_of(frame["method"])
-    for _, run in frame.iterrows():
-        style = looks[run["method"]] | {"linestyle": "none"}
-        ends = 100 * run[["soft_density", "density"]], 100 * run[["soft", metric]]
-        axes.plot(*ends, color=style["color"], linewidth=0.8, zorder=1)
-        axes.plot(*(end.iloc[0] for end in ends), **style, markerfacecolor=look.BACKGROUND, zorder=2)
-        axes.plot(*(end.iloc[1] for end in ends), **style, zorder=3)
-    both = [look.mark("before hardening", fillstyle="none"), look.mark("hard, at the end")]
-    look.legend_above(figure, look.marks_of(looks) + both)
+    look.check_columns(frame, "what", "mean", "low", "high", col)
+    rows = list(dict.fromkeys(frame["what"]))
+    height = 0.4 * len(rows) + 0.6
+    figure, panels = look.panels_of(frame, col, height, margin=0.3, share="xy")
+    figure.supxlabel(xlabel, fontsize=10)
+    for axes, _, own in panels:
+        look.name_rows(axes, rows)
+        for row in own.itertuples():
+            shown = row.low > 0 or row.high < 0
+            style = {"color": look.BLUE, "marker": "o", "fillstyle": "full" if shown else "none"}
+            look.draw_mean(axes, (row.mean, row.low, row.high), rows.index(row.what), style)
+    filled = look.mark("the interval excludes 0", color=look.BLUE)
+    hollow = look.mark("it includes 0, or one seed", color=look.BLUE, fillstyle="none")
+    look.legend_above(figure, [filled, hollow])
     return figure

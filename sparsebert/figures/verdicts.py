@@ -22,6 +22,10 @@ _STATES = {
     "floor": {"label": "at the floor", "color": look.ORANGE, "marker": "v"},
     "open": {"label": "open", "color": look.GREY, "marker": "s", "fillstyle": "none"},
 }
+_PLACEMENTS = {
+    "late": {"label": "at the later half", "color": look.BLUE, "marker": "o"},
+    "all": {"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"},
+}
 _WORDS = {  # classes of the book's style sheet
     "holds": "verdict holds",
     "does not hold": "verdict fails",
@@ -149,3 +153,30 @@ def _write_numbers(axes: Axes, rows: pd.DataFrame) -> None:
     right.set_yticks(range(len(rows)), numbers)
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
+
+
+@look.style()
+def losses_in_rows(frame: pd.DataFrame, row: str = "pattern", kind: str = "placement") -> Figure:
+    """What is lost on each task, in points, with 90 % intervals: a panel per task, a row for each of `row`.
+
+    `kind` says which markers stand in a row: a placement, or any other names. Columns of `frame`, as
+    `claims.losses` and `claims.parts_left_out` give them: `label` (the task), `row`, `kind`, and `mean`,
+    `low` and `high` in points. Rows and kinds come in the order of the frame. Raises `InputError` if a column
+    is missing or there is no row.
+    """
+    look.check_columns(frame, "label", row, kind, *_NUMBERS)
+    names, kinds = list(frame[row].unique()), list(frame[kind].unique())
+    free = zip(kinds, look.COLOURS, look.MARKERS, strict=False)
+    styles = {name: {"label": name, "color": colour, "marker": marker} for name, colour, marker in free}
+    styles |= {name: style for name, style in _PLACEMENTS.items() if name in styles}
+    options = {"columns": 2, "share": "y", "margin": 0.7}
+    figure, panels = look.panels_of(frame, "label", 0.36 * len(names) + 0.6, **options)
+    for axes, _, own in panels:
+        for _, one in own.iterrows():
+            aside = 0.3 * (kinds.index(one[kind]) - (len(kinds) - 1) / 2)
+            numbers = tuple(one[_NUMBERS])
+            look.draw_mean(axes, numbers, names.index(one[row]) + aside, styles[one[kind]])
+        look.name_rows(axes, names)
+    figure.supxlabel("points lost", fontsize=10)
+    look.legend_above(figure, [look.mark(**style) for style in styles.values()])
+    return figure

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import pandas as pd
 
-from sparsebert.study.captions import between, listed, titled
+from sparsebert.degrees import DegreeConfig
+from sparsebert.patterns import Global, Learned, parts_of
+from sparsebert.registry import METHODS
+from sparsebert.study.captions import between, code, listed, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SEEDS,
@@ -21,6 +24,7 @@ from sparsebert.study.claims.rules import (
     mixture_text,
     mixtures_of,
     sparse_patterns,
+    speaks,
     stand_ins,
 )
 from sparsebert.study.claims.runs import (
@@ -34,8 +38,9 @@ from sparsebert.study.claims.runs import (
     runs_with,
     score_of,
     scores_by_seed,
+    single_width_at,
 )
-from sparsebert.study.results import without_seeds
+from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
@@ -101,11 +106,12 @@ def summary(found: Sequence[Verdict], corrected: bool = False, least: int = 0) -
     return frame.pivot(index="claim", columns="task", values="verdict").rename_axis(columns=None)
 
 
-def best_known(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[Verdict]:
-    """For each claim and task the verdict of deciding runs once they have three seeds, else of exploring
-    runs. Verdicts that rest on no number are left out.
+def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[Verdict]:
+    """For each claim and task the verdict of deciding runs once they say enough, else of exploring runs.
+
+    Verdicts that rest on no number are left out.
     """
-    sure = [v for v in decided if any(not n.seeds or n.seeds >= SEEDS for n in v.numbers)]
+    sure = [v for v in decided if speaks(v)]
     there = {(v.claim, titled(v.task)) for v in sure}
     rest = [v for v in explored if v.numbers and (v.claim, titled(v.task)) not in there]
     return sorted([*sure, *rest], key=lambda v: (v.claim, titled(v.label)))
@@ -113,13 +119,25 @@ def best_known(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[
 
 def told(found: Sequence[Verdict], claim: str) -> str:
     """What came out of a claim, in words: each verdict with its tasks, and which runs it was reached by."""
-    own = [v for v in found if v.claim == claim]
-    of = {word: [titled(v.label) for v in own if v.verdict == word] for word in get_args(Word)}
-    said = "; ".join(f"{word} on {listed(labels)}" for word, labels in of.items() if labels)
+    own = [v for v in found if v.claim == claim and v.numbers]
     decide = [titled(v.label) for v in own if v.task.endswith("+test")]
+    runs = "deciding runs" if decide else "exploring runs"
     if 0 < len(decide) < len(own):
-        return f"{said} (deciding runs on {listed(decide)}, else exploring ones)"
-    return f"{said} ({'deciding' if decide else 'exploring'} runs)" if own else "nothing to judge by"
+        runs = f"deciding runs on {listed(decide)}, exploring runs elsewhere"
+    return in_words(own, titled) + f" ({runs})" * bool(own)
+
+
+def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
+    """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
+
+    Tasks without a number are left out. Chapter 03 explains it.
+    """
+    said = []
+    for word in get_args(Word):
+        labels = [named(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+        verb = "" if word in ("holds", "does not hold") else "is "
+        said += [f"{verb}{word} on {listed(labels)}"] if labels else []
+    return "; ".join(said) or "has no runs"
 
 
 def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -218,6 +236,34 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
             rows.append(row | _lost(runs, part))
     frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
+
+
+def by_method(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What each way to choose degrees gains over a single width of equal density, beside a global [CLS].
+
+    A row per setting, density asked for and way, with its measured `density`. `mean`, `low` and `high` are
+    points of the seeds that both were run with; ways for which there are none are left out, and so are ways
+    with other settings than the defaults and methods that are not registered.
+    """
+    defaults, alike = DegreeConfig(), {Learned(), Global("cls")}
+    compared = ("method", "sharing", "harden", "weights", "target_density")
+    same = {name: getattr(defaults, name) for name in compared}
+    rows = []
+    for runs, own in zip(judged(records), records_by_setting(records).values(), strict=True):
+        ways: dict[DegreeConfig, list[int]] = {}
+        for place, record in enumerate(own):
+            how, steps = record.config.degrees, known_plan(record.config.plan).steps
+            known = how and how.target_density and how.method in METHODS
+            if known and how.model_copy(update=same) == defaults and set(parts_of(steps[0][0])) == alike:
+                ways.setdefault(how, []).append(place)
+        for how, places in ways.items():
+            part = runs_with(runs.runs.loc[places], placement="all")
+            row = {"label": runs.label, "asked": how.target_density, "density": part["density"].mean()}
+            row["method"] = how.label if how.weights else f"{how.label}, without weights"
+            score, width = score_of(part), single_width_at(runs.runs, row["density"])
+            rows.append(row | runs.numbers(score - width if score and width else None))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "method", "density", *NUMBERS])
+    return frame[frame["seeds"] > 0].sort_values(["label", "asked"], kind="stable", ignore_index=True)
 
 
 def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
