@@ -33,7 +33,7 @@ export PIP_FIND_LINKS := file://$(subst $(space),%20,$(CURDIR))/wheels
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf student classroom test check evidence serve clean distclean
+.PHONY: help book pdf slides student classroom test check evidence serve clean distclean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -46,6 +46,9 @@ book: $(INSTALLED)  ## run the chapters that changed, render the book, end with 
 
 pdf: $(INSTALLED)  ## the whole book as one PDF; needs Chromium
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --profile $(PROFILE) --pdf
+
+slides: $(INSTALLED)  ## slides for one lecture, from the chapters' figures and findings
+	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --slides --profile $(PROFILE)
 
 student: $(INSTALLED)  ## the same book without solutions in pages and downloads, to hand out
 	@SPARSEBERT_FRESH=$(FRESH) $(BIN)/sparsebert book --students --profile $(PROFILE)
@@ -65,7 +68,7 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/pyrefly check --summary=none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-check: browser book student classroom  ## book, student edition and classroom, and every page in a browser
+check: browser book student slides classroom  ## book, student edition, slides and classroom, in a browser
 	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core

@@ -189,6 +189,11 @@ class _PlainData:
         return InputError(f"{self.place}{line}: {shown(what, 200)}")
 
 
+def wrong_line(path: Path, line: object, what: str) -> InputError:
+    """The refusal of a line of a file."""
+    return InputError(f"{shown(path)}, line {line}: {what}")
+
+
 def _unreadable(given: str | Path, what: str, reason: str, instead: str) -> InputError:
     return InputError(
         f"{what} '{shown(Path(given))}' cannot be read: {reason}" + (f"; {instead}" if instead else "")

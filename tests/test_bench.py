@@ -18,6 +18,7 @@ from sparsebert import figures
 from sparsebert.bench import attention as bench_attention
 from sparsebert.bench import models as bench_models
 from sparsebert.bench.attention import Case, all_contenders, bars, measure_attention
+from sparsebert.bench.compared import by_amdahl, by_length, encoders_over_dense, layers_over_dense
 from sparsebert.bench.measuring import (
     costs_json,
     crossover,
@@ -27,8 +28,9 @@ from sparsebert.bench.measuring import (
     peak_memory,
     provenance,
     read_costs,
+    recorded_costs,
 )
-from sparsebert.bench.models import PARTS, measure_models, parts_of, shares
+from sparsebert.bench.models import MODES, PARTS, measure_models, parts_of, shares
 from sparsebert.cli import main
 from sparsebert.errors import InputError
 from sparsebert.kernels import KERNELS
@@ -234,6 +236,68 @@ def test_crossover_is_where_it_stays_faster():
     assert crossover(frame[frame["length"] <= 64]) == 64
     assert crossover(frame[frame["length"] <= 256]) is None
     assert crossover(frame, "banded") is None
+
+
+def test_ratios_have_the_ends_that_the_rounds_allow():
+    dense = costs(lengths=[64, 256], spread=0.01)
+    dense["contender"] = "dense"
+    ours = costs(
+        lengths=[64, 256], forward_over_dense=0.5, both_over_dense={64: math.nan, 256: 0.8}.get, spread=0.1
+    )
+    found = layers_over_dense(pd.concat([dense, ours], ignore_index=True)).query("what == 'time'")
+    assert found[["length", "pass"]].values.tolist() == [
+        [64, "forward"],
+        [256, "forward"],
+        [256, "forward + backward"],
+    ]
+    assert found["ratio"].tolist() == [0.5, 0.5, 0.8]
+    assert found["low"].tolist() == pytest.approx([0.5 * 0.8 / 1.02, 0.5 * 0.8 / 1.02, 0.8 * 0.8 / 1.02])
+    assert found["high"].tolist() == pytest.approx([0.5 * 1.2 / 0.98, 0.5 * 1.2 / 0.98, 0.8 * 1.2 / 0.98])
+
+
+def test_the_ends_hold_the_true_ratio_in_98_of_100_measurements():
+    rounds = np.exp(0.05 * np.random.default_rng(0).standard_normal((2, 4000, 3)))
+    low, middle, high = np.quantile(rounds, [0.25, 0.5, 0.75], axis=-1)
+    frames = [
+        pd.DataFrame({"mode": "m", "contender": name, "length": range(4000), "spread": spread, "memory": 1.0})
+        for name, spread in zip(("plan", "dense"), (high - low) / middle, strict=True)
+    ]
+    frames[0]["over_dense"] = np.median(rounds[0] / rounds[1], axis=-1)
+    found = encoders_over_dense(pd.concat(frames, ignore_index=True)).query("what == 'time'")
+    assert 0.98 < ((found["low"] <= 1) & (found["high"] >= 1)).mean() < 0.995
+
+
+def test_ratios_of_a_measurement(layer, model):
+    found = encoders_over_dense(model)
+    plan = model[model["contender"] == "plan"]
+    assert found.loc[found["what"] == "time", "ratio"].tolist() == plan["over_dense"].tolist()
+    memory = found[found["what"] == "memory"]
+    dense = model.loc[model["contender"] == "dense", "memory"]
+    assert memory["ratio"].tolist() == pytest.approx(
+        [a / b for a, b in zip(plan["memory"], dense, strict=True)]
+    )
+    assert memory[["low", "high"]].isna().all(axis=None)
+    own = layers_over_dense(layer).query("what == 'memory' and contender == 'banded'")
+    banded, dense = (
+        layer[layer["contender"] == name].set_index("length")["memory_both"] for name in ("banded", "dense")
+    )
+    ratios = own[own["pass"] == "forward + backward"].set_index("length")["ratio"]
+    pd.testing.assert_series_equal(ratios, (banded / dense)[ratios.index], check_names=False)
+    assert "dense" not in set(own["contender"])
+    table = by_length(found[(found["mode"] == "training") | (found["length"] == 32)])
+    assert list(table) == ["tokens", *(f"{mode}: {what}" for what in ("time", "memory") for mode in MODES)]
+    assert table["training: time"].tolist()[0] == f"{plan['over_dense'].iloc[0]:.2f}"
+    assert table["inference: memory"].tolist()[1:] == ["–"]
+    bound = by_amdahl(model)
+    assert bound["most"].tolist() == pytest.approx((1 / (1 - bound["share"])).tolist())
+    assert bound["reached"].tolist() == pytest.approx((1 / plan["over_dense"]).tolist())
+    for compare, column in ((layers_over_dense, "low"), (encoders_over_dense, "low"), (by_amdahl, "most")):
+        assert compare(pd.DataFrame()).empty and column in compare(pd.DataFrame())
+
+
+def test_what_is_not_recorded_is_empty():
+    frame, told = recorded_costs("cost_of_nothing")
+    assert frame.empty and told == {}
 
 
 def test_bars_are_judged_by_what_was_measured():
@@ -495,18 +559,16 @@ def test_every_kernel_is_a_contender():
 # ---- figures
 
 
-@pytest.mark.parametrize("kind", ["time", "memory", "time over the floor"])
+@pytest.mark.parametrize("kind", ["time", "memory"])
 def test_costs_are_drawn_by_contender_and_pass(layer, kind):
     figure = figures.costs.against_length(layer, kind)
     assert [axes.get_title() for axes in figure.axes] == ["forward", "forward + backward"]
     assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
     own = layer[layer["contender"] == "banded"]
-    column, unit = {"time": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}.get(
-        kind, ("forward_over_floor", 1)
-    )
+    column, unit = {"time": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}[kind]
     np.testing.assert_allclose(drawn["banded"].get_ydata(), unit * own[column])
-    assert ("dense" in drawn) == (kind != "time over the floor")
+    assert "dense" in drawn
 
 
 def test_the_crossover_is_marked_and_told():
@@ -523,7 +585,6 @@ def test_the_crossover_is_marked_and_told():
 
 def test_descriptions_say_what_the_longest_length_takes(layer, model):
     assert "at 768 tokens:" in figures.costs.describe_against_length(layer, "memory")
-    assert "banded" in figures.costs.describe_against_length(layer, "time over the floor")
     text = figures.costs.describe_shares(model)
     assert "training at 32 tokens" in text and "inference at 64 tokens" in text and "nan" not in text
 
@@ -538,30 +599,36 @@ def test_stacked_parts_add_up_to_the_time_per_token(model):
     assert [bar.get_y() for bar in stacked] == pytest.approx([0, *np.cumsum(heights)[:-1]])
 
 
-def test_throughput_has_a_panel_per_mode(model):
-    panels = figures.costs.against_length(model, "throughput").axes
-    assert [axes.get_title() for axes in panels] == ["training", "inference"]
-
-
-def test_accuracy_against_time_has_intervals_both_ways():
-    rows = [
-        {
-            "pattern": pattern,
-            "plan": f"{pattern} @ {at}",
-            "density": 0.2,
-            "accuracy": 0.8 + i,
-            "time": 0.5 + i,
-        }
-        for pattern in ("neighbour(2) | global(cls)", "random(4) | global(cls)")
-        for at in ("all", "late")
-        for i in (0.0, 0.01, 0.03)
-    ]
-    options = {"dense": [0.85, 0.86], "apart": "plan", "size": "density"}
-    figure = figures.means(pd.DataFrame(rows), "time", **options)
-    points = figure.axes[0].containers
-    assert len(points) == 4 and all(point.has_xerr and point.has_yerr for point in points)
-    with pytest.raises(InputError, match="lacks the column time"):
-        figures.means(pd.DataFrame(rows).drop(columns="time"), "time", **options)
+def test_ratios_are_drawn_with_their_intervals_and_told(monkeypatch):
+    shown = []
+    frame = pd.DataFrame(
+        [
+            {
+                "what": what,
+                "mode": "training",
+                "length": length,
+                "ratio": ratio,
+                "low": low,
+                "high": 1.2 * ratio,
+            }
+            for what, low in (("time", 0.4), ("memory", math.nan))
+            for length, ratio in ((64, 1.0), (512, 0.5))
+        ]
+    ).assign(mode="training")
+    time, memory = figures.costs.over_dense(frame, "mode", col="what").axes
+    assert [axes.get_title() for axes in (time, memory)] == ["time", "memory"]
+    (bars,) = (line.get_segments() for line in time.containers[0].lines[2])
+    assert bars[1][:, 1] == pytest.approx([0.4, 0.6])
+    text = figures.costs.describe_over_dense(frame, "mode", col="what")
+    assert "time, training: 1.00 at 64 tokens and 0.50 at 512 tokens." in text
+    monkeypatch.setattr(
+        figures.page, "display", lambda *_, metadata, **__: shown.append(metadata["sparsebert"])
+    )
+    figures.costs.show_over_dense(frame, "mode", "what", name="fig-costs", caption="Costs.")
+    figures.costs.show_over_dense(frame[:0], "mode", name="fig-nothing", caption="Nothing.")
+    assert [one["name"] for one in shown] == ["fig-costs"] and shown[0]["alt"] == text
+    with pytest.raises(InputError, match="lacks the column low"):
+        figures.costs.over_dense(frame.drop(columns="low"), "mode")
 
 
 def test_nothing_measured_is_not_drawn(layer):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sparsebert.study.captions import code, origin, plain
+from sparsebert.study.captions import code, origin, plain, points_lost
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True})
 MARKS = st.sampled_from(" `*_<>[]()!\\&#~|")
@@ -53,3 +54,9 @@ def test_an_origin_names_days_devices_and_commits():
     assert origin([one | {"commit": str(n)} for n in range(5)]).endswith("commit 0; 1; 2 and 2 more.")
     assert origin([one | {"device": "<b>"}]) == "Made 2026-11-02 on \\<b\\>, commit abc."
     assert origin([]) == ""
+
+
+def test_points_lost_have_an_interval_where_seeds_give_one():
+    runs = pd.DataFrame({"seed": [0, 1], "loss": [0.01, 0.01]})
+    assert points_lost(runs) == "1.0 points (1.0 to 1.0)"
+    assert points_lost(runs[:1]) == "1.0 points" and points_lost(runs[:0]) == "– points"

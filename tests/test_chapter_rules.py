@@ -9,30 +9,20 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sparsebert.chapters import chapters
+from sparsebert.chapters import chapters, lessons
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = chapters(PROJECT)
 HIDING = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 EXERCISE = re.compile(r"^`{3,}\{exercise\} (?P<title>.+)\n:label: (?P<label>[\w-]+)", re.MULTILINE)
 GRADED = re.compile(r".+ · (easy|medium|hard), \d+ minutes")
-NOT_YET = {
-    "01_attention_as_a_graph",
-    "02_baselines",
-    "03_which_connections",
-    "04_how_many_connections",
-    "06_what_sparsity_buys",
-    "07_the_claims_tested",
-    "08_heads_that_see_everything",
-}
 
-pytestmark = pytest.mark.parametrize(
-    "chapter",
-    [
-        pytest.param(path, marks=pytest.mark.xfail(strict=False) if path.stem in NOT_YET else ())
-        for path in NOTEBOOKS
-    ],
-    ids=lambda path: path.stem[:2],
+LABS = [path for path in lessons(PROJECT) if path.stem.startswith("lab_")]
+
+# A lab has no summary, no self-check and no hard exercises, and students state its findings themselves.
+in_chapters = pytest.mark.parametrize("chapter", NOTEBOOKS, ids=lambda path: path.stem[:2])
+in_chapters_and_labs = pytest.mark.parametrize(
+    "chapter", [*NOTEBOOKS, *LABS], ids=lambda path: path.stem[:3].rstrip("_")
 )
 
 
@@ -82,6 +72,7 @@ def solving(chapter: Path) -> list[nbformat.NotebookNode]:
     return [cell for cells in solutions(chapter).values() for cell in cells]
 
 
+@in_chapters_and_labs
 def test_cells_are_short_and_narrow(chapter):
     for cell in code_cells(chapter):
         lines = cell.source.splitlines()
@@ -90,6 +81,7 @@ def test_cells_are_short_and_narrow(chapter):
             assert max(map(len, lines), default=0) <= 100, cell.source
 
 
+@in_chapters_and_labs
 def test_a_chapter_defines_few_helpers(chapter):
     trees = [ast.parse(cell.source) for cell in code_cells(chapter) if cell not in solving(chapter)]
     defined = [
@@ -101,6 +93,7 @@ def test_a_chapter_defines_few_helpers(chapter):
     assert len(defined) <= 3, defined
 
 
+@in_chapters_and_labs
 def test_at_least_half_of_the_code_is_shown(chapter):
     """Imports, parameters and solutions don't count on either side."""
     shown = hidden = 0
@@ -122,6 +115,7 @@ def test_at_least_half_of_the_code_is_shown(chapter):
     assert shown >= hidden, f"{shown} lines are shown, {hidden} are hidden"
 
 
+@in_chapters_and_labs
 def test_a_chapter_opens_with_what_a_reader_wants_to_know(chapter):
     first = read(chapter)[0].source
     wanted = ["# ", "**The question.**", "**What you will learn**", "**What you need first.**"]
@@ -130,6 +124,7 @@ def test_a_chapter_opens_with_what_a_reader_wants_to_know(chapter):
     assert re.search(r"\bminutes?\b", first[places[-1] :])
 
 
+@in_chapters
 def test_a_chapter_ends_with_summary_exercises_questions_and_references(chapter):
     top = re.findall(
         r"^## (.*)", "\n".join(c.source for c in read(chapter) if c.cell_type == "markdown"), re.MULTILINE
@@ -140,6 +135,7 @@ def test_a_chapter_ends_with_summary_exercises_questions_and_references(chapter)
     assert len(re.findall(r"^:{3,}\{dropdown\} .+\?$", text, re.MULTILINE)) == 5
 
 
+@in_chapters
 def test_results_open_with_a_finding(chapter):
     """A section with a figure or a table made from runs says first, in a sentence, what they show."""
     for heading, cells in sections(chapter).items():
@@ -150,6 +146,7 @@ def test_results_open_with_a_finding(chapter):
             assert said and said[0] <= results[0], heading
 
 
+@in_chapters
 def test_exercises_come_in_three_grades_with_minutes(chapter):
     text = "\n".join(cell.source for cell in read(chapter) if cell.cell_type == "markdown")
     titles = [found["title"] for found in EXERCISE.finditer(text)]
@@ -157,6 +154,7 @@ def test_exercises_come_in_three_grades_with_minutes(chapter):
     assert {GRADED.fullmatch(title)[1] for title in titles} == {"easy", "medium", "hard"}
 
 
+@in_chapters_and_labs
 def test_each_exercise_has_a_solution_that_is_executed_and_asserts(chapter):
     text = "\n".join(cell.source for cell in read(chapter) if cell.cell_type == "markdown")
     solved = solutions(chapter)
@@ -166,6 +164,7 @@ def test_each_exercise_has_a_solution_that_is_executed_and_asserts(chapter):
         assert any(isinstance(node, ast.Assert) for node in asserts), label
 
 
+@in_chapters_and_labs
 def test_tables_have_captions(chapter):
     """Tables are shown by `figures.table`, which wants a caption and has few columns."""
     for cell in code_cells(chapter):

@@ -19,6 +19,7 @@ from sparsebert.chapters import (
     build_book,
     chapters,
     find_notebook,
+    lessons,
     parameters_of,
     parse_parameters,
     run_notebook,
@@ -73,6 +74,14 @@ def notebook(tmp_path) -> Path:
 def test_a_notebook_is_found_by_any_of_its_names(notebook, name, monkeypatch):
     monkeypatch.chdir(notebook.parent.parent)
     assert find_notebook(name, notebook.parent.parent) == notebook
+
+
+@pytest.mark.parametrize("name", ["lab_pairs", "pairs", "lab"])
+def test_a_lab_is_no_chapter_and_is_found_by_its_name(notebook, name):
+    lab = make_notebook(notebook.parent.parent, "lab_pairs")
+    assert find_notebook(name, notebook.parent.parent) == lab
+    assert chapters(notebook.parent.parent) == [notebook]
+    assert lessons(notebook.parent.parent) == [lab]
 
 
 def test_a_misspelt_notebook_names_the_nearest(notebook):
@@ -542,6 +551,23 @@ def test_a_student_edition_has_the_exercises_without_their_solutions(tmp_path, s
     ]
 
 
+def test_a_student_edition_has_nothing_for_teachers(tmp_path, small_book):
+    (tmp_path / "book" / "_toc.yml").write_text(
+        "{format: jb-book, root: notebooks/01_only, "
+        "parts: [{caption: Teach, chapters: [{file: a}, {file: notes}]}]}"
+    )
+    (tmp_path / "book" / "a.md").write_text("# A\n\n% for teachers only\nsecret\n\n% for all\nthe end\n")
+    (tmp_path / "book" / "notes.md").write_text("% for teachers only\n# Notes\n\nsecret\n")
+    small_book()
+    small_book(edition="student", students=True)
+    whole, handed_out = (tmp_path / "_build" / edition / "source" for edition in (".", "student"))
+    assert "secret" in (whole / "a.md").read_text() and (whole / "notes.md").is_file()
+    assert (handed_out / "a.md").read_text() == "# A\n\nthe end\n"
+    assert not (handed_out / "notes.md").exists()
+    parts = yaml.safe_load((handed_out / "_toc.yml").read_text())["parts"]
+    assert parts == [{"caption": "Teach", "chapters": [{"file": "a"}]}]
+
+
 def test_an_interrupted_book_says_that_the_same_command_goes_on(small_book, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -562,6 +588,7 @@ def test_a_chapter_that_is_listed_but_missing_is_named(small_book, tmp_path):
 # ---- the project's own book ----------------------------------------------------------------------
 
 NOTEBOOKS = chapters(PROJECT)
+LISTED = [*NOTEBOOKS, *lessons(PROJECT)]
 
 
 def test_the_table_of_contents_lists_every_page_and_every_notebook():
@@ -569,12 +596,13 @@ def test_the_table_of_contents_lists_every_page_and_every_notebook():
     listed = book.pages_in_toc(PROJECT)
     assert len(listed) == len(set(listed))
     assert set(listed) == pages | {"components", "reference", "this_build"} | {
-        f"notebooks/{path.stem}" for path in NOTEBOOKS
+        f"notebooks/{path.stem}" for path in LISTED
     }
-    assert [f"notebooks/{path.stem}" for path in NOTEBOOKS] == [page for page in listed if "/" in page]
+    numbered = [page for page in listed if re.match(r"notebooks/\d", page)]
+    assert [f"notebooks/{path.stem}" for path in NOTEBOOKS] == numbered
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", LISTED, ids=lambda path: path.stem)
 def test_notebooks_are_kept_without_outputs(notebook):
     code = [cell for cell in read_notebook(notebook).cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
@@ -589,7 +617,7 @@ def test_every_profile_fits_every_notebook(notebook, profile):
 
 def test_profiles_are_given_for_notebooks_that_exist():
     profiles = yaml.safe_load((PROJECT / "notebooks" / "profiles.yaml").read_text())
-    assert set(profiles) <= {path.stem for path in NOTEBOOKS}
+    assert set(profiles) <= {path.stem for path in LISTED}
     assert all(set(changes) <= {"smoke", "full"} for changes in profiles.values())
 
 
@@ -599,7 +627,7 @@ def test_profiles_are_given_for_notebooks_that_exist():
     [
         ("03", {"from_layers": "[1, 9]"}, "layer"),
         ("05", {"density": "0.01"}, "below the least of these texts"),
-        ("06", {"plans": "[syntax]"}, "it needs neighbours at layer 0"),
+        ("06", {"plans": "[syntax]"}, "reads parses, which random tokens don.t have"),
     ],
 )
 def test_a_chapter_is_refused_before_it_trains_any_of_its_runs(tmp_path, monkeypatch, name, parameters, said):

@@ -1028,3 +1028,57 @@ def test_losses_stand_by_sparsity_in_a_panel_per_task_with_the_lines_of_the_clai
     for nothing in (lost[:0], lost[lost["sparsity"] < 0.7]):
         with pytest.raises(InputError, match=r"no (rows|losses)"):
             figures.verdicts.losses_by_sparsity(nothing)
+
+
+# ---- what chapters show
+
+
+def decides(plan, loss, seeds, **changes):
+    """Runs on MRPC in the setting that decides."""
+    fixed = {"task": "glue/mrpc+test", "encoder": "minilm", "train_size": None, "epochs": 3}
+    fixed |= {"batch_size": 16, "max_length": 128, "learning_rate": 1e-4}
+    return several(plan, loss, seeds, **fixed | changes)
+
+
+def test_the_deciding_runs_of_a_task_are_taken_once_there_are_three_seeds_of_them():
+    explored = [
+        record for plan in ("dense", f"syntax{CLS} @ late") for record in several(plan, 0.5, task="glue/mrpc")
+    ]
+    other = several("dense", 0, task="topics") + decides("dense", 0, [5, 6, 7], encoder="e5")
+    for seeds, tasks in (([5, 6], {"glue/mrpc"}), ([5, 6, 7], {"glue/mrpc+test"})):
+        decided = decides("dense", 0.0, seeds) + decides(f"syntax{CLS} @ late", 0.5, seeds)
+        known = claims.best_known(["C1"], explored + decided + other)
+        assert {record.config.task for record in known} == tasks
+        assert {record.config.encoder for record in known} == {"minilm"}
+        both = claims.best_known(["C1", "C2"], explored + decided)  # nothing at all layers: C2 has no number
+        assert {record.config.task for record in both} == {"glue/mrpc"}
+
+
+def test_verdicts_on_several_tasks_are_said_in_a_phrase():
+    holds, fails = (dense() + late(loss) for loss in (0.5, 4.0))
+    found = [one for records in (holds, fails, holds) for one in claims.judge("C1", records)]
+    labels = [claims.Verdict(**vars(one) | {"label": label}) for one, label in zip(found, "abc", strict=True)]
+    assert claims.in_words(labels) == "holds on `a` and `c`; does not hold on `b`"
+    assert claims.in_words(claims.judge("C1", dense())) == "has no runs"
+
+
+def test_losses_stand_in_rows_with_a_marker_per_placement():
+    records = dense() + late(0.5, 1.0) + several(f"syntax{CLS}", 3.0) + several("global(cls)", 9.0)
+    lost = claims.losses(records)
+    frame = pd.concat([lost.assign(label=task) for task in ("one", "two", "three")])
+    figure = figures.verdicts.losses_in_rows(frame)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
+    drawn = [bars.lines[0].get_xydata()[0] for bars in figure.axes[0].containers]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    by_row = {(names[round(y)], round(x, 6)) for x, y in drawn}
+    assert by_row == {(row.pattern, round(row.mean, 6)) for row in lost.itertuples()}
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["at all layers", "at the later half"]
+    with pytest.raises(InputError, match="no rows"):
+        figures.verdicts.losses_in_rows(lost[:0])
+
+
+def test_losses_in_rows_take_other_kinds_than_placements():
+    parts = claims.parts_left_out(c4_runs())
+    figure = figures.verdicts.losses_in_rows(parts, "without", "mixture")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == parts["mixture"].unique().tolist()

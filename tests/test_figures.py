@@ -37,7 +37,7 @@ def runs(patterns=tuple(PATTERNS), placements=("late", "all"), seeds=3, **column
             for seed in range(seeds):
                 loss = 0.01 * (i + j + 1) + 0.002 * seed
                 row = {"pattern": pattern, "placement": placement, "seed": seed, "first_layer": j}
-                row |= {"accuracy": 0.8 - loss, "loss_vs_dense": loss, "sparsity": 0.5 + 0.1 * i + 0.03 * j}
+                row |= {"accuracy": 0.8 - loss, "loss": loss, "sparsity": 0.5 + 0.1 * i + 0.03 * j}
                 rows.append(row | columns)
     return pd.DataFrame(rows)
 
@@ -385,8 +385,10 @@ def test_by_placement_puts_each_control_in_the_row_of_its_pattern():
     assert [label.get_text() for label in late.get_yticklabels()] == ["neighbour(2)", "syntax"]
     rows = [round(y) for _, y in means_of(late)]
     assert rows == [0, 1, 1]
-    own = frame[frame["placement"] == "late"].groupby("pattern", sort=False)["loss_vs_dense"].mean()
-    assert [x for x, _ in means_of(late)] == pytest.approx((-100 * own).tolist())
+    own = frame[frame["placement"] == "late"].groupby("pattern", sort=False)["loss"].mean()
+    assert [x for x, _ in means_of(late)] == pytest.approx((100 * own).tolist())
+    without = figures.by_placement(runs(PATTERNS[:2])).axes[0]
+    assert [y for _, y in means_of(without)] == [0, 1]  # in the middle of their rows
 
 
 def test_means_are_joined_by_a_line_per_pattern_through_its_means():
@@ -398,12 +400,6 @@ def test_means_are_joined_by_a_line_per_pattern_through_its_means():
         assert line.get_ydata() == pytest.approx(means.tolist())
         assert np.abs(line.get_xdata() - [0, 1, 2]).max() < 0.2
     assert len(intervals_of(axes)) == 6
-
-
-def test_by_placement_can_compare_with_something_else_than_dense():
-    figure = figures.by_placement(runs(PATTERNS[:2]), reference="the mixture")
-    assert figure.get_supxlabel() == "accuracy against the mixture, points"
-    assert [y for _, y in means_of(figure.axes[0])] == [0, 1]  # without controls, in the middle of their rows
 
 
 # ---- how many connections of each kind ----
@@ -438,6 +434,16 @@ def cells_of(axes):
         (across[int(text.get_position()[0])].get_text(), down[int(text.get_position()[1])].get_text()): text
         for text in axes.texts
     }
+
+
+def test_by_task_draws_each_run_the_mean_and_what_guessing_scores():
+    frame = pd.DataFrame({"task": ["one", "one", "two"], "score": [60.0, 80.0, 95.0]})
+    figure = figures.by_task(frame, {"one": 50.0, "two": 20.0})
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
+    drawn = [list(line.get_xdata()) for line in axes.lines if line.get_marker() in "x|"]
+    assert drawn == [[50.0], [60.0, 80.0], [20.0], [95.0]]
+    assert legend_of(figure) == ["mean", "one run", "commonest label"]
 
 
 def test_heat_maps_write_means_and_half_intervals_and_leave_blank_what_was_not_run():

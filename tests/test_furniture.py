@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 import sparsebert
-from sparsebert.chapters import chapters, site
+from sparsebert.chapters import chapters, lessons, site
 from sparsebert.chapters.downloads import plain_markdown, standalone
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.printing import find_browser, print_page
@@ -98,7 +98,7 @@ def test_myst_becomes_markdown_that_every_program_shows(myst, plain):
     assert plain_markdown(myst, link) == plain
 
 
-@NOTEBOOKS
+@pytest.mark.parametrize("notebook", [*chapters(PROJECT), *lessons(PROJECT)], ids=lambda path: path.stem)
 def test_no_download_has_roles_directives_or_labels_left(notebook):
     book = standalone(read_notebook(notebook), link, "", "main")
     nbformat.validate(book)
@@ -236,8 +236,9 @@ def test_static_files_stay_if_a_page_leads_to_them(tmp_path):
         "_static/mathjax/sre/mathmaps/de.json": "unused",
         "_static/mathjax/input/tex/extensions/cancel.js": "",
         "b.html": '<link href="_static/b.css" rel="stylesheet"/><script src="_static/b.js"></script>',
-        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) }',
+        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) } @import url(./d.css);',
         "_static/c.css": "a { background: url('c.png') }",
+        "_static/d.css": "",
         "_static/b.js": "load('lazy/d.js')",
         **dict.fromkeys(
             (f"_static/{name}" for name in ("a b.png", "c.png", "fonts/b.woff2", "lazy/d.js")), ""

@@ -12,6 +12,7 @@ from sparsebert.study.intervals import (
     Mean,
     Scatter,
     mean_interval,
+    mean_points,
     over_seeds,
     over_seeds_and_rows,
     scatter_of,
@@ -91,3 +92,13 @@ def test_what_a_seed_does_to_all_conditions_is_no_scatter():
     luck = np.random.default_rng(3).normal(size=(3, 20))
     moved = luck + np.array([[5.0], [-9.0], [4.0]])
     assert scatter_of(pd.DataFrame(moved)).variance == pytest.approx(scatter_of(pd.DataFrame(luck)).variance)
+
+
+def test_points_are_means_over_seeds_of_the_means_of_each_seed():
+    runs = pd.DataFrame({"seed": [0, 0, 1, 1], "loss": [0.01, 0.03, 0.05, 0.07]})
+    mean, low, high = mean_points(runs)
+    half = 12.7062047 * math.sqrt(8) / math.sqrt(2)  # of the seeds' means 2 and 6
+    assert (mean, low, high) == pytest.approx((4, 4 - half, 4 + half))
+    assert mean_points(runs.assign(worth=runs["loss"]), "worth") == (mean, low, high)
+    assert mean_points(runs[:1])[0] == pytest.approx(1) and math.isnan(mean_points(runs[:1])[1])
+    assert all(map(math.isnan, mean_points(runs[:0])))

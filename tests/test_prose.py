@@ -20,7 +20,7 @@ from proselint.config import DEFAULT
 from proselint.registry import CheckRegistry
 from proselint.tools import LintFile
 
-from sparsebert.chapters import chapters
+from sparsebert.chapters import chapters, lessons
 from sparsebert.chapters.downloads import plain_markdown
 from sparsebert.chapters.reference import entries
 from sparsebert.cli import main
@@ -73,7 +73,7 @@ def helps() -> Iterator[tuple[str, str]]:
 def texts() -> Iterator[tuple[str, str]]:
     for page in pages():
         yield page.name, text_of(page.read_text(encoding="utf-8"))
-    for notebook in chapters(PROJECT):
+    for notebook in [*chapters(PROJECT), *lessons(PROJECT)]:
         cells = nbformat.read(notebook, as_version=4).cells
         whole = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         yield notebook.name, text_of(whole)
@@ -85,9 +85,6 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 CASES = list(texts())
-NOT_YET = {*(path.name for path in chapters(PROJECT)), "for_teachers.md", "how_to_rerun.md", "many_runs.md"}
-NOT_YET |= {"patterns_and_plans.md", "tasks_and_encoders.md", "glossary.md", "bibliography.md", "intro.md"}
-NOT_YET -= {"05_learning_degrees.ipynb"}
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +95,7 @@ def linter():
     return DEFAULT
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        pytest.param(*case, id=case[0], marks=[pytest.mark.xfail(strict=False)] * (case[0] in NOT_YET))
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize(("name", "text"), CASES, ids=[name for name, _ in CASES])
 def test_a_text_reads_plainly(name, text, linter):
     faults = []
     for paragraph in filter(None, text.split("\n\n")):

@@ -1,4 +1,4 @@
-"""Every chapter runs to its end in the smoke profile."""
+"""Every chapter and every lab runs to its end in the smoke profile."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sparsebert.chapters import chapters, run_notebook
+from sparsebert.chapters import chapters, lessons, run_notebook
 
 PROJECT = Path(__file__).resolve().parent.parent
+LABS = [path for path in lessons(PROJECT) if path.stem.startswith("lab_")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", chapters(PROJECT), ids=lambda path: path.stem)
-def test_a_chapter_runs_in_the_smoke_profile(chapter, tmp_path):
-    assert run_notebook(chapter, profile="smoke", out=tmp_path / "out.ipynb", root=PROJECT).is_file()
+@pytest.mark.parametrize("notebook", [*chapters(PROJECT), *LABS], ids=lambda path: path.stem)
+def test_a_notebook_runs_in_the_smoke_profile(notebook, tmp_path):
+    assert run_notebook(notebook, profile="smoke", out=tmp_path / "out.ipynb", root=PROJECT).is_file()

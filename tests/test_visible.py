@@ -37,7 +37,7 @@ class Change:
 
 
 CHANGES = [
-    Change("02", "losses", 'seed, plan = 0, "dense"', 'seed, plan = 0, "neighbour(1)"'),
+    Change("02", "losses", 'plan = "dense"', 'plan = "neighbour(1)"'),
     Change("02", "losses", "lr=learning_rate", "lr=10 * learning_rate"),
     Change("02", "losses", "optimizer.zero_grad()", "pass"),
     Change("05", "learned_degrees", "largest=8", "largest=4"),

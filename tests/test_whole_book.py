@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 import sparsebert
-from sparsebert.chapters import book, build_book, chapters
+from sparsebert.chapters import book, build_book, chapters, lessons
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.figures.page import AGREES
 
 PROJECT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = chapters(PROJECT)
+NOTEBOOKS = [*chapters(PROJECT), *lessons(PROJECT)]
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +29,7 @@ def built(tmp_path_factory):
         build_book(PROJECT, build=folder / "build")
         said = []
         index = build_book(PROJECT, build=folder / "build", say=said.append)
+        build_book(PROJECT, build=folder / "build", slides=True)
     yield index.parent, said
     shutil.rmtree(folder)
 
@@ -50,6 +51,12 @@ def test_the_first_page_shows_the_verdicts_of_the_last_chapter(built):
 
 def test_a_book_in_which_nothing_changed_is_built_from_what_is_there(built):
     assert [line.split(": ")[1] for line in built[1]] == ["unchanged"] * (len(NOTEBOOKS) + 1)
+
+
+def test_a_lecture_is_made_from_the_chapters_of_the_book(built):
+    lecture = (built[0].parent / "slides" / "lecture.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'<aside class="notes">', lecture)) >= 18
+    assert "These runs do not show" not in lecture
 
 
 def test_every_figure_of_the_book_has_a_caption_a_number_and_alt_text(built):

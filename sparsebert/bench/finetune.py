@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from sparsebert.bench.measuring import find_device, paired_ratio, seconds
-from sparsebert.errors import say
+from sparsebert.errors import InputError, say
 from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.models.sparsified import sparsify
@@ -63,6 +63,8 @@ def bench_finetune(
 def _bench_length(run: Run, rounds: int) -> dict:
     config = run.config
     run.task.load()  # refuses prepared data, which the default trainer can't read
+    if run.task.labelled == "words":
+        raise InputError(f"task '{run.task.name}' labels words, and this compares runs that label texts")
     precision = resolve_precision(config.precision)
     max_length = run.length(run.model())
     data = run.rows(max_length)

@@ -118,6 +118,7 @@ def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forwar
     """The shortest measured length from which on a contender is faster than dense; None if it never is.
 
     Faster means by at least 5 %: where `auto` falls back to dense attention, the two differ by noise alone.
+    `ratio` is a column of ratios, or of the upper ends of their intervals, so that the intervals say it.
     """
     own = frame[(frame["contender"] == contender) & frame[ratio].notna()].sort_values("length")
     faster = (own[ratio] <= 0.95).to_numpy()
@@ -171,6 +172,15 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
         ) from None
     # A column in which nothing was measured is full of nulls.
     return frame.astype(object).fillna(math.nan).infer_objects(), found
+
+
+def recorded_costs(name: str) -> tuple[pd.DataFrame, dict]:
+    """The measurement in `book/results/<name>.json` and its provenance; an empty frame if there is none."""
+    import pandas as pd
+
+    root = project_root()
+    path = root / "book" / "results" / f"{name}.json" if root else None
+    return read_costs(path) if path and path.is_file() else (pd.DataFrame(), {})
 
 
 def measured(

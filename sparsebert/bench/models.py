@@ -28,7 +28,7 @@ from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
 from sparsebert.models.sparsified import Sparsified, sparsify
-from sparsebert.patterns.plans import parse_plan
+from sparsebert.patterns.plans import Plan, parse_plan
 
 PLAN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -72,11 +72,8 @@ def model_rows(
     sequences as make them up, at least one. Dense attention is left out beyond `longest_dense` tokens and
     where its scores would not fit into memory. `dtype` is that of autocast.
     """
-    parsed, device, kind = parse_plan(plan), measuring.find_device(device), measuring.find_dtype(dtype)
-    if parsed.needs & {"word_ids", "head_ids"}:
-        raise InputError(
-            f"plan '{plan}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
-        )
+    device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
+    parsed = plan_without_parses(plan)
     for mode in modes:
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
@@ -99,6 +96,16 @@ def model_rows(
             for name, trial in trials.items():
                 row = {"encoder": encoder, "mode": mode, "length": length, "batch": batch, "contender": name}
                 yield row | trial.row(trials["dense"])
+
+
+def plan_without_parses(text: str) -> Plan:
+    """A plan that can be timed on random tokens. Raises `InputError` if it reads parses."""
+    plan = parse_plan(text)
+    if plan.needs & {"word_ids", "head_ids"}:
+        raise InputError(
+            f"plan '{text}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
+        )
+    return plan
 
 
 def random_or_loaded(encoder: str, length: int) -> PreTrainedModel:

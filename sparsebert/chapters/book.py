@@ -7,10 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -19,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
-from papermill.exceptions import strip_color
 from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 from yaml import YAMLError
 
@@ -30,9 +26,11 @@ from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebo
 from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.chapters.printing import find_browser, print_page
 from sparsebert.chapters.reference import PAGE, entries, reference_page, with_reference
+from sparsebert.chapters.rendering import render
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.site import write_pages
-from sparsebert.chapters.tidying import without_solutions
+from sparsebert.chapters.slides import build_slides
+from sparsebert.chapters.tidying import without_solutions, without_teachers_parts
 from sparsebert.errors import ChapterError, InputError, say
 from sparsebert.sweeps.executors import WorkerDied, open_executor
 
@@ -44,17 +42,19 @@ def build_book(
     build: str | Path | None = None,
     students: bool = False,
     pdf: bool = False,
+    slides: bool = False,
     say: Callable[[str], None] = say,
 ) -> Path:
     """Runs every chapter of `book/_toc.yml` that changed, renders the book, returns the path of index.html.
 
-    With `pdf` the path is that of the whole book as one PDF, `sparsebert.pdf` in `build`.
+    With `pdf` the path is that of the whole book as one PDF, `sparsebert.pdf` in `build`. With `slides` the
+    pages are not rendered, and the path is that of a lecture's slides, `slides/lecture.html` in `build`.
 
     Everything made goes into `build` (by default `_build/` in the project): `notebooks/PROFILE/` the executed
     notebooks, `source/` what is rendered, `html/` the book, replaced only by a whole one, and `book.log` what
     jupyter-book said. With `students` the last three are made in `student/`, without solutions in pages and
-    downloads; `notebooks/` is shared with the whole book. `say` is called with a line per chapter. A second
-    call for the same `build` waits.
+    downloads, and without what is for teachers only; `notebooks/` is shared with the whole book. `say` is
+    called with a line per chapter. A second call for the same `build` waits.
     Raises `InputError` if a chapter is missing or the profile is wrong, and `ChapterError` if a notebook or
     the rendering fails.
     """
@@ -77,8 +77,10 @@ def build_book(
         lock.acquire()
     try:
         _execute_changed(todo, profile, executed, root, say)
-        edition = build / "student" if students else build
         ran = [executed / notebook.name for notebook, _ in todo]
+        if slides:
+            return build_slides(root, ran, build)
+        edition = build / "student" if students else build
         _assemble(root, edition / "source", ran, profile, students)
         index = _rendered(root, edition, say)
         return _printed(root, edition, browser, say) if pdf else index
@@ -163,6 +165,8 @@ def _assemble(root: Path, source: Path, executed: list[Path], profile: str, stud
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(root / "book", source, ignore=shutil.ignore_patterns(".*"))
     (source / "notebooks").mkdir()
+    if students:
+        without_teachers_parts(source)
     chapters = [(notebook, read_notebook(notebook)) for notebook in executed]
     seconds = {notebook.stem: chapter.metadata["sparsebert"]["seconds"] for notebook, chapter in chapters}
     for notebook, chapter in chapters:
@@ -232,29 +236,10 @@ def _render(root: Path, build: Path, builder: str = "html") -> None:
     """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
     work, log, html = build / "sphinx", build / "book.log", build / builder
     shutil.rmtree(work, ignore_errors=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", build / "source", "-W", "-n", "--keep-going", "--path-output", work]
-    command += [
-        "--builder",
-        builder,
-        "--config",
-        root / "_config.yml",
-        "--toc",
-        build / "source" / "_toc.yml",
-    ]
-    with log.open("w", encoding="utf-8") as stream:
-        rendered = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
-        )
-    if rendered.returncode:
-        lines = [strip_color(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        said = [line for line in lines if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)] or lines[-20:]
-        said = [line.replace(str(build / "source"), "book") for line in said]
-        raise ChapterError("\n    ".join([f"the book could not be rendered (all of it in {log}):", *said]))
+    command = ["-c", "from jupyter_book.cli.main import main; main()", "build", build / "source"]
+    command += ["-W", "-n", "--keep-going", "--path-output", work, "--builder", builder]
+    command += ["--config", root / "_config.yml", "--toc", build / "source" / "_toc.yml"]
+    render("the book", command, log, build / "source")
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work / "_build" / builder, html)
     shutil.rmtree(work, ignore_errors=True)

@@ -16,15 +16,21 @@ def chapters(root: str | Path | None = None) -> list[Path]:
     return sorted((find_root(root) / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
+def lessons(root: str | Path | None = None) -> list[Path]:
+    """The notebooks of a project that are no chapters, such as `notebooks/lab_name.ipynb`, in order."""
+    return sorted((find_root(root) / "notebooks").glob("[a-z]*.ipynb"))
+
+
 def find_notebook(name: str | Path, root: str | Path | None = None) -> Path:
     """The notebook of this name: `03_which_connections`, `which_connections`, `03`, or the path of a file.
 
-    Raises `InputError` with the nearest name if there is none.
+    A lab is found in the same way, as `lab_pairs`, `pairs` or `lab`. Raises `InputError` with the nearest
+    name if there is none.
     """
     path = path_of(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
-    known = chapters(root)
+    known = [*chapters(root), *lessons(root)]
     wanted = path.name.removesuffix(".ipynb")
     for notebook in known:
         number, _, title = notebook.stem.partition("_")

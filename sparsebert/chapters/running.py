@@ -147,14 +147,18 @@ def _with_parameters(notebook: Path, parameters: dict[str, Any], profile: str) -
 
 
 class _RunningInterpreter(AsyncKernelManager):
-    """Starts the kernel with the interpreter that runs us, not the one an installed kernelspec names."""
+    """Starts the kernel with the interpreter that runs us, not the one an installed kernelspec names.
+
+    What a cell calls behind `!` is found beside that interpreter.
+    """
 
     @default("kernel_spec_manager")
     def _ignore_installed_specs(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])
 
     async def start_kernel(self, **options: Any) -> None:
-        await super().start_kernel(env=QUIET | os.environ, **options)
+        commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        await super().start_kernel(env=QUIET | os.environ | {"PATH": commands}, **options)
 
 
 class _PlainStderr:

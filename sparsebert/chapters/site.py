@@ -231,7 +231,7 @@ def _cited(env: BuildEnvironment, key: str) -> tuple[str, str, str]:
 
 _ASKED = {
     ".html": re.compile(r"""(?:src|href|data-[\w-]+)=["']([^"'#?]+)"""),
-    ".css": re.compile(r"""(?:url\(|@import )\s*["']?([^"'()#?]+)"""),
+    ".css": re.compile(r"""(?:@import\s+url\(|url\(|@import )\s*["']?([^"'()#?]+)"""),
     ".js": re.compile(r"""["'`]([^"'`\s]+\.\w+)["'`]"""),
 }
 

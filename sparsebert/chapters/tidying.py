@@ -1,4 +1,4 @@
-"""An executed notebook made fit to be read, compared and rendered."""
+"""An executed notebook made fit to be read, compared and rendered, and an edition for students."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 from papermill.exceptions import strip_color
 
 from sparsebert import paths
+from sparsebert.reading import read_yaml
 
 
 def tidy(
@@ -98,6 +100,38 @@ def without_solutions(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             kept.append(cell)
     book.cells = kept
     return book
+
+
+_FOR_TEACHERS = re.compile(r"^% for teachers only\n.*?(?:^% for all\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def without_teachers_parts(folder: Path) -> None:
+    """Takes out of the Markdown pages of a folder what is between `% for teachers only` and `% for all`.
+
+    A page of which nothing is left goes, and so does its line in the table of contents, `_toc.yml`.
+    """
+    gone = set()
+    for page in folder.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        left = _FOR_TEACHERS.sub("", text)
+        if not left.strip():
+            gone.add(page.stem)
+            page.unlink()
+        elif left != text:
+            page.write_text(left, encoding="utf-8")
+    toc = folder / "_toc.yml"
+    listed = yaml.safe_dump(_without(read_yaml(toc), gone), sort_keys=False)
+    toc.write_text(listed, encoding="utf-8")
+
+
+def _without(entry: Any, pages: set[str]) -> Any:
+    """A table of contents, or a part of it, without these pages."""
+    if isinstance(entry, list):
+        kept = [one for one in entry if not (isinstance(one, Mapping) and one.get("file") in pages)]
+        return [_without(one, pages) for one in kept]
+    return (
+        {key: _without(value, pages) for key, value in entry.items()} if isinstance(entry, Mapping) else entry
+    )
 
 
 def _plain(value: Any, folders: list[tuple[str, str]]) -> Any:

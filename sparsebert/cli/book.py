@@ -58,8 +58,9 @@ def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | No
 @profile_option
 @click.option("--students", is_flag=True, help="Make the edition without solutions, in _build/student.")
 @click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
+@click.option("--slides", is_flag=True, help="Make a lecture's slides from the chapters, not the pages.")
 def book(profile: str, **how: bool) -> None:
-    """Run every chapter that has changed and render the book; ends with the path of its index.html or PDF."""
+    """Run every chapter that has changed and render the book; ends with the path of what was made."""
     from sparsebert.chapters import build_book
 
     click.echo(build_book(profile=profile, **how))

@@ -18,9 +18,9 @@ import torch
 from safetensors.numpy import load_file, save
 from transformers import PreTrainedTokenizerBase
 
-from sparsebert.data.syntax import add_syntax, parser_name
+from sparsebert.data.syntax import Parse, add_syntax, align, parser_name
 from sparsebert.data.tasks import Task, prepared
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable, write_whole
 from sparsebert.patterns.batches import Batch, Rows
@@ -28,6 +28,7 @@ from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
     import datasets
+    from tokenizers import Encoding
 
 _FORMAT = 2  # raise it when the columns change, so that data prepared before is not found again
 _PROBE = "Don't Überprüfe  İstanbul’s 3,141.59€ re-entry—naïve co\u0301te 日本語 🙂\n"
@@ -44,10 +45,11 @@ def prepare(
 ) -> dict[str, Rows]:
     """The splits of a task as token ids, found again on disk when they were prepared before.
 
-    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`; with
-    `parsed` also `word_ids` and `head_ids` (see `sparsebert.patterns.batches.Batch`). Sizes keep the first
-    rows of one fixed shuffle, so a smaller set is part of a larger one. Validation rows are sorted by length.
-    The rows of a `PreparedTask` are those of its folder.
+    Columns: `input_ids`, `attention_mask` (and `token_type_ids` where the encoder has them), `label`, or
+    `tags` where words are labelled; with `parsed` also `word_ids` and `head_ids` (see
+    `sparsebert.patterns.batches.Batch`). Sizes keep the first rows of one fixed shuffle, so a smaller set is
+    part of a larger one. Validation rows are sorted by length. The rows of a `PreparedTask` are those of its
+    folder.
     """
     tokenizer = load_tokenizer(encoder)
     needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokenizer_hash(tokenizer))
@@ -154,24 +156,47 @@ def _arrays(
         rows = rows if whole else rows.select(order[:size])
         doing = "parsing" if needs.parsed else "cutting"
         progress(f"{task.name}, {split}: {doing} {len(rows)} of {total} rows")
-        columns = _encode(rows, tokenizer, needs) | ({"order": order} if whole else {})
+        columns = _encode(rows, tokenizer, needs, task.labelled) | ({"order": order} if whole else {})
         arrays |= {f"{split}/{name}": _smallest(values) for name, values in columns.items()}
     return arrays
 
 
 def _encode(
-    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs, labelled: str
 ) -> dict[str, np.ndarray]:
-    texts = list(rows["text"])
+    words = texts = list(rows["text"])
+    if labelled == "words":
+        texts = [" ".join(each) for each in words]
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
     how = {"truncation": True, "max_length": needs.max_length, "return_offsets_mapping": needs.parsed}
     encoded = tokenizer(texts, pairs, **how)
     columns = {name: encoded[name] for name in TOKENS if name in encoded and name != "attention_mask"}
     if needs.parsed:
         columns["word_ids"], columns["head_ids"] = add_syntax(encoded, texts, pairs)
+    if labelled == "words":
+        columns["tags"] = list(map(_tags, encoded.encodings, words, rows["label"]))
     flat = {name: np.fromiter(chain.from_iterable(each), np.int64) for name, each in columns.items()}
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    return flat | {"lengths": lengths, "label": np.array(list(rows["label"]))}
+    return flat | {"lengths": lengths} | ({} if "tags" in flat else {"label": np.array(list(rows["label"]))})
+
+
+def _tags(encoding: Encoding, words: list[str], tags: list[int]) -> np.ndarray:
+    """The tag of each word at its first token; -1 at other tokens.
+
+    Words were joined by spaces, as a pipeline gets them. A word that is cut off, or has no token, has no tag
+    and is not judged, as in the examples of transformers.
+    """
+    lengths = np.array(list(map(len, words)))
+    ends = (lengths + 1).cumsum() - 1
+    spans = Parse(ends - lengths, ends, np.arange(len(words)))
+    at_word, first = np.unique(align(encoding.offsets, encoding.sequence_ids, [spans])[0], return_index=True)
+    found = np.full(len(encoding.ids), -1)
+    found[first[at_word >= 0]] = np.array(tags)[at_word[at_word >= 0]]
+    if (found < 0).all():
+        raise InputError(
+            f"the tokenizer has no token for any word of '{shown(' '.join(words))}'; remove the sentence"
+        )
+    return found
 
 
 def _smallest(values: np.ndarray) -> np.ndarray:

@@ -12,5 +12,5 @@ from sparsebert.figures import costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.look import style
 from sparsebert.figures.page import finding, show, table
-from sparsebert.figures.scores import by_placement, heat_maps, means
+from sparsebert.figures.scores import by_placement, by_task, heat_maps, means
 from sparsebert.study.intervals import mean_interval

@@ -1,7 +1,8 @@
-"""Figures of what attention costs: time and memory against length, the floor, and where a model's time goes.
+"""Figures of what attention costs: time and memory against length, and where a model's time goes.
 
-They draw the frames of `sparsebert.bench.attention` and `sparsebert.bench.models`. For alt texts, the
-`describe_...` functions say in words what such a frame shows.
+They draw the frames of `sparsebert.bench.attention`, `sparsebert.bench.models` and, as ratios to dense
+attention, `sparsebert.bench.compared`. For alt texts, the `describe_...` functions say in words what such a
+frame shows. Chapter 06 explains all of it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
 
 from sparsebert.bench.measuring import PASSES, crossover
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.figures import look
+from sparsebert.figures.page import show
 from sparsebert.reading import path_of
 
 _MEASURES = {  # the column of a pass, its unit, the axis, and what a description says
     "time": ("{}", 1e3, "milliseconds", "milliseconds, forward,"),
     "memory": ("memory_{}", 1e-6, "peak megabytes beyond the inputs", "megabytes of a forward pass"),
-    "time over the floor": ("{}_over_floor", 1, "time over the floor", "times the floor, forward,"),
-    "throughput": ("tokens_per_second", 1, "tokens per second", ""),
 }
 _PARTS = {  # of a step: the words of the legend and the colour
     "attention": ("attention's core", look.ORANGE),
@@ -70,54 +71,50 @@ def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
     """Costs against length, both logarithmic: lines are contenders, panels passes, rows of panels patterns.
 
     `frame` is that of `measure_attention`. `measure` is `time` (milliseconds; a dotted line marks the length
-    from which on `auto` is faster than dense), `memory` (peak megabytes beyond the inputs) or `time over the
-    floor` (over dense attention's time times the density); or it is `throughput` (tokens per second), a panel
-    per mode, and `frame` that of `measure_models`. Raises `InputError` if a column is missing, for an unknown
-    measure, and if nothing was measured.
+    from which on `auto` is faster than dense) or `memory` (peak megabytes beyond the inputs). Raises
+    `InputError` if a column is missing, for an unknown measure, and if nothing was measured.
     """
     if measure not in _MEASURES:
         raise unknown_name("measure", measure, _MEASURES)
     column, unit, label, _ = _MEASURES[measure]
-    panels = "mode" if measure == "throughput" else "pattern"
     columns = {column.format(what): words for what, words in PASSES.items()}
     ratios = {column: f"{column}_over_dense" for column in columns if measure == "time"}
-    look.check_columns(frame, panels, "contender", "length", *columns, *ratios.values())
-    if measure == "time over the floor":
-        frame = frame[frame["contender"] != "dense"]  # its density is 1, and so it is its own floor
+    look.check_columns(frame, "pattern", "contender", "length", *columns, *ratios.values())
     _check_measured(frame[[*columns]])
-    levels = frame[panels].unique()
+    levels = frame["pattern"].unique()
     titles = [
         f"{level}\n{words}" if len(levels) > 1 else words for level in levels for words in columns.values()
     ]
-    options = {"columns": 2, "margin": 0.3, "share": "xy", "ylabel": label}
-    if panels == "mode":
-        titles, options = list(levels), {"share": "x", "ylabel": label}
-    figure, drawn = look.panels_for(titles, 3.7, **options)
+    figure, drawn = look.panels_for(titles, 3.7, columns=2, margin=0.3, share="xy", ylabel=label)
     looks = look.looks_of(frame["contender"].unique())
     for name, own_look in {"auto": _AUTO, "dense": _DENSE}.items():
         if name in looks:
             looks[name] |= own_look
-    ticks = sorted(frame["length"].unique())
-    while len(ticks) > 7:
-        ticks = ticks[::-2][::-1]  # the longest one stays
     for axes, (level, column) in zip(drawn, product(levels, columns), strict=True):
-        own = frame[frame[panels] == level]
-        if measure == "time over the floor":
-            axes.axhline(1, **look.DENSE_LINE, zorder=1)
-        elif ratios and (length := crossover(own, ratio=ratios[column])):
+        own = frame[frame["pattern"] == level]
+        if ratios and (length := crossover(own, ratio=ratios[column])):
             axes.axvline(length, **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
             right = length > math.sqrt(own["length"].min() * own["length"].max())
             place = {"xytext": (-4 if right else 4, 4), "textcoords": "offset points", "va": "bottom"}
             place |= {"ha": "right" if right else "left", "xycoords": ("data", "axes fraction")}
             axes.annotate(f"auto is faster\nfrom {_short(length)}", (length, 0), **place, fontsize=8)
         look.draw_lines(axes, own, "contender", "length", column, looks, unit)
-        axes.set(xscale="log", yscale="log")
-        axes.set_xticks(ticks, [_short(length) for length in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _logarithmic(axes, frame["length"])
     figure.supxlabel("tokens", fontsize=10)
     look.legend_above(figure, figure.axes[0].get_legend_handles_labels()[0])
     return figure
+
+
+def _logarithmic(axes: Axes, lengths: pd.Series) -> None:
+    """Both axes, with lengths of texts as ticks below: at most seven, the longest one among them."""
+    ticks = sorted(lengths.unique())
+    while len(ticks) > 7:
+        ticks = ticks[::-2][::-1]
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(ticks, [_short(length) for length in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # within a decade
 
 
 def _short(length: int) -> str:
@@ -144,6 +141,46 @@ def describe_against_length(frame: pd.DataFrame, measure: str = "time") -> str:
             length = crossover(own)
             where = "at no length measured" if length is None else f"from {length:,} tokens on"
             sentences.append(f"auto is faster than dense {where}.")
+    return " ".join(sentences)
+
+
+@look.style()
+def over_dense(frame: pd.DataFrame, line: str, col: str | None = None) -> Figure:
+    """Ratios to dense attention against length, both logarithmic, with their intervals as bars.
+
+    `frame` has a row per ratio with the columns `length`, `ratio`, `low` and `high` (NaN: it has no
+    interval), as `sparsebert.bench.compared` makes them; a line for each level of `line`, a panel for each of
+    `col`. Below the dashed line at 1 a contender takes less than dense attention. Raises `InputError` if a
+    column is missing or there is no row.
+    """
+    look.check_columns(frame, *filter(None, (line, col)), "length", "ratio", "low", "high")
+    figure, panels = look.panels_of(frame, col, 3.7, columns=2, margin=0.3, share="xy", ylabel="over dense")
+    looks = look.looks_of(frame[line].unique())
+    for axes, _, own in panels:
+        axes.axhline(1, **look.DENSE_LINE, zorder=1)
+        for level, part in own.sort_values("length").groupby(line, sort=False):
+            ratio = part["ratio"]
+            bars = [(ratio - part["low"]).fillna(0), (part["high"] - ratio).fillna(0)]
+            axes.errorbar(part["length"], ratio, yerr=bars, **looks[str(level)], elinewidth=1.4)
+        _logarithmic(axes, frame["length"])
+    figure.supxlabel("tokens", fontsize=10)
+    look.legend_above(figure, look.marks_of(looks, linestyle="-"), dense=[1])
+    return figure
+
+
+def show_over_dense(frame: pd.DataFrame, line: str, col: str | None = None, **told: object) -> None:
+    """Show what `over_dense` draws of a frame, if it has rows; `told` is what `figures.show` takes."""
+    if len(frame):
+        show(over_dense(frame, line, col), alt=describe_over_dense(frame, line, col), **told)
+
+
+def describe_over_dense(frame: pd.DataFrame, line: str, col: str | None = None) -> str:
+    """What `over_dense` shows: the ratio of each line at its shortest and at its longest length."""
+    sentences = ["Ratios to dense attention against length."]
+    for level, own in frame.groupby([name for name in (col, line) if name], sort=False):
+        ends = [own.loc[own["length"].idxmin()], own.loc[own["length"].idxmax()]]
+        told = " and ".join(f"{row['ratio']:.2f} at {row['length']:,.0f} tokens" for row in ends)
+        sentences.append(f"{', '.join(map(str, level))}: {told}.")
     return " ".join(sentences)
 
 

@@ -47,7 +47,7 @@ _KNOWN = {
     name: (COLOURS[place], marker)
     for names, places in ((_METHODS, (1, 2, 0, 9, 4, 3, 5, 7)), (_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7)))
     for name, place, marker in zip(names, places, MARKERS, strict=False)
-} | {"plan": (BLUE, "o")}
+} | {"plan": (BLUE, "o"), "inference": (BLUE, "o"), "training": (RED, "s"), "scores computed": (GREEN, "D")}
 # Of patterns whose family has none; pink comes last, and yellow is left out: both are pale.
 _FREE = list(zip((COLOURS[place] for place in (5, 7, 9, 6)), "X>*<", strict=True))
 

@@ -27,7 +27,6 @@ def means(
     filled: str | None = None,
     apart: str | None = None,
     col: str | None = None,
-    size: str | None = None,
     line: bool = False,
     zero: bool = False,
     xlabel: str = "",
@@ -40,13 +39,12 @@ def means(
     pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour), `marker`,
     `filled` (False: hollow, without weights on edges), `apart` and `col` (panels with scales of their own).
     Runs that agree in the last five are seeds of one another; with `line`, in `x` too, and means of one
-    colour are joined. With `size`, a column that markers grow with, means have intervals both ways and stand
-    where they are. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
+    colour are joined. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
     them; they are drawn as a line with their interval as a band. With `zero` there is a line at 0. Raises
     `InputError` if a column is missing, if runs would be averaged that differ in task, encoder, training
     size, placement or [CLS], or if the mapping lacks a level.
     """
-    look.check_columns(frame, x, y, colour, marker, filled, apart, col, size)
+    look.check_columns(frame, x, y, colour, marker, filled, apart, col)
     labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
     figure, panels = look.panels_of(frame, col, 4.4, **labels)
     looks = look.looks_of(frame[colour])
@@ -61,16 +59,12 @@ def means(
             first = runs.iloc[0]
             own_look = looks[str(first[colour])] | ({"marker": markers[first[marker]]} if marker else {})
             own_look |= {"fillstyle": "full" if first[filled] else "none"} if filled else {}
-            if size:
-                own_look |= {"markersize": 5 + 6 * math.sqrt(runs[size].mean())}
-                look.draw_mean(axes, mean_interval(runs[x]), mean_interval(100 * runs[y]), own_look)
-            else:
-                look.draw_runs(axes, place, 100 * runs[y], own_look)
+            look.draw_runs(axes, place, 100 * runs[y], own_look)
         for level, own_look in looks.items() if line else ():
             here = [number for number, runs in enumerate(groups) if str(runs[colour].iloc[0]) == level]
             heights = [100 * groups[number][y].mean() for number in here]
             axes.plot(places[here], heights, **own_look | {"marker": "none"})
-        axes.set_xlim(left=0) if size else axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
     marks = look.marks_of(looks, **({"marker": "o"} if marker else {}))
     marks += [look.mark(str(level), marker=shape) for level, shape in markers.items()]
@@ -81,35 +75,48 @@ def means(
 
 
 @look.style()
-def by_placement(
-    frame: pd.DataFrame,
-    *,
-    loss: str = "loss_vs_dense",
-    col: str = "placement",
-    metric: str = "accuracy",
-    reference: str = "dense",
-) -> Figure:
-    """What each pattern costs at each placement, in points, with 95 % intervals, beside its random control.
+def by_placement(frame: pd.DataFrame, *, loss: str = "loss") -> Figure:
+    """What each pattern loses at each placement, in points, with 95 % intervals, beside its random control.
 
-    `frame` has a row per run with the columns `pattern`, `col` (panels) and `loss`: the metric of the dense
-    run (or of another `reference`) of the same seed minus this run's. A control, `random(like=P, ...)` with
-    or without global tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
+    `frame` has a row per run with the columns `pattern`, `placement` (panels) and `loss`: the metric of the
+    dense run of the same seed minus this run's. A control, `random(like=P, ...)` with or without global
+    tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
     """
-    look.check_columns(frame, "pattern", loss, col)
-    look.check_alike(frame, "pattern", col)
+    look.check_columns(frame, "pattern", loss, "placement")
+    look.check_alike(frame, "pattern", "placement")
     looks = look.looks_of(frame["pattern"])
     controlled = look.any_control(looks)
     rows = list(dict.fromkeys(style["label"] for style in looks.values()))
-    figure, panels = look.panels_of(frame, col, 0.55 * len(rows) + 1.5, share="xy")
+    figure, panels = look.panels_of(frame, "placement", 0.55 * len(rows) + 1.5, share="xy")
     for axes, _, part in panels:
         for text, runs in part.groupby("pattern", sort=False):
             style = looks[text]
             aside = (0.18 if style["fillstyle"] == "none" else -0.18) * controlled
-            look.draw_runs(axes, rows.index(style["label"]) + aside, -100 * runs[loss], style, sideways=True)
+            look.draw_runs(axes, rows.index(style["label"]) + aside, 100 * runs[loss], style, sideways=True)
         look.name_rows(axes, rows)
-    figure.supxlabel(f"{metric} against {reference}, points", fontsize=10)
+    figure.supxlabel("points lost against dense", fontsize=10)
     both = [look.mark("the pattern"), look.mark(look.CONTROL, fillstyle="none")]
     look.legend_above(figure, both * controlled)
+    return figure
+
+
+@look.style()
+def by_task(frame: pd.DataFrame, guessed: Mapping[str, float] | pd.Series) -> Figure:
+    """Scores of runs, a row per task: each run, their mean with its 95 % interval, and what guessing scores.
+
+    Columns of `frame`: `task` and `score`, in percent, as are the levels of `guessed`, one for each task.
+    """
+    look.check_columns(frame, "task", "score")
+    parts = dict(list(frame.groupby("task", sort=False)["score"]))
+    figure, [axes] = look.panels_for([""], 0.6 * len(parts), margin=0.8, xlabel="score, %")
+    cross = {"color": look.INK, "marker": "x", "markersize": 7}
+    for row, (task, scores) in enumerate(parts.items()):
+        axes.plot(guessed[task], row, **cross)
+        look.draw_runs(axes, row, scores, {"color": look.BLUE, "marker": "o"}, sideways=True)
+    look.name_rows(axes, parts)
+    axes.set_xlim(0, 100.5)
+    marks = [look.mark("mean", color=look.BLUE), look.mark("one run", color=look.BLUE, marker="|")]
+    look.legend_above(figure, [*marks, look.mark("commonest label", **cross)])
     return figure
 
 

@@ -100,6 +100,33 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+@look.style()
+def losses_in_rows(frame: pd.DataFrame, row: str = "pattern", kind: str = "placement") -> Figure:
+    """What is lost on each task, in points, with 90 % intervals: a panel per task, a row for each of `row`.
+
+    `kind` says which markers stand in a row: a placement, or any other names. Columns of `frame`, as
+    `claims.losses` and `claims.parts_left_out` give them: `label` (the task), `row`, `kind`, and `mean`,
+    `low` and `high` in points. Rows and kinds come in the order of the frame. Raises `InputError` if a column
+    is missing or there is no row.
+    """
+    look.check_columns(frame, "label", row, kind, *_NUMBERS)
+    names, kinds = list(frame[row].unique()), list(frame[kind].unique())
+    free = zip(kinds, look.COLOURS, look.MARKERS, strict=False)
+    styles = {name: {"label": name, "color": colour, "marker": marker} for name, colour, marker in free}
+    styles |= {name: style for name, style in _PLACEMENTS.items() if name in styles}
+    options = {"columns": 2, "share": "y", "margin": 0.7}
+    figure, panels = look.panels_of(frame, "label", 0.36 * len(names) + 0.6, **options)
+    for axes, _, own in panels:
+        for _, one in own.iterrows():
+            aside = 0.3 * (kinds.index(one[kind]) - (len(kinds) - 1) / 2)
+            numbers = tuple(one[_NUMBERS])
+            look.draw_mean(axes, numbers, names.index(one[row]) + aside, styles[one[kind]])
+        look.name_rows(axes, names)
+    figure.supxlabel("points lost", fontsize=10)
+    look.legend_above(figure, [look.mark(**style) for style in styles.values()])
+    return figure
+
+
 def _losses(frame: pd.DataFrame, x: str, styles: Iterable[dict], xlabel: str) -> tuple[Figure, list[Axes]]:
     """Means with their intervals in points against a share `x`; each row of the frame has a style."""
     frame = frame.assign(style=list(styles))

@@ -16,6 +16,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     PretrainedConfig,
@@ -31,6 +32,8 @@ from sparsebert.models.packaged import ENCODERS
 from sparsebert.reading import path_of
 
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+HEADS = {"texts": AutoModelForSequenceClassification, "words": AutoModelForTokenClassification}
+"""The models that label whole texts, and those that label words."""
 _USUAL = {  # what a config may say alone, and why nothing else
     "position_embedding_type": ("absolute", "transformers no longer computes other ones; give another model"),
     "is_decoder": (False, "a decoder's tokens don't see those behind them; give an encoder"),
@@ -114,13 +117,15 @@ def label_names(task_labels: Sequence[str]) -> Sequence[str]:
     return task_labels or ("score",)
 
 
-def load_classifier(name: str, task_labels: Sequence[str], length: int | None = None) -> PreTrainedModel:
+def load_classifier(
+    name: str, task_labels: Sequence[str], length: int | None = None, labelled: str = "texts"
+) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
-    The head is drawn from torch's global generator, so seed it first. Weights are read from safetensors, as
-    float32, and no code that comes with a model is run. The model takes `length` tokens at least (see
-    `extend_positions`). Raises `InputError` for an encoder that is not found, cannot be sparsified, or whose
-    files do not belong together. Chapter 02 explains it.
+    `labelled` says what gets a label: "texts" or "words". The head is drawn from torch's global generator, so
+    seed it first. Weights are read from safetensors, as float32, and no code that comes with a model is run.
+    The model takes `length` tokens at least (see `extend_positions`). Raises `InputError` for an encoder that
+    is not found, cannot be sparsified, or whose files do not belong together. Chapter 02 explains it.
     """
     names = label_names(task_labels)
     what = f"encoder '{name}'"
@@ -135,22 +140,23 @@ def load_classifier(name: str, task_labels: Sequence[str], length: int | None = 
         config.id2label = dict(enumerate(names))
         config.label2id = {label: index for index, label in enumerate(names)}
         if sizes:
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = HEADS[labelled].from_config(config)
         else:
-            model = read_model(what, source, config, new_head=True)
+            model = read_model(what, source, config, labelled, new_head=True)
         check_reads(what, model, load_tokenizer(name))
     return extend_positions(model, length) if length else model
 
 
 def read_model(
-    what: str, source: dict[str, Any], config: PretrainedConfig, new_head: bool
+    what: str, source: dict[str, Any], config: PretrainedConfig, labelled: str, new_head: bool
 ) -> PreTrainedModel:
     """A classifier from files, in evaluation mode, with a `new_head` or with the one that the files have.
 
-    Raises `InputError` if the files lack a part of it, hold another one, or anything that it has no use for.
+    `labelled` is one of `HEADS`. Raises `InputError` if the files lack a part of it, hold another one, or
+    anything that it has no use for.
     """
-    check_config(what, config, source["pretrained_model_name_or_path"])
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+    check_config(what, config, source["pretrained_model_name_or_path"], labelled)
+    model, loaded = HEADS[labelled].from_pretrained(
         **source,
         config=config,
         dtype=torch.float32,  # whatever the files have, for a record says in what precision it was trained
@@ -183,7 +189,13 @@ def read_model(
     return model
 
 
-def check_config(what: str, config: PretrainedConfig, folder: str) -> None:
+def labelled_by(config: PretrainedConfig) -> str:
+    """What a saved classifier labels, one of `HEADS`."""
+    words = any(name.endswith("ForTokenClassification") for name in config.architectures or ())
+    return "words" if words else "texts"
+
+
+def check_config(what: str, config: PretrainedConfig, folder: str, labelled: str = "texts") -> None:
     """`InputError` for a config of a model that can't be sparsified or that its files can't hold.
 
     Fields that change how a model is called, and not what it computes, get their usual values.
@@ -202,7 +214,7 @@ def check_config(what: str, config: PretrainedConfig, folder: str) -> None:
             )
     stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
     with torch.device("meta"):
-        wanted = AutoModelForSequenceClassification.from_config(config).num_parameters()
+        wanted = HEADS[labelled].from_config(config).num_parameters()
     if stored and wanted > 2 * stored:  # a new head is small, and a number takes a byte at least
         raise InputError(
             f"{what}: its config.json describes {wanted:,} numbers and its weights are {stored:,} bytes; put "
@@ -225,7 +237,7 @@ def check_reads(what: str, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     inputs = tokenizer("a", "b", return_tensors="pt")
     logits = model.eval()(**{name: inputs[name] for name in columns_of(model) if name in inputs}).logits
     model.train(training)
-    if logits.shape != (1, model.config.num_labels) or not logits.isfinite().all():
+    if (logits.shape[0], logits.shape[-1]) != (1, model.config.num_labels) or not logits.isfinite().all():
         raise InputError(f"{what} gives no finite numbers for a text; look at the numbers in its config.json")
 
 

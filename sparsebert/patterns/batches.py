@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 # Columns of prepared data that have a value for each token, and what they are padded with.
-_PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0, "word_ids": -1, "head_ids": -1}
+_PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+_PADDING |= {"word_ids": -1, "head_ids": -1, "tags": -1}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Rows(Dataset):
     """Prepared data as plain arrays, so that a row costs some slices.
 
     A row is a dictionary of the columns that a `Collator` takes; `lengths` says how many tokens each has.
+    Where words are labelled there is no `label` but a column `tags`, -1 at tokens that have none.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Collator:
     """Rows of prepared data -> one batch of tensors, padded on the right to its longest row.
 
     Columns with `_ids` for words and heads are padded with -1, the tokenizer's own columns with its padding
-    token, 0 and 0; `label` becomes `labels`; columns that no model takes (`length`) are left out.
+    token, 0 and 0; `label` or `tags` become `labels`; columns that no model takes (`length`) are left out.
     """
 
     def __init__(self, pad_token_id: int, token_types: bool = True):
@@ -134,4 +136,6 @@ class Collator:
                 batch[column] = torch.from_numpy(padded)
         if "label" in rows[0]:
             batch["labels"] = torch.tensor([row["label"] for row in rows])
+        if (tags := batch.pop("tags", None)) is not None:
+            batch["labels"] = tags.masked_fill(tags < 0, -100)  # which the models' losses leave out
         return batch

@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
+
+from sparsebert.study.intervals import mean_points
 from sparsebert.training.runs import RunRecord
 
 _NAMED = 3  # of several devices or commits
@@ -39,6 +42,21 @@ def between(low: float, high: float) -> str:
     ('0.0 to 1.3', '–')
     """
     return "–" if math.isnan(low) else f"{round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"
+
+
+def points(mean: float, low: float, high: float) -> str:
+    """A number of points with its interval, for a sentence.
+
+    >>> points(2.64, 1.0, 4.2), points(2.64, float("nan"), float("nan"))
+    ('2.6 points (1.0 to 4.2)', '2.6 points')
+    """
+    shown = "–" if math.isnan(mean) else f"{round(mean, 1) + 0.0:.1f}"
+    return f"{shown} points" + ("" if math.isnan(low) else f" ({between(low, high)})")
+
+
+def points_lost(runs: pd.DataFrame) -> str:
+    """The mean of the column `loss` over seeds, with its 95 % interval, as `mean_points` finds it."""
+    return points(*mean_points(runs))
 
 
 def origin(sources: Sequence[RunRecord | Mapping]) -> str:

@@ -128,3 +128,13 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float, float]:
     """
     mean = over_seeds(values)
     return mean.value, *mean.interval(0.95)
+
+
+def mean_points(runs: pd.DataFrame, column: str = "loss") -> tuple[float, float, float]:
+    """The mean over seeds of a column such as `loss`, in points, with its 95 % interval: (mean, low, high).
+
+    Runs of one seed, for example with several patterns, are averaged first. `column` is a fraction; without
+    runs all three are NaN. Chapter 03 explains it.
+    """
+    by_seed = 100 * runs.groupby("seed")[column].mean()
+    return (math.nan, math.nan, math.nan) if by_seed.empty else mean_interval(by_seed)

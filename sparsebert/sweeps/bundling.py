@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import sparsebert
+from sparsebert.data.tasks.metrics import OF_SENTENCES
 from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError
 from sparsebert.fetching import pip
@@ -94,7 +95,8 @@ def bundle(
             files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
         if pythons:
             progress(f"wheels for Python {', '.join(pythons)}")
-            wheels = _download(Path(temporary) / WHEELS, pythons, CHAPTER if chapters else ())
+            used = {OF_SENTENCES[name] for run in runs for name in run.task.metrics if name in OF_SENTENCES}
+            wheels = _download(Path(temporary) / WHEELS, pythons, (*CHAPTER * chapters, *sorted(used)))
             files |= {f"{WHEELS}/{path.name}": path for path in wheels}
         texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
         progress("packing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, nested_concat
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
@@ -36,12 +37,12 @@ from sparsebert.machine import (
     versions,
 )
 from sparsebert.models.architectures import architecture_of
-from sparsebert.models.encoders import columns_of, label_names, load_tokenizer, quiet
+from sparsebert.models.encoders import columns_of, label_names, labelled_by, load_tokenizer, quiet
 from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
-from sparsebert.training.predictions import Predictions, metrics_of
+from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
 from sparsebert.training.resolved import Run
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
@@ -204,6 +205,8 @@ def evaluate(
             f"{', '.join(labels)}; name a task with the same labels"
         )
     with load(folder, config.kernel) as sparse, quiet():
+        if (own := labelled_by(sparse.model.config)) != task.labelled:
+            raise InputError(f"the model in '{folder}' labels {own}, and task '{task.name}' {task.labelled}")
         parsed = "word_ids" in sparse.plan.needs
         size = eval_size or config.eval_size
         data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
@@ -229,7 +232,7 @@ def build_trainer(
 ) -> _Trainer:
     """The Trainer of a run: `config`'s hyper-parameters with our settings for speed and small data."""
     train, validation = data["train"], data["validation"]
-    if (largest := np.abs(train.label).max(initial=0)) > LARGEST_LABEL:
+    if (largest := np.abs(train.label or 0).max(initial=0)) > LARGEST_LABEL:
         raise InputError(f"a label of the training rows is {largest:g}, too large for 32 bits; scale them")
     arguments = TrainingArguments(
         output_dir=str(scratch or "."),  # the Trainer makes this folder; without checkpoints it stays empty
@@ -285,6 +288,8 @@ def predict(trainer: Trainer, task: Task, rows: Rows) -> Predictions:
     else:
         logits = trainer.predict(rows).predictions
         logits = logits[0] if isinstance(logits, tuple) else logits
+    if task.labelled == "words":
+        return WordPredictions.of(rows, logits, task.label_names)
     return Predictions.of(rows, logits, len(task.label_names))
 
 
@@ -296,7 +301,7 @@ def _logits_alone(trainer: Trainer, rows: Rows) -> np.ndarray:
         trainer.model(**trainer._prepare_inputs(batch)).logits.float().cpu()
         for batch in DataLoader(rows, trainer.args.eval_batch_size, collate_fn=trainer.data_collator)
     ]
-    return torch.cat(logits).numpy()
+    return functools.reduce(nested_concat, logits).numpy()  # which pads what has a row of numbers per token
 
 
 def _learning(

@@ -1,4 +1,4 @@
-"""What a run predicted for each row that it was evaluated on, packed to about a bit per row and class bit."""
+"""What a run predicted for each row or word that it was evaluated on, packed to about a bit per class bit."""
 
 from __future__ import annotations
 
@@ -41,14 +41,17 @@ class Predictions(BaseModel):
     @classmethod
     def of(cls, rows: Rows, logits: Num[np.ndarray, "row class"], classes: int) -> Predictions:
         """What `logits` say of `rows`, one column of numbers where `classes` is 0; `InputError` for NaN."""
+        return cls(**cls._fields(rows, np.asarray(rows.label), logits, classes))
+
+    @staticmethod
+    def _fields(rows: Rows, label: Numbers, logits: Num[np.ndarray, "row class"], classes: int) -> dict:
         if not np.isfinite(logits).all():
             raise InputError(
                 "the model's predictions are not finite: training diverged; lower the learning rate"
             )
-        label = np.asarray(rows.label)
         predicted = logits.argmax(-1) if classes else logits.reshape(-1)
         packed = {"label": _packed(label, classes), "predicted": _packed(predicted, classes)}
-        return cls(rows=_hash(rows), count=len(label), classes=classes, **packed)
+        return packed | {"rows": _hash(rows, label), "count": len(label), "classes": classes}
 
     @property
     def labels(self) -> Numbers:
@@ -77,6 +80,53 @@ class Predictions(BaseModel):
             bits = self.count * (_bits(self.classes) if self.classes else 32)
             if size != -(-bits // 8):
                 raise ValueError(f"{name} does not hold {self.count} rows")
+        return self
+
+
+class WordPredictions(Predictions):
+    """Tags and predictions of the words of rows whose words are labelled: `count` is the number of words.
+
+    `tags` are the names of the classes. `words` says how many words each row has, in 16 bits, as base64.
+    Words that were cut off or have no token are not among them.
+    """
+
+    tags: list[str]
+    words: str
+
+    @classmethod
+    def of(
+        cls, rows: Rows, logits: Num[np.ndarray, "row token class"], tags: Sequence[str]
+    ) -> WordPredictions:
+        """What `logits` say of the words of `rows`, padded on the right; `InputError` for NaN."""
+        lengths, tag = np.array(rows.lengths), rows.tokens["tags"]
+        flat = logits[np.arange(logits.shape[1]) < lengths[:, None]]
+        words = np.bincount(np.repeat(np.arange(len(rows)), lengths)[tag >= 0], minlength=len(rows))
+        packed = base64.b64encode(words.astype("<u2").tobytes()).decode()
+        fields = cls._fields(rows, tag[tag >= 0], flat[tag >= 0], len(tags))
+        return cls(**fields, tags=list(tags), words=packed)
+
+    @property
+    def ends(self) -> Numbers:
+        """For each row the place behind its last word."""
+        return np.frombuffer(base64.b64decode(self.words, validate=True), "<u2").cumsum(dtype=np.int64)
+
+    @property
+    def correct(self) -> Numbers:
+        """For each row the words whose tag was found, by the words of a mean row: their mean is accuracy."""
+        found = np.append(0, (self.labels == self.predictions).cumsum())[self.ends]
+        return np.diff(found, prepend=0) * (len(found) / self.count)
+
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
+        tags = [np.split(np.array(self.tags)[of], self.ends[:-1]) for of in (self.labels, self.predictions)]
+        return score(names, self.predictions, self.labels, tags)
+
+    @model_validator(mode="after")
+    def _fits(self) -> WordPredictions:
+        ends, most = self.ends, max(self.labels.max(), self.predictions.max())
+        if len(self.tags) != self.classes or most >= self.classes:
+            raise ValueError(f"tags does not name the {self.classes} classes")
+        if ends[-1:].tolist() != [self.count] or not np.diff(ends, prepend=0).all():
+            raise ValueError(f"words does not hold the {self.count} words of the rows")
         return self
 
 
@@ -118,9 +168,9 @@ def _unpacked(text: str, count: int, classes: int) -> Numbers:
     return sum(column.astype(np.int64) << bit for bit, column in enumerate(bits.reshape(-1, count)))
 
 
-def _hash(rows: Rows) -> str:
+def _hash(rows: Rows, label: Numbers) -> str:
     digest = hashlib.sha256()
-    for values in (rows.lengths, rows.tokens["input_ids"], rows.label):
+    for values in (rows.lengths, rows.tokens["input_ids"], label):
         values = np.asarray(values)
         digest.update(values.astype("<f4" if values.dtype.kind == "f" else "<i8").tobytes())
     return digest.hexdigest()[:16]

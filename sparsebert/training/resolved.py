@@ -55,7 +55,8 @@ class Run:
     def model(self) -> PreTrainedModel:
         """Its encoder with a fresh head, the same each time."""
         set_seed(self.config.seed)
-        return load_classifier(self.config.encoder, self.task.label_names, self.config.max_length)
+        task, length = self.task, self.config.max_length
+        return load_classifier(self.config.encoder, task.label_names, length, task.labelled)
 
     def length(self, model: PreTrainedModel) -> int:
         """Tokens that its rows are cut to."""

@@ -32,7 +32,7 @@ from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.reading import read_bytes
 from sparsebert.training.naming import SCHEMA, former_names, migrated, revision_of, run_name
-from sparsebert.training.predictions import Predictions
+from sparsebert.training.predictions import Predictions, WordPredictions
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 _TODAYS = re.compile(rb'\{\s*"name":\s*"\w+",\s*"schema_version":\s*%d,' % SCHEMA)
@@ -266,7 +266,7 @@ class RunRecord(BaseModel):
     allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
     MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
     counts the changes to the method of learning degrees by then. `predictions` holds what was predicted for
-    each row of a part (validation, test, ...); records of early runs have None.
+    each row of a part (validation, test, ...), or each word; records of early runs have None.
 
     `RunRecord.read` brings a record of an earlier version to today's schema. Chapter 02 explains it.
     """
@@ -297,7 +297,7 @@ class RunRecord(BaseModel):
     data_hash: Text
     finished: Text
     learning: Learning | None = None
-    predictions: dict[Text, Predictions] | None = None
+    predictions: dict[Text, Predictions | WordPredictions] | None = None
 
     @field_validator("revision", mode="before")
     @classmethod

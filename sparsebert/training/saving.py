@@ -16,6 +16,7 @@ from sparsebert.models.encoders import (
     check_reads,
     columns_of,
     explained,
+    labelled_by,
     load_tokenizer,
     model_files,
     quiet,
@@ -36,7 +37,7 @@ NOTE = (
     "measured; sparsebert.load opens it with its plan"
 )
 _CARD = """\
-# A text classifier with sparse attention
+# A classifier with sparse attention
 
 Fine-tuned by sparsebert {version} under this plan:
 
@@ -132,9 +133,10 @@ def check_free(folder: Path, config: RunConfig) -> None:
 def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
     """A model that `save` wrote, following its plan again: `load(folder).model` goes wherever a model goes.
 
-    `truncation=True` cuts texts to the length of the training texts. `kernel` is as in `sparsify`.
-    Raises `InputError` for a folder that `save` did not write, and for weights or degrees that do not belong
-    to it. Chapter 05 explains it.
+    `truncation=True` cuts texts to the length of the training texts. A model that labels words goes into a
+    pipeline "token-classification" with `aggregation_strategy="first"`, which is how it was trained. `kernel`
+    is as in `sparsify`. Raises `InputError` for a folder that `save` did not write, and for weights or
+    degrees that do not belong to it. Chapter 05 explains it.
 
     >>> sparse = load("my-model")  # doctest: +SKIP
     >>> pipeline(  # doctest: +SKIP
@@ -149,7 +151,7 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
         model_files(folder)
         source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
-        model = read_model(what, source, config, new_head=False)
+        model = read_model(what, source, config, labelled_by(config), new_head=False)
         check_reads(what, model, load_tokenizer(str(folder)))
     labels, positions = list(map(str, model.config.id2label.values())), architecture_of(model).positions
     if labels != settings.labels or settings.max_length > positions:

@@ -7,7 +7,9 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 
 PROJECT = Path(__file__).resolve().parents[2]
-BOOK, STUDENT, CLASSROOM = (PROJECT / "_build" / made for made in ("html", "student/html", "classroom"))
+BOOK, STUDENT, CLASSROOM, SLIDES = (
+    PROJECT / "_build" / made for made in ("html", "student/html", "classroom", "slides")
+)
 
 
 def pages_of(html: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from built import BOOK, pages_of
+from built import BOOK, SLIDES, pages_of
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -57,6 +57,31 @@ def test_a_page_has_no_fault(browser: Browser, site: str, page: str, width: int,
         tab.evaluate(OPEN_FOLDS)
         faults += wider_than_the_window(tab) + inaccessible(tab, width) + unreadable_figures(tab)
     assert not faults, "\n".join(faults)
+
+
+def test_slides_have_no_fault_and_fit_the_screen(browser: Browser) -> None:
+    with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+        tab = context.new_page()
+        faults = heard_from(tab, SLIDES.as_uri())
+        tab.goto(f"{SLIDES.as_uri()}/lecture.html", wait_until="networkidle")
+        for slide in range(tab.evaluate("Reveal.getTotalSlides()")):
+            tab.evaluate(f"Reveal.slide({slide})")
+            if tab.evaluate(OVERFLOWS):
+                faults.append(f"slide {slide + 1} does not fit")
+            images = tab.locator("section.present img")
+            faults += [f"slide {slide + 1} has an image without alt text"] * sum(
+                not (images.nth(place).get_attribute("alt") or "").strip() for place in range(images.count())
+            )
+    assert not faults, "\n".join(faults)
+
+
+OVERFLOWS = """() => {
+    const slide = document.querySelector('.slides > section.present > section.present');
+    const parts = [...slide.children].filter(part => part.tagName != 'ASIDE');
+    const bottom = Math.max(...parts.map(part => part.getBoundingClientRect().bottom));
+    const pictures = [...slide.querySelectorAll('img')].map(image => image.getBoundingClientRect().height);
+    return bottom > innerHeight || pictures.some(height => height < 200);
+}"""
 
 
 def heard_from(tab: Page, site: str) -> list[str]:

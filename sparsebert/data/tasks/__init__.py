@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
-from sparsebert.data.tasks.task import Task
+from sparsebert.data.tasks.task import CONFIRM, Task
 from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.paths import Folders, prepared_dir
 from sparsebert.registry import TASKS
@@ -53,6 +53,8 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
 
     if name in (tasks := registered()):
         return tasks[name].in_folder(folders.data.resolve() if folders.data else None)
+    if name.endswith(CONFIRM):
+        return get_task(name.removesuffix(CONFIRM), folders).confirmed
     if name.startswith(PREFIX):
         return file_task(name)
     if name.lower().endswith(tuple(READERS)):

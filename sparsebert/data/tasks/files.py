@@ -1,4 +1,4 @@
-"""A person's own data: `file:PATH` or `file:TRAIN,VALIDATION`, each a .csv, .tsv or .jsonl file in UTF-8.
+"""A person's own data: `file:PATH` or `file:TRAIN,VALIDATION`, each a .csv, .tsv, .jsonl or .conll in UTF-8.
 
 Columns: text (or sentence, sentence1), label, and for pairs text_pair (or sentence2); others are ignored. CSV
 and TSV as spreadsheets write them: a header line, fields with separators or line breaks in double quotes.
@@ -8,6 +8,8 @@ Labels written with a decimal point are numbers to predict (regression), and the
 others are the names of classes, in alphabetical order (integers by value).
 
 Of a single file a fifth is held out, in each class (`hold_out`).
+
+Files of words and their tags (.conll, .txt, or .jsonl with `words` and `tags`) are `tagged`'s.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from sparsebert.data.tasks import tagged
 from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError, shown
-from sparsebert.reading import path_of, read_text
+from sparsebert.reading import path_of, read_text, wrong_line
 
 PREFIX = "file:"
 COLUMNS = {
@@ -38,7 +42,6 @@ HELD_OUT = 0.2
 LARGEST_FILE = 2**31  # bytes, since it is read whole
 LARGEST_LABEL = 1e12  # of numbers to predict: squares of errors and of gradients have to fit into 32 bits
 _INTEGER, _DECIMAL = r"[+-]?\d{1,18}", r"[+-]?\d*\.\d+([eE][+-]?\d+)?"
-_HALF = re.compile("[\ud800-\udfff]")  # a surrogate, which no text in UTF-8 can hold
 
 
 def file_task(name: str) -> Task:
@@ -54,28 +57,30 @@ def file_task(name: str) -> Task:
 def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> Task:
     """`changed`, the files' times of last change, is there so that a changed file is read again."""
     frames = [_read(path) for path in files]
-    if len({len(frame.columns) for frame in frames}) > 1:
-        raise InputError(f"{files[0]} and {files[1]} must both have a column text_pair, or neither")
-    label_names = _label_names(frames[0]["label"], files[0])
-    frames = [_with_labels(frame, label_names, path) for frame, path in zip(frames, files, strict=True)]
+    if len({"lines" in frame for frame in frames}) > 1:
+        raise InputError(f"{files[0]} and {files[1]} must both have words with tags, or neither")
+    frames, about = (tagged.with_tags if "lines" in frames[0] else _with_labels)(frames, files)
     splits = dict(zip(("train", "validation"), frames, strict=False))
     if len(frames) == 1:
-        splits = hold_out(frames[0], HELD_OUT, stratify=bool(label_names))
+        splits = hold_out(frames[0], HELD_OUT, stratify=frames[0]["label"].dtype.kind == "i")
         if splits["validation"].empty or splits["train"].empty:
+            if len(label_names) == len(frames[0]) > 2:
+                raise InputError(
+                    f"{files[0]}: every row has a label of its own, as an id has; write classes, such as "
+                    "good and bad, which many rows share"
+                )
             raise InputError(
                 f"{files[0]} has too few different texts of any label to hold some out; "
                 f"add rows, or give a second file: {PREFIX}{files[0]},VALIDATION"
             )
     return Task(
         name=name,
-        summary=f"your own data: {f'{len(label_names)} classes' if label_names else 'regression'}",
-        metrics=("accuracy", "macro_f1") if label_names else ("pearson", "spearman"),
-        label_names=label_names,
         max_length=512,
         paired="text_pair" in frames[0],
         source=name.removeprefix(PREFIX),  # as it was named: it is written into prepared data
         licence="your own",
         read=splits.copy,
+        **about,
     )
 
 
@@ -100,12 +105,19 @@ def _paths(given: str) -> tuple[Path, ...]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Columns text, [text_pair,] label, all of them text; the index has the lines that rows begin at."""
+    """Columns text, [text_pair,] label, all of them text; the index has the lines that rows begin at.
+
+    Of words with tags, what `tagged` gives.
+    """
     text = read_text(path, "the data", most=LARGEST_FILE)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise _wrong(path, line, "a NUL character; save the file as text in UTF-8")
-    frame = READERS[path.suffix.lower()](path, text)
+        raise wrong_line(path, line, "a NUL character; save the file as text in UTF-8")
+    return READERS[path.suffix.lower()](path, text)
+
+
+def _of_texts(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Our columns alone."""
     if frame.empty:
         raise InputError(f"{path} has no rows; it needs a header line and one row for each example")
     names = _columns(path, list(frame))
@@ -114,7 +126,7 @@ def _read(path: Path) -> pd.DataFrame:
         empty = ("", "nan") if column == "label" else ("",)
         missing = frame[column].isna() | frame[column].str.strip().str.lower().isin(empty)
         if missing.any():
-            raise _wrong(path, missing.idxmax(), f"no {theirs}; write one or remove the row")
+            raise wrong_line(path, missing.idxmax(), f"no {theirs}; write one or remove the row")
     return frame.assign(label=frame["label"].str.strip())
 
 
@@ -157,21 +169,22 @@ def _read_delimited(path: Path, text: str, separator: str) -> pd.DataFrame:
                 continue
             if len(fields) != len(header):
                 what = f"{len(fields)} fields, and the header has {len(header)}"
-                raise _wrong(path, here.start + 1, f"{what}; {advice}")
+                raise wrong_line(path, here.start + 1, f"{what}; {advice}")
             rows.append(fields)
             spans.append(here)
     except csv.Error as error:
-        raise _wrong(path, start + 1, f"it cannot be read ({error}); {advice}") from None
+        raise wrong_line(path, start + 1, f"it cannot be read ({error}); {advice}") from None
     if not header:
         raise InputError(f"{path} is empty; it needs a header line and one row for each example")
     place = header.index("label")
     labels = {fields[place].strip() for fields in rows}
     for span in spans:
         if span.stop - span.start > 1 and _joined(lines[span], separator, len(header), place, labels):
-            raise _wrong(
+            raise wrong_line(
                 path, span.start + 1, f"a quotation mark makes one row of this line and the next; {advice}"
             )
-    return pd.DataFrame(rows, columns=header, index=[span.start + 1 for span in spans], dtype=object)
+    lines = [span.start + 1 for span in spans]
+    return _of_texts(path, pd.DataFrame(rows, columns=header, index=lines, dtype=object))
 
 
 def _joined(lines: list[str], separator: str, fields: int, place: int, labels: set[str]) -> bool:
@@ -191,28 +204,37 @@ def _joined(lines: list[str], separator: str, fields: int, place: int, labels: s
 
 
 def _read_jsonl(path: Path, text: str) -> pd.DataFrame:
-    rows = {}
+    objects, rows = dict(_objects(path, text)), {}
+    first = next(iter(objects.values()), {})
+    if "words" in first and not first.keys() & set(COLUMNS["text"]):
+        return tagged.of_objects(path, objects)
+    for number, row in objects.items():
+        nested = [column for column in ALL_COLUMNS if isinstance(row.get(column), list | dict)]
+        if nested:
+            raise wrong_line(path, number, f"'{nested[0]}' is a list or an object; write a text")
+        rows[number] = {
+            column: value if isinstance(value, str | None) else json.dumps(value)
+            for column, value in row.items()
+        }
+        if half := tagged.HALF.search("".join(filter(None, rows[number].values()))):
+            raise wrong_line(path, number, f"{half[0]!a} is half of a character; write its other half, too")
+    return _of_texts(path, pd.DataFrame(list(rows.values()), index=list(rows), dtype=object))
+
+
+def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line that is not blank, with its number."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line, object_pairs_hook=_without_doubles, parse_constant=_no_number)
         except RecursionError:
-            raise _wrong(path, number, "too deeply nested; write one flat object a line") from None
+            raise wrong_line(path, number, "too deeply nested; write one flat object a line") from None
         except ValueError as error:  # a number may be too long, too
-            raise _wrong(path, number, f"not JSON ({shown(error)}); write one object a line") from None
+            raise wrong_line(path, number, f"not JSON ({shown(error)}); write one object a line") from None
         if not isinstance(row, dict):
-            raise _wrong(path, number, 'not an object; write {"text": "...", "label": "..."}')
-        nested = [column for column in ALL_COLUMNS if isinstance(row.get(column), list | dict)]
-        if nested:
-            raise _wrong(path, number, f"'{nested[0]}' is a list or an object; write a text")
-        rows[number] = {
-            column: value if isinstance(value, str | None) else json.dumps(value)
-            for column, value in row.items()
-        }
-        if half := _HALF.search("".join(filter(None, rows[number].values()))):
-            raise _wrong(path, number, f"{half[0]!a} is half of a character; write its other half, too")
-    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
+            raise wrong_line(path, number, 'not an object; write {"text": "...", "label": "..."}')
+        yield number, row
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -230,6 +252,8 @@ READERS = {
     ".csv": lambda path, text: _read_delimited(path, text, ","),
     ".tsv": lambda path, text: _read_delimited(path, text, "\t"),
     ".jsonl": _read_jsonl,
+    ".conll": tagged.of_columns,
+    ".txt": tagged.of_columns,
 }
 
 
@@ -247,11 +271,26 @@ def _label_names(labels: pd.Series, path: Path) -> tuple[str, ...]:
             raise InputError(f"{path}: the labels '{name}' and '{other}' are one number; write it one way")
     broken = labels.str.contains(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
     if broken.any():
-        raise _wrong(path, broken.idxmax(), "the label holds a line break or the like; write a word")
+        raise wrong_line(path, broken.idxmax(), "the label holds a line break or the like; write a word")
     return tuple(names)
 
 
-def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) -> pd.DataFrame:
+def _with_labels(
+    frames: Sequence[pd.DataFrame], files: Sequence[Path]
+) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+    """Frames with labels as the indices of classes, or as numbers; and what the task is."""
+    if len({len(frame.columns) for frame in frames}) > 1:
+        raise InputError(f"{files[0]} and {files[1]} must both have a column text_pair, or neither")
+    label_names = _label_names(frames[0]["label"], files[0])
+    about = {
+        "summary": f"your own data: {f'{len(label_names)} classes' if label_names else 'regression'}",
+        "metrics": ("accuracy", "macro_f1") if label_names else ("pearson", "spearman"),
+        "label_names": label_names,
+    }
+    return [_numbered(frame, label_names, path) for frame, path in zip(frames, files, strict=True)], about
+
+
+def _numbered(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) -> pd.DataFrame:
     """Labels as the indices of classes, or as numbers; rows are counted anew."""
     if label_names:
         labels = frame["label"].map({name: index for index, name in enumerate(label_names)})
@@ -263,11 +302,7 @@ def _with_labels(frame: pd.DataFrame, label_names: tuple[str, ...], path: Path) 
     if labels.isna().any():
         line = labels.isna().idxmax()
         label = shown(frame["label"][line])
-        raise _wrong(path, line, f"label '{label}' does not go with the others; write {wanted}")
+        raise wrong_line(path, line, f"label '{label}' does not go with the others; write {wanted}")
     if not label_names and labels.nunique() == 1:
         raise InputError(f"{path}: every label is {labels.iloc[0]:g}; there is nothing to predict")
     return frame.assign(label=labels).reset_index(drop=True)
-
-
-def _wrong(path: Path, line: object, what: str) -> InputError:
-    return InputError(f"{shown(path)}, line {line}: {what}")

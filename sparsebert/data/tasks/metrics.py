@@ -1,7 +1,11 @@
-"""The metrics that GLUE reports; NumPy is enough for them, and is wherever torch and transformers are."""
+"""The metrics that GLUE reports, and F1 of entities.
+
+NumPy, which is wherever torch and transformers are, is enough for all but the last.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +38,22 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
+def _entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """Of whole entities in the tags of sentences, all types together, as conlleval counts them.
+
+    An entity begins at B-, and at I- behind O or another type: so IOB1 and IOB2 are both read as they are
+    meant. It is found if its first word, its last word and its type are. NaN for labels without entities.
+    """
+    from seqscore.encoding import EncodingError
+    from seqscore.scoring import score_label_sequences
+
+    rows = [[list(map(str, tags)) for tags in side] for side in (predictions, labels)]
+    try:
+        return score_label_sequences(*rows, "BIO", repair="conlleval")[0].f1 if labels else math.nan
+    except EncodingError:
+        return math.nan
+
+
 METRICS = {
     "accuracy": _accuracy,
     "f1": _f1,
@@ -41,15 +61,22 @@ METRICS = {
     "matthews": _pearson,  # which it is, for two classes
     "pearson": _pearson,
     "spearman": lambda labels, predictions: _pearson(_ranks(labels), _ranks(predictions)),
+    "entity_f1": _entity_f1,
 }
 """By name, called with (labels, predictions); f1 is class 1's, macro_f1 the mean over the classes."""
+
+OF_SENTENCES = {"entity_f1": "seqscore"}
+"""Those that are called with the tags of each sentence, as texts; and the package that they need."""
 
 REGRESSION = ("pearson", "spearman")
 
 
-def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def score(
+    metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray, tags: Sequence[Sequence] = ((), ())
+) -> dict[str, float]:
     """The named metrics of `predictions`, classes or numbers, against `labels`: both of shape [rows].
 
+    `tags` are labels and predictions once more, as the texts of each sentence, for those `OF_SENTENCES`.
     Raises `ValueError` if the shapes do not fit.
 
     >>> score(["accuracy", "f1"], np.array([0, 1, 1]), np.array([0, 1, 0]))
@@ -57,4 +84,5 @@ def score(metrics: Sequence[str], predictions: np.ndarray, labels: np.ndarray) -
     """
     if predictions.shape != labels.shape:
         raise ValueError(f"predictions of shape {predictions.shape} for labels of shape {labels.shape}")
-    return {name: float(METRICS[name](labels, predictions)) for name in metrics}
+    given = {name: tags if name in OF_SENTENCES else (labels, predictions) for name in metrics}
+    return {name: float(METRICS[name](*both)) for name, both in given.items()}

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from sparsebert.patterns.batches import Rows
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
-DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence", "data_hash")  # of a task
+DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence", "data_hash")
+DESCRIBED += ("labelled",)  # of a task
 SYNTAX = ("word_ids", "head_ids")
+LABELS = {"texts": "label", "words": "tags"}  # the column of what is labelled
 LARGEST = 2**36  # bytes of arrays
 MOST_WORDS = 2**24  # of a text, so that a head is one of them
 
@@ -83,6 +85,7 @@ class Manifest(BaseModel):
     label_names: tuple[str, ...]
     default_length: PositiveInt
     paired: bool
+    labelled: Literal["texts", "words"] = "texts"
     source: str
     licence: str
     data_hash: str
@@ -254,17 +257,18 @@ def _mistake(
 ) -> str | None:
     """What is wrong with the columns of a split, if anything is."""
     numbers = np.finfo(np.float32).max  # to predict
-    classes = len(manifest.label_names)
+    classes, label = len(manifest.label_names), LABELS[manifest.labelled]
+    none = 0 if label == "label" else -1
     bounds = {
         "lengths": (1, manifest.max_length),
-        "label": (0, classes - 1) if classes else (-numbers, numbers),
+        label: (none, classes - 1) if classes else (-numbers, numbers),
         "order": (0, rows.rows - 1),
         "input_ids": (0, (vocabulary or 2**31) - 1),
         "token_type_ids": (0, 1),
         "word_ids": (-1, MOST_WORDS),
         "head_ids": (-1, MOST_WORDS),
     }
-    needed = ["lengths", "label", "input_ids", *(["order"] if rows.rows == rows.of else [])]
+    needed = ["lengths", label, "input_ids", *(["order"] if rows.rows == rows.of else [])]
     needed += SYNTAX if manifest.parser else []
     if missing := [name for name in needed if name not in columns]:
         return f"there is no column {missing[0]}"
@@ -302,7 +306,7 @@ def rows_of(arrays: dict[str, np.ndarray], split: str, needs: Needs) -> Rows:
     from sparsebert.patterns.batches import Rows
 
     columns, size = _columns(arrays, split), needs.size(split)
-    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label").tolist()
+    lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label", None)
     order = columns.pop("order", None)
     chosen = np.arange(len(lengths))
     if size is not None and (order is None or size < len(order)):
@@ -310,7 +314,7 @@ def rows_of(arrays: dict[str, np.ndarray], split: str, needs: Needs) -> Rows:
     if split != "train":
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
     columns = {name: flat for name, flat in columns.items() if needs.parsed or name not in SYNTAX}
-    rows = Rows(lengths, columns, label)
+    rows = Rows(lengths, columns, None if label is None else label.tolist())
     if split != "train" or len(chosen) < len(lengths):
         rows = rows.select(chosen)
     rows.tokens = {name: flat.astype(np.int64) for name, flat in rows.tokens.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,8 +17,13 @@ if TYPE_CHECKING:  # machines that are given prepared data have neither
     import pandas as pd
     from datasets import Dataset, DatasetDict
 
+CONFIRM = "+confirm"  # behind a task's name: with a part `test`, see `Task.confirmed`
+CONFIRMED = 2 / 3  # of its evaluation rows: more of them narrow a promise, and ranking plans takes fewer
+
 Splits = dict[str, "pd.DataFrame"]
-"""Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number)."""
+"""Rows of each split: columns text, text_pair (pairs only) and label (index of the class, or a number).
+
+Where words are labelled, text is a list of words, and label a list of the indices of their tags."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Task:
     `metrics`: the first is the one to report; `label_names`: in the order of the label's integers, empty
     where a number is predicted; `max_length`: word pieces after which a text is cut by default; `paired`:
     whether there is a text_pair; `source` and `licence`: where the data comes from and what its terms are, in
-    a few words; `read`: gives the rows of the splits train and validation, see `Splits`.
+    a few words; `read`: gives the rows of the splits train and validation, see `Splits`; `labelled`: what has
+    a label, "texts" or "words".
     """
 
     registry: ClassVar[Registry] = TASKS
@@ -42,6 +48,7 @@ class Task:
     source: str
     licence: str
     read: Callable[[], Splits] = field(repr=False, compare=False)
+    labelled: str = "texts"
 
     def check_component(self) -> None:
         """`InputError` for a name that stands for a file."""
@@ -62,11 +69,37 @@ class Task:
         return DatasetDict(self._datasets)
 
     @cached_property
-    def _datasets(self) -> dict[str, Dataset]:
-        from datasets import ClassLabel, Dataset, Features, Value
+    def confirmed(self) -> Task:
+        """The task `NAME+confirm`, which holds `CONFIRMED` of the validation rows out as the part `test`.
 
-        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], Value("string"))
+        Plans are chosen on the part `validation`, and what is promised of them is tested on the part `test`.
+        A task that has a test part keeps its parts.
+        """
+        summary = f"{self.summary} (with rows held out to confirm what was chosen)"
+        return replace(self, name=self.name + CONFIRM, summary=summary, read=self._with_test)
+
+    def _with_test(self) -> Splits:
+        splits = self.read()
+        if "test" in splits:
+            return splits
+        held = hold_out(splits["validation"], CONFIRMED, stratify=bool(self.label_names))
+        if held["validation"].empty:  # no class has two texts
+            held = hold_out(splits["validation"], CONFIRMED, stratify=False)
+        if held["validation"].empty:
+            raise InputError(
+                f"'{self.name}' has too few different evaluation rows to hold some out; add labelled rows"
+            )
+        return splits | {"validation": held["train"], "test": held["validation"]}
+
+    @cached_property
+    def _datasets(self) -> dict[str, Dataset]:
+        from datasets import ClassLabel, Dataset, Features, List, Value
+
+        text = Value("string")
         label = ClassLabel(names=list(self.label_names)) if self.label_names else Value("float32")
+        if self.labelled == "words":
+            text, label = List(text), List(label)
+        texts = dict.fromkeys(("text", "text_pair")[: 1 + self.paired], text)
         features = Features(texts | {"label": label})
         return {
             split: Dataset.from_pandas(rows[list(features)], features=features, preserve_index=False)
@@ -112,6 +145,7 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     import pandas as pd
 
     texts = rows[["text", "text_pair"] if "text_pair" in rows else ["text"]]
+    texts = texts.map(lambda text: text if isinstance(text, str) else " ".join(text))
     digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     digests = digests.sort_values(kind="stable")
     rows = rows.loc[digests.index]

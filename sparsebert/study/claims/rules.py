@@ -20,12 +20,14 @@ from sparsebert.study.claims.runs import (
     Judged,
     Score,
     at_density,
+    each_once,
     judged,
     mean_of,
     runs_with,
     score_of,
     single_width_at,
 )
+from sparsebert.study.results import known_plan
 from sparsebert.training.runs import RunRecord
 
 LEVELS = (0.78, 0.85, 0.95, 1.0)  # of sparsity, over pairs of real tokens of the layers that are changed
@@ -36,6 +38,7 @@ VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
 DECIDING_SEEDS = range(5, 10)  # those below explored, before the rules were what they are
+DECIDING_ENCODER = "minilm"
 DECIDING_SETTINGS: dict[str, dict[str, float | None]] = {
     task: {
         "train_size": size,
@@ -535,6 +538,29 @@ def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
 def exploring(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs without a test part; rules were changed while they came in."""
     return [record for record in records if not record.config.task.endswith("+test")]
+
+
+def best_known(names: Iterable[str], records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that say most about some claims: those that decide on a task, or else those that explored it.
+
+    The deciding runs of a task are taken once they have given a verdict on each of these claims, or all the
+    numbers behind it rest on three seeds. The task's name tells which runs they are: those that decide are
+    of a task with a test part. Runs of another encoder than the rules' are left out, and so are runs that
+    start from a file of learned degrees.
+    """
+    ours = [record for record in each_once(records) if record.config.encoder == DECIDING_ENCODER]
+    ours = [record for record in ours if not known_plan(record.config.plan).files]
+    decided, explored = deciding(ours), exploring(ours)
+    ready = set(DECIDING_SETTINGS)
+    for name in names:
+        ready &= {verdict.task for verdict in judge(name, decided) if _speaks(verdict)}
+    tasks = {task if task in ready else task.removesuffix("+test") for task in DECIDING_SETTINGS}
+    return [record for record in decided + explored if record.config.task in tasks]
+
+
+def _speaks(verdict: Verdict) -> bool:
+    enough = [number.seeds >= SEEDS for number in verdict.numbers]
+    return verdict.verdict != "undecided" or (bool(enough) and all(enough))
 
 
 def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:

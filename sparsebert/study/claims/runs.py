@@ -42,7 +42,8 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
 
     Columns: `condition`, the same for runs that differ in their seeds alone; `seed`; `score` in points, on
     the test part if there is one; `validation`, the score on the validation rows, which choices are made on;
-    `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record);
+    `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record; of
+    a row of words the points that it adds to a mean row);
     `kind` (dense, pattern, control, learned, read off or other); `pattern`, without its global tokens and
     seeds, and `controls`, the pattern whose degrees a control has; `family` of a single pattern and whether
     it goes `by_content`; whether any part beside a global [CLS] `reads_text`; `placement` (all, late or
@@ -91,7 +92,7 @@ def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
 def rows_judged(record: RunRecord) -> int:
     """How many rows the score that rules look at is over."""
     tested = (record.predictions or {}).get("test")
-    return tested.count if tested else record.eval_rows
+    return len(tested.correct) if tested else record.eval_rows
 
 
 def setting_of(record: RunRecord) -> Setting:

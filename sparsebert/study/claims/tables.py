@@ -10,7 +10,7 @@ import pandas as pd
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Global, Learned, parts_of
 from sparsebert.registry import METHODS
-from sparsebert.study.captions import between
+from sparsebert.study.captions import between, code
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SLACK,
@@ -95,6 +95,23 @@ def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
     return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
+
+
+def in_words(found: Sequence[Verdict]) -> str:
+    """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
+
+    Tasks without a number are left out. Chapter 03 explains it.
+    """
+    said = []
+    for word in ("holds", "does not hold", "at the floor", "undecided", "by construction"):
+        labels = [code(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+        verb = "" if word in ("holds", "does not hold") else "is "
+        said += [f"{verb}{word} on {_listed(labels)}"] if labels else []
+    return "; ".join(said) or "has no runs"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def reasons(found: Sequence[Verdict]) -> pd.DataFrame:

@@ -1,0 +1,149 @@
+"""What is asked (`Request`), the plans that may answer it (`Candidate`), and the log of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparsebert.advise.looking import Finding
+from sparsebert.errors import InputError, first_mistake, shown
+from sparsebert.paths import write_whole
+from sparsebert.reading import read_model
+from sparsebert.training.runs import RunConfig
+
+LOG = "search.json"
+MOST_STEPS = 4_000  # rows from which on one epoch is taken; with fewer up to `_EPOCHS`
+_EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan, and the density that its degrees are learned for if it learns some."""
+
+    plan: str = "dense"
+    density: float | None = None
+
+    def __str__(self) -> str:
+        return self.plan if self.density is None else f"{self.plan} to {self.density:g}"
+
+
+DENSE = Candidate()
+
+
+class Request(BaseModel):
+    """What a person wants to know; `budget` in seconds, `lengths` in tokens, None is the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    task: str
+    encoder: str = "minilm"
+    max_loss: float = Field(1.0, gt=0, le=50)
+    budget: float = Field(1200, gt=0)
+    lengths: tuple[int, ...] = (128, 512)
+    max_length: int | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Request:
+        """A request from what a person typed; `InputError` for the first field that is wrong."""
+        try:
+            request = cls(**fields)
+        except ValidationError as error:
+            raise InputError(first_mistake(error)) from None
+        if not request.lengths or min(request.lengths) < 4 or max(request.lengths) > 32768:
+            raise InputError("lengths: write numbers of tokens from 4 to 32768")
+        request.config(DENSE, 0, 1)
+        return request
+
+    def config(
+        self, candidate: Candidate, seed: int, of: int, rows: int | None = None, eval_rows: int | None = None
+    ) -> RunConfig:
+        """The run of a candidate on `rows` of the task's training rows, of which there are `of`."""
+        few = min(_EPOCHS, max(1, MOST_STEPS // of))
+        return RunConfig.checked(
+            task=self.task,
+            encoder=self.encoder,
+            plan=candidate.plan,
+            train_size=rows,
+            eval_size=eval_rows,
+            epochs=self.epochs or float(few),
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            max_length=self.max_length,
+            seed=seed,
+            degrees=None if candidate.density is None else {"target_density": candidate.density},
+        )
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the search: these candidates, each with these seeds, on so many rows (None: all).
+
+    In the final the order of the candidates is that in which they are tested.
+    """
+
+    name: str
+    candidates: tuple[Candidate, ...] = ()
+    seeds: tuple[int, ...] = ()
+    rows: int | None = None
+    eval_rows: int | None = None
+
+
+class Log(BaseModel):
+    """What a search has decided by the clock, as it goes; with the records of its `runs` it gives the advice.
+
+    `train_rows` are those of the task, `spent` the seconds up to the last entry, `left_out` the runs for
+    which there was no time, `ended` why the search ended before its last rung, and `savings` what was
+    measured in the end.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    request: Request
+    data_hash: str
+    train_rows: int
+    findings: list[Finding] = []
+    rungs: list[Rung] = []
+    runs: list[str] = []
+    left_out: list[str] = []
+    spent: float = 0.0
+    ended: str | None = None
+    savings: list[dict[Any, Any]] | None = None
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / LOG, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Log | None:
+        """The log in a folder, None if it has none; `InputError` if it holds something else."""
+        path = folder / LOG
+        return read_model(path, cls, "the log of the search", "give a new folder") if path.exists() else None
+
+    @classmethod
+    def opened(cls, folder: Path, request: Request, data_hash: str, train_rows: int) -> Log:
+        """The log to go on with; `InputError` if the folder has that of another request, or of other data."""
+        if (log := cls.read(folder)) is None:
+            return cls(request=request, data_hash=data_hash, train_rows=train_rows)
+        if log.request != request:
+            raise InputError(f"'{shown(folder)}' holds a search for another request; give a new folder")
+        if log.data_hash != data_hash:
+            raise InputError(f"the data changed since the search in '{shown(folder)}'; give a new folder")
+        return log
+
+    def config(self, candidate: Candidate, seed: int, rung: Rung) -> RunConfig:
+        """The run of a candidate and seed in a rung."""
+        return self.request.config(candidate, seed, self.train_rows, rung.rows, rung.eval_rows)
+
+    @property
+    def typical_length(self) -> float:
+        """Tokens of the median text, after it is cut."""
+        return next((f.value for f in self.findings if f.kind == "lengths" and f.value), 1.0)
+
+    def rung(self, name: str) -> Rung | None:
+        """The rung of that name, if it was decided."""
+        return next((rung for rung in self.rungs if rung.name == name), None)

@@ -1,0 +1,151 @@
+"""What is in the data: findings in plain words, before anything is trained.
+
+A finding that makes every answer worthless stops (`check`); others are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from sparsebert.data.tasks import Task
+from sparsebert.errors import InputError, shown
+from sparsebert.models.encoders import load_tokenizer, quiet
+from sparsebert.study import power
+
+LOOKED_AT = 2_000  # rows whose tokens are counted
+LEAKED = 0.1  # of the evaluation rows: with more of them, the loss on new texts stays unknown
+LOPSIDED = 0.9  # of the rows in the largest class, beyond which accuracy says little
+CUT = 0.1  # of the texts
+# What rows and seeds are taken to do before anything is measured, see `sparsebert.study.power.chance`: 3 % of
+# the rows differ with every seed, and losses scatter by 0.7 points over seeds.
+DISAGREEMENT, SCATTER, SEEDS = 0.03, 0.7, 5
+PARTS = {"train": "training", "validation": "choosing", "test": "confirmation"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is so in the data, in one sentence, with the number that it is about if others go on from that.
+
+    One that `stops` makes every answer from these data worthless.
+    """
+
+    kind: str
+    severity: Literal["stops", "warns", "tells"]
+    sentence: str
+    value: float | None = None
+
+
+def check(findings: Iterable[Finding]) -> None:
+    """`InputError` with the sentence of the first finding that stops."""
+    for finding in findings:
+        if finding.severity == "stops":
+            raise InputError(finding.sentence)
+
+
+def look(task: Task, encoder: str, max_length: int | None = None, max_loss: float = 1.0) -> list[Finding]:
+    """What is in a task with a part `test` (see `Task.confirmed`): what stops first, then warnings.
+
+    `max_length` is by default the task's, and `max_loss` the loss in points that a promise is asked for.
+    """
+    splits = task.load()
+    rows = pd.concat([splits[part].to_pandas().assign(part=part) for part in PARTS], ignore_index=True)
+    texts = rows[["text", "text_pair"]].agg("\x1f".join, axis=1) if task.paired else rows["text"]
+    rows["key"] = texts.str.casefold().str.split().str.join(" ")
+    found = [
+        *_sizes(task, rows, max_loss),
+        *(_classes(task, rows) if task.label_names else _numbers(rows)),
+        *_lengths(task, rows, encoder, max_length or task.max_length),
+        *_repeated(task, rows),
+    ]
+    return sorted(found, key=lambda finding: ("stops", "warns", "tells").index(finding.severity))
+
+
+def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]:
+    train, choosing, confirming = (int((rows["part"] == part).sum()) for part in PARTS)
+    said = (
+        f"There are {train:,} rows to train on, {choosing:,} to choose by, and {confirming:,} to confirm on."
+    )
+    yield Finding("rows", "tells", said)
+    if not task.label_names:
+        return
+    asked = f"that at most {max_loss:g} points are lost"
+    least = int(np.ceil(300 / max_loss))  # the rule of three: if none of n rows differs, up to 3 in n may
+    usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
+    if confirming < least:
+        said = f"{confirming:,} confirmation rows can't show {asked}, whatever they say: {least:,} are needed"
+        yield Finding("too few rows", "stops", f"{said}; add labelled rows, or allow a larger loss.")
+    elif usual is None or confirming < usual:
+        said = f"{confirming:,} confirmation rows will hardly show {asked}"
+        said += f"; an even chance takes about {usual:,}." if usual else ", as seeds alone scatter by more."
+        yield Finding("few rows", "warns", said)
+
+
+def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
+    for part, own in rows.groupby("part", sort=False):
+        if own["label"].nunique() == 1:
+            name = shown(task.label_names[own["label"].iloc[0]])
+            said = f"Every {PARTS[part]} row has the label '{name}'; give rows of at least two classes."
+            yield Finding("one class", "stops", said)
+    labels = rows.loc[rows["part"] == "train", "label"]
+    count = labels.value_counts()
+    if len(count) > max(2, len(labels) / 2):
+        said = (
+            f"{len(labels):,} training rows have {len(count):,} different labels, nearly one each, as ids do"
+        )
+        yield Finding("labels all different", "stops", f"{said}; give classes that many rows share.")
+    largest, share = shown(task.label_names[count.index[0]]), count.iloc[0] / len(labels)
+    said = (
+        f"Of {len(task.label_names)} classes the largest, '{largest}', has {share:.0%} of the training rows"
+    )
+    if share < LOPSIDED:
+        yield Finding("classes", "tells", f"{said}, and the smallest has {count.iloc[-1]:,} rows.")
+    else:
+        yield Finding("classes", "warns", f"{said}; always answering '{largest}' is right as often.")
+
+
+def _numbers(rows: pd.DataFrame) -> Iterator[Finding]:
+    low, high = rows["label"].min(), rows["label"].max()
+    yield Finding("labels", "tells", f"The labels are numbers from {low:g} to {high:g}.")
+
+
+def _lengths(task: Task, rows: pd.DataFrame, encoder: str, max_length: int) -> Iterator[Finding]:
+    """Of at most `LOOKED_AT` rows, with the special tokens."""
+    some, tokenizer = rows.sample(min(LOOKED_AT, len(rows)), random_state=0), load_tokenizer(encoder)
+    with quiet():  # texts may be longer than the encoder takes
+        encoded = tokenizer(some["text"].tolist(), some["text_pair"].tolist() if task.paired else None)
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    cut, median = float((lengths > max_length).mean()), float(np.median(lengths))
+    said = f"Texts have {median:.0f} tokens in the median and {lengths.max():,} at most"
+    said += f"; {cut:.1%} of them are cut at {max_length} tokens."
+    yield Finding("lengths", "warns" if cut > CUT else "tells", said, min(median, max_length))
+    most = 1 + task.paired + tokenizer.num_special_tokens_to_add(task.paired)
+    short = float((lengths <= most).mean())
+    if short > 0.5:
+        said = f"{short:.0%} of the texts have one token, where attention has nothing to leave out"
+        yield Finding("one token", "stops", f"{said}; give whole texts.")
+    elif short:
+        yield Finding("one token", "warns", f"{short:.1%} of the texts have one token.")
+
+
+def _repeated(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
+    train, choosing, confirming = (rows[rows["part"] == part] for part in PARTS)
+    if repeated := int(train.duplicated(["key", "label"]).sum()):
+        said = f"{repeated:,} of the {len(train):,} training rows repeat an earlier one."
+        yield Finding("duplicates", "warns", said)
+    several = int((rows.groupby("key")["label"].nunique() > 1).sum())
+    if task.label_names and several:
+        said = f"{several:,} texts have several labels each, and no model can be right on all of their rows."
+        yield Finding("several labels", "warns", said)
+    leaked = rows.loc[rows["part"] != "train", "key"].isin(train["key"])
+    if leaked.any():
+        said = f"{leaked.sum():,} of the {len(leaked):,} evaluation rows have a text of the training rows, "
+        said += "where a model can learn it by heart; remove it from one of them."
+        yield Finding("leakage", "stops" if leaked.mean() > LEAKED else "warns", said)
+    if shared := int(confirming["key"].isin(choosing["key"]).sum()):
+        said = f"{shared:,} confirmation rows have a text that plans are chosen by, too."
+        yield Finding("shared rows", "warns", said)

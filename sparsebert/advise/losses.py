@@ -1,0 +1,64 @@
+"""What a plan loses against dense attention, row by row, on one part of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from sparsebert.errors import InputError
+from sparsebert.study.intervals import Mean, over_seeds, over_seeds_and_rows
+from sparsebert.training.predictions import Predictions
+from sparsebert.training.runs import RunRecord
+
+
+def loss(dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str) -> Mean:
+    """Points lost, dense minus sparse, over the seeds that both have and the rows of a part together.
+
+    With one seed only the luck of rows is known. `InputError` if no seed is in both, or without predictions.
+    """
+    of_dense = {record.config.seed: points(record, part) for record in dense}
+    pairs = [(of_dense[r.config.seed], points(r, part)) for r in sparse if r.config.seed in of_dense]
+    if not pairs:
+        raise InputError("a loss needs a dense and a sparse run of one seed")
+    lost = np.stack([theirs - own for theirs, own in pairs])
+    return over_seeds_and_rows(lost) if len(lost) > 1 else over_seeds(lost[0])
+
+
+def gain(record: RunRecord, part: str = "validation") -> Mean:
+    """Points that a run has beyond an answer that is always the same: the largest class, or any number."""
+    labels, own = _predictions(record, part).labels, points(record, part)
+    if _correlated(record, part):
+        return over_seeds(own)
+    values, counts = np.unique(labels, return_counts=True)
+    return over_seeds(own - 100.0 * (labels == values[counts.argmax()]))
+
+
+def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:
+    """What each row adds to the score in points; their mean is the score.
+
+    A row adds 100 if its class was found. Where the score is a correlation (Pearson's or, for two classes,
+    Matthews'), a row adds the score and its influence on it (Devlin, Gnanadesikan and Kettenring, 1975).
+    """
+    predictions = _predictions(record, part)
+    if not _correlated(record, part):
+        return 100.0 * predictions.correct
+    x, y = (_standardised(values) for values in (predictions.labels, predictions.predictions))
+    together = float((x * y).mean())
+    return 100 * (together + x * y - together * (x**2 + y**2) / 2)
+
+
+def _predictions(record: RunRecord, part: str) -> Predictions:
+    if found := (record.predictions or {}).get(part):
+        return found
+    raise InputError(f"run {record.name} has no predictions of its part '{part}'; make it again")
+
+
+def _correlated(record: RunRecord, part: str) -> bool:
+    return not _predictions(record, part).classes or next(iter(record.metrics)) == "matthews"
+
+
+def _standardised(values: np.ndarray) -> Float[np.ndarray, " row"]:
+    centred = values.astype(float) - values.mean()
+    return centred / (centred.std() or 1.0)

@@ -1,0 +1,88 @@
+"""What can be promised: a non-inferiority bound on the rows that nothing was chosen on.
+
+Plans are tested in an order that is fixed before, and testing ends at the first that fails. So all that is
+promised together is wrong with a chance of 5 % at most, without a correction (fixed-sequence testing: Maurer,
+Hothorn and Lehmacher, 1995). That holds for one search: whoever repeats searches on the same rows until a
+promise comes out errs more often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sparsebert.advise.losses import loss
+from sparsebert.study import power
+from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.sweeps.estimates import in_words
+from sparsebert.training.runs import RunRecord
+
+PART = "test"
+LEAST_SEEDS = 3
+_CHANCE = 0.8  # of a promise that more rows or seeds are counted for
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A plan's loss in points on the confirmation rows, and the `bound` it stays below with 95 % confidence.
+
+    `held` is None if the plan was not tested, because one before it failed or seeds are missing.
+    """
+
+    plan: str
+    loss: Mean
+    bound: float
+    held: bool | None
+    seeds: int
+    rows: int
+    seconds: float  # of a further seed, dense and sparse
+
+    def needed(self, max_loss: float) -> str:
+        """What it would take to promise this plan, in a sentence."""
+        effect = max_loss - self.loss.value
+        lost = f"{self.plan} loses {self.loss.value:.1f} points, at most {self.bound:.1f}"
+        if effect <= 0:
+            return f"{lost}; more rows would not change that, so allow a larger loss or give a longer budget."
+        known = {
+            "effect": effect,
+            "scatter": math.sqrt(max(self.loss.error**2 - self.loss.of_rows, 0.0) * self.seeds),
+            "disagreement": self.loss.of_rows * self.rows / 100**2,
+        }
+        least = max(self.rows, math.ceil(300 / effect))  # rows that `upper_bound` takes, whatever the seeds
+        ways = []
+        if (rows := power.rows_needed(_CHANCE, seeds=self.seeds, **known)) and max(rows, least) > self.rows:
+            ways.append(f"about {max(rows, least):,} confirmation rows")
+        if (seeds := power.seeds_needed(_CHANCE, rows=least, **known)) and seeds > self.seeds:
+            also = f" on {least:,} confirmation rows" if least > self.rows else ""
+            ways.append(f"about {in_words((seeds - self.seeds) * self.seconds)} more for {seeds} seeds{also}")
+        ways = ways or ["more rows and more time"]
+        return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed."
+
+
+def upper_bound(mean: Mean, rows: int) -> float:
+    """The end of a one-sided 95 % interval over seeds and rows together, after Student.
+
+    It lies at least 3 rows above the mean. Where hardly any row differs, their variance says nothing: if none
+    of n rows differs, up to 3 in n may (the rule of three).
+    """
+    return max(mean.interval(LEVEL)[1], mean.value + 300 / rows)
+
+
+def in_order(
+    dense: Sequence[RunRecord], finalists: Mapping[str, Sequence[RunRecord]], max_loss: float
+) -> list[Promise]:
+    """The promises of plans by name, tested in the order in which they stand."""
+    found: list[Promise] = []
+    for plan, records in finalists.items():
+        seeds = {record.config.seed for record in records} & {record.config.seed for record in dense}
+        if len(seeds) < LEAST_SEEDS:
+            held = None
+            mean, bound, rows = Mean(math.nan, math.nan, math.nan), math.nan, 0
+        else:
+            mean, rows = loss(dense, records, PART), records[0].predictions[PART].count
+            bound = upper_bound(mean, rows)
+            held = bound <= max_loss if all(before.held for before in found) else None
+        seconds = sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
+        found.append(Promise(plan, mean, bound, held, len(seeds), rows, seconds))
+    return found
