@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from sparsebert.errors import InputError
 from sparsebert.paths import project_root
 from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
 from sparsebert.study import claims
+from sparsebert.study.captions import between
 from sparsebert.study.claims.rules import WRITTEN
 from sparsebert.study.claims.runs import each_once, judged, records_by_setting, score_of
 from sparsebert.study.intervals import over_seeds, over_seeds_and_rows
@@ -218,7 +221,8 @@ def test_tasks_without_runs_are_undecided_in_one_sentence():
     missing = [v for v in found if v.task == "topics"]
     assert [v.claim for v in missing] == list(claims.CLAIMS)
     assert {(v.verdict, v.reason) for v in missing} == {("undecided", "no recorded runs of topics")}
-    assert claims.summary(found).loc["C1"].to_dict() == {"reviews": "holds", "topics": "–"}
+    (row,) = (row for name, row in claims.summary(found).iterrows() if name.startswith("C1: "))
+    assert row.to_dict() == {"reviews": "holds", "topics": "–"}
     table = claims.reasons(found)
     assert len(table) == len(found)
     assert tuple(table.loc[("C1", "topics")]) == ("undecided", "no recorded runs of topics")
@@ -313,7 +317,8 @@ def test_c3_takes_gains_over_controls_where_no_density_matches():
     assert "no recorded runs of neighbour at the density of syntax" in verdict("C3", records).reason
     records += several(f"random(like=neighbour(1), besides=global(cls)){CLS}", 3.0, density=0.35)
     by_what = {n.what: n.mean for n in verdict("C3", records).numbers}
-    assert by_what["loss of syntax minus that of neighbour"] == pytest.approx(5.0 - (4.0 - 2.0))
+    said = "loss of syntax minus that of neighbour, by gain over random controls"
+    assert by_what[said] == pytest.approx(5.0 - (4.0 - 2.0))
 
 
 def test_c3_takes_random_keys_where_there_is_no_control():
@@ -460,6 +465,13 @@ def test_the_degrees_that_c6_compares_are_counted_by_head():
     assert claims.chosen_degrees(records).iloc[0]["always"] == [(layer, 0) for layer in range(6)]
     assert row["unbounded"] == pytest.approx(6 * 3 / 5) and row["alone"] == pytest.approx(6 * 3 / 5)
     assert claims.chosen_degrees(dense()).empty
+    chosen = claims.chosen_degrees(records)
+    (read,) = claims.open_heads(chosen, [(1, 0), (5, 1), (0, 0)]).to_dict("records")
+    assert read["task"] == "reviews" and read["seeds with the first two open"] == "5 and 0 of 5"
+    assert (
+        read["open with all seeds"].startswith("0.0, 1.0, 2.0") and read["their ranks"] == "3, 1, –, –, –, –"
+    )
+    assert claims.open_heads(chosen[:0], [(0, 0), (0, 1)]).empty
 
 
 def test_degrees_used_from_the_start_are_set_beside_the_runs_that_learned_them(tmp_path, monkeypatch):
@@ -525,8 +537,8 @@ def test_the_tables_of_recorded_runs_stay_as_they_are(table):
     rows = getattr(claims, table)(records).to_dict("records")
     assert len(rows) == len(PINNED[table])
     for row, pinned in zip(rows, PINNED[table], strict=True):
-        assert row.keys() == pinned.keys()
-        for name, value in row.items():
+        assert row.keys() >= pinned.keys()
+        for name, value in ((name, row[name]) for name in pinned):
             exact = pinned[name] if isinstance(pinned[name], str) else pytest.approx(pinned[name], abs=1e-9)
             assert plain(value) == exact, name
 
@@ -568,6 +580,38 @@ def test_connections_are_compared_by_seed_with_the_best_first(tmp_path, monkeypa
     assert all(lost[what] == pytest.approx(points) for what, points in expected.items())
     seeds = table.set_index("what")["seeds"]
     assert seeds["two heads that look at copies"] == 3 and seeds["copies"] == 5
+    assert table["mean"].tolist() == pytest.approx([points.mean() for points in table["lost"]])
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+
+
+def test_what_brings_back_a_loss_is_of_deciding_runs_once_all_kinds_have_three_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    losses = {"neighbour(1)": 8.0, "random(2)": 9.5, "copies": 3.0, "syntax": 1.5}
+
+    def runs(seeds, more, **changes):
+        """Each kind loses so much more."""
+        found = (
+            dense(seeds)
+            + several("global(cls)", 9.0 + more, seeds)
+            + of_heads(tmp_path, COPIES, 4.0 + more, seeds)
+        )
+        for pattern, loss in losses.items():
+            found += several(pattern + CLS, loss + more, seeds)
+        found += learned(0.1, 2.5 + more, seeds=seeds)
+        return [one.model_copy(update={"config": one.config.model_copy(update=changes)}) for one in found]
+
+    old = runs(range(3), 0.0, task="glue/qnli")
+    table = claims.regained(old)
+    assert table["kind"].tolist() == [
+        *("[CLS] alone", "random keys", "neighbours", "two named heads", "copies", "learned degrees", "dense")
+    ]
+    assert table["mean"].tolist() == pytest.approx([9.0, 9.5, 8.0, 4.0, 3.0, 2.5, 0.0], abs=0.2)
+    deciding = {"task": "glue/qnli+test", "train_size": None, "epochs": 1, "batch_size": 16}
+    deciding |= {"learning_rate": 1e-4, "max_length": 128}
+    for seeds, expected in ((range(5, 8), 10.0), (range(5, 7), 9.0)):
+        found = claims.regained(old + runs(seeds, 1.0, **deciding))
+        assert found["mean"][0] == pytest.approx(expected, abs=0.2)
+    assert claims.regained([]).empty
 
 
 def test_connections_leave_out_other_plans_and_what_has_no_pair(tmp_path, monkeypatch):
@@ -579,7 +623,8 @@ def test_connections_leave_out_other_plans_and_what_has_no_pair(tmp_path, monkey
     others += several(f"syntax | random(1){CLS}", 1.0)
     others += of_heads(tmp_path, COPIES, 1.0, before="lexical(2) | ")
     others += of_heads(tmp_path, COPIES, 9.0, SEEDS[2:])
-    pd.testing.assert_frame_equal(claims.by_connection(records + others), before)
+    after, known = claims.by_connection(records + others), ["low", "high"]  # others tell how seeds scatter
+    pd.testing.assert_frame_equal(after.drop(columns=known), before.drop(columns=known))
     assert len(before) == 2 and before["seeds"].tolist() == [2, 2]
     assert claims.by_connection(dense() + several(f"copies{CLS}", 1.0)).empty
     changed = [record.model_copy(update={"data_hash": "another"}) for record in several(f"syntax{CLS}", 1.0)]
@@ -897,6 +942,9 @@ def test_in_short_a_task_is_what_can_be_lost_and_what_loses_least():
     assert table["mean"].tolist() == pytest.approx([9.0, 0.5, 2.0, 0.75])
     assert table["sparsity"].tolist() == pytest.approx([0.8, 0.8, 0.9, 0.9])
     assert set(table["seeds"]) == {5} and set(table["dense"]) == {DENSE}
+    read = claims.in_short_to_read(claims.in_short(records)).loc["reviews"]
+    assert read["dense, %"] == "80.0" and read["[CLS] alone"].endswith("\n80 % sparse")
+    assert re.fullmatch(r"0\.5 \(0\.\d to 0\.\d\)\nsyntax\n80 % sparse", read["best at the later half"])
     assert claims.in_short(dense() + several(f"syntax{CLS}", 2.0)).empty  # never at the later half
     assert claims.in_short(records[5:]).empty  # without dense runs
 
@@ -920,6 +968,9 @@ def test_fixed_patterns_and_learned_degrees_stand_by_their_density():
     assert table["density"].tolist() == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert table["mean"].tolist() == pytest.approx([9.0, 1.0, 4.0, 2.0]) and set(table["seeds"]) == {5}
     assert (table["low"] < table["mean"]).all() and (table["mean"] < table["high"]).all()
+    tested = table.assign(label="reviews+test", seeds=[5, 5, 2, 2])
+    assert claims.preferred(pd.concat([table, tested]))["seeds"].tolist() == [5, 5]
+    assert claims.preferred(pd.concat([table, tested.assign(seeds=2)]))["seeds"].tolist() == [5] * 4
     assert claims.by_density(records[:-5]).empty  # nothing was learned
     assert claims.by_density(records[5:]).empty  # without dense runs
 
@@ -957,8 +1008,8 @@ def test_holm_counts_all_tests_decided_or_not():
     assert claims.after_holm([refuted, *many]) == {("C1", "reviews"): True}
     stopped = verdict_of(0.03, 0.04, word="does not hold", states=("refuted", "refuted"))
     assert claims.after_holm([stopped]) == {("C1", "reviews"): False}
-    assert claims.summary([sure, *many], corrected=True).loc["C1", "reviews"] == "holds, not after Holm"
-    assert claims.summary([sure, *many]).loc["C1", "reviews"] == "holds"
+    for corrected, expected in ((True, "holds\nnot after Holm"), (False, "holds")):
+        assert expected in claims.summary([sure, *many], corrected)["reviews"].tolist()
 
 
 def test_runs_that_decide_have_new_seeds_and_the_settings_of_the_grids():
@@ -973,17 +1024,38 @@ def test_runs_that_decide_have_new_seeds_and_the_settings_of_the_grids():
     assert [record.config.task for record in claims.exploring(others)] == ["glue/mrpc"]
 
 
-def test_three_intervals_stand_side_by_side():
-    records = on_test_rows(dense() + late(0.4, 1.4) + several(f"neighbour(1){CLS}", 3.0))
-    table = claims.by_interval(records).loc["C1", "reviews"]
-    assert table.columns.get_level_values(0).unique().tolist() == ["", "seeds", "seeds and rows", "moderated"]
-    (row,) = table.to_dict("records")
-    (number,) = verdict("C1", records).numbers
-    assert (row["", "mean"], row["", "rows"]) == (number.mean, ROWS)
-    assert (row["moderated", "low"], row["moderated", "high"]) == (number.low, number.high)
-    width = {kind: row[kind, "high"] - row[kind, "low"] for kind in ("seeds", "seeds and rows")}
-    assert width["seeds and rows"] > width["seeds"]
-    assert claims.by_interval(dense()).empty
+def test_the_grid_of_verdicts_has_five_tasks_at_most_and_those_that_most_claims_are_judged_on():
+    rest = [
+        replace(v, task=f"task {n}", label=f"task {n}") for n in range(6) for v in claims.verdicts(late(0.5))
+    ]
+    known = claims.verdicts(dense() + late(0.5, 0.5), ["glue/sst2+test"])
+    table = claims.summary([*rest, *known])
+    assert len(table.columns) == 5 and "reviews" in table
+    assert list(claims.summary(known)) == ["SST-2", "reviews"]
+    assert list(claims.summary(known, least=1)) == ["reviews"]
+    assert table.index[0] == f"C1: {claims.CLAIMS['C1'].short}"
+    shown = figures.verdicts.grid(claims.summary(known), "Verdicts")._repr_html_()
+    assert '<td class="verdict holds">holds</td>' in shown and "<td>–</td>" in shown
+
+
+def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
+    explored = claims.judge("C1", dense() + late(0.5, task="glue/sst2") + dense(task="glue/sst2"))
+    explored = [v for v in explored if v.task == "glue/sst2"]
+    few, enough = (
+        claims.judge(
+            "C1", dense(seeds, task="glue/sst2+test") + late(3.0, seeds=seeds, task="glue/sst2+test")
+        )
+        for seeds in (range(2), range(3))
+    )
+    assert claims.best_verdicts(few, explored) == explored
+    assert claims.best_verdicts(enough, explored) == enough
+    assert claims.told(explored, "C1") == "holds on SST-2 (exploring runs)"
+    assert claims.told(enough, "C1") == "does not hold on SST-2 (deciding runs)"
+    other = [replace(explored[0], task="imdb", label="imdb")]
+    both = claims.best_verdicts(enough, [*explored, *other])
+    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2, exploring runs elsewhere)"
+    assert claims.told(both, "C1") == said and claims.told(both, "C2") == "has no runs"
+    assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")
 
 
 def test_what_had_been_seen_is_counted_for_each_rule():
@@ -993,8 +1065,9 @@ def test_what_had_been_seen_is_counted_for_each_rule():
     other = dense(range(1), task="topics", train_size=9)
     other = [r.model_copy(update={"finished": "2026-11-27T01:00:00+02:00"}) for r in other]
     table = claims.seen_before([*before, *at_last, *other])
-    assert table["reviews"].tolist() == [3] * 5 and table["topics"].tolist() == [0, 0, 0, 0, 1]
-    assert claims.seen_before([]).shape == (5, 0)
+    assert table["runs known"].tolist() == [3, 3, 3, 3, 4]
+    assert table["runs made later"].tolist() == [3, 3, 3, 3, 2]
+    assert claims.seen_before([])["runs known"].tolist() == [0] * 5
 
 
 def test_the_forest_has_a_row_per_estimate_with_its_interval():
@@ -1003,6 +1076,8 @@ def test_the_forest_has_a_row_per_estimate_with_its_interval():
     assert len(axes.get_yticklabels()) == len(numbers) == 4
     assert len(axes.containers) == 4  # points with error bars
     assert len({bars.lines[0].get_marker() for bars in forest_of(["met", "refuted", "floor", "open"])}) == 4
+    written = [label.get_text() for label in axes.child_axes[0].get_yticklabels()]
+    assert written == [f"{r.mean:.1f} ({between(r.low, r.high)})" for r in numbers.itertuples()]
     with pytest.raises(InputError, match="no rows"):
         figures.verdicts.forest(numbers[:0])
 
@@ -1010,6 +1085,36 @@ def test_the_forest_has_a_row_per_estimate_with_its_interval():
 def forest_of(states):
     numbers = claims.estimates(claims.judge("C3", c3_runs())).assign(state=states)
     return figures.verdicts.forest(numbers).axes[0].containers
+
+
+def test_a_claim_is_shown_with_its_rule_and_its_numbers_in_words(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures.verdicts.page, "show", lambda *given: shown.append(given))
+    figures.verdicts.show_claim("C1", claims.verdicts(dense() + late(0.5)), [])
+    [(_, name, caption, alt, _)] = shown
+    assert name == "fig-claims-c1" and claims.CLAIMS["C1"].holds in caption
+    assert "reviews: loss at the later half" in alt and "0.5 (" in alt and "met" in alt
+    figures.verdicts.show_claim("C3", claims.verdicts(dense() + late(0.5)), [])
+    assert len(shown) == 1
+
+
+def test_points_lost_stand_in_rows_with_their_numbers_beside_them():
+    kinds = ["[CLS] alone", "copies", "of my own", "dense"]
+    frame = pd.DataFrame({"what": kinds, "kind": kinds, "mean": [9.0, 2.0, 3.0, 0.0]})
+    frame = frame.assign(low=frame["mean"] - [1, 1, np.nan, 0], high=frame["mean"] + [1, 1, np.nan, 0])
+    both = pd.concat([frame.assign(label="glue/qnli"), frame[:2].assign(label="headlines")])
+    figure = figures.verdicts.dots(both)
+    assert [axes.get_title() for axes in figure.axes] == ["QNLI", "headlines"]
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == kinds
+    written = [label.get_text() for label in axes.child_axes[0].get_yticklabels()]
+    assert written == ["9.0 (8.0 to 10.0)", "2.0 (1.0 to 3.0)", "3.0", "0.0"]
+    drawn = [float(bars.lines[0].get_xdata()[0]) for bars in axes.containers]
+    assert drawn == [9.0, 2.0, 3.0, 0.0]
+    with pytest.raises(InputError, match="no rows"):
+        figures.verdicts.dots(frame[:0].assign(label=""))
+    markers = [(look["marker"], look["color"]) for look in figures.verdicts._KINDS.values()]
+    assert len({marker for marker, _ in markers}) == len({colour for _, colour in markers}) == len(markers)
 
 
 def test_losses_stand_by_sparsity_in_a_panel_per_task_with_the_lines_of_the_claim():

@@ -67,6 +67,16 @@ def test_show_displays_one_png_with_name_caption_and_alt(monkeypatch):
     assert image.shape[1] // 2 == options["metadata"]["image/png"]["width"] <= 750
 
 
+def test_a_picture_for_another_page_has_its_caption_its_alt_text_and_the_image_in_it():
+    made = {"finished": "2026-11-02T10:00:00+00:00", "device": "a GPU", "commit": "a_b"}
+    figure = figures.grid({"dense": relation("dense")}, TOKENS)
+    shown = figures.Picture(figure, "Fewer < more.", 'What "is" seen.', [made])._repr_html_()
+    assert "<p>Fewer &lt; more. Made 2026-11-02 on a GPU, commit a_b.</p>" in shown
+    assert 'alt="What &quot;is&quot; seen."' in shown
+    image = re.search(r'src="data:image/png;base64,([^"]+)" width="(\d+)"', shown)
+    assert imread(io.BytesIO(base64.b64decode(image[1]))).shape[1] // 2 == int(image[2])
+
+
 def test_a_finding_is_the_sentence_only_if_the_runs_agree():
     shown, told = figures.finding("It costs 1.2 points.", 1.2 > 1, "It costs 1.2.")._repr_mimebundle_()
     assert shown["text/markdown"] == "**It costs 1.2 points.**" and told[figures.page.AGREES]

@@ -66,4 +66,8 @@ def test_the_table_has_the_open_numbers_of_undecided_verdicts():
     assert first["chance"] == power.chance(-1.0, 0.7, 0.01, 5, 1000, 6.0)
     assert first["seeds needed"] > 5 and first["rows needed"] > 1000
     assert second["chance"] > first["chance"] and pd.isna(second["rows needed"])
+    read = power.to_read(table)
+    assert read["rows needed"].tolist()[0] == "no rows on record"  # the one that is decided more probably
+    assert read["claim"].tolist() == ["C1 on reviews"] * 2 and read["points, and bound"][0] == "0.0, 1"
+    assert read["chance with 5 seeds"].tolist() == [f"{one['chance']:.2f}" for one in (second, first)]
     assert power.table(pd.DataFrame([row | {"state": "met"}])).empty

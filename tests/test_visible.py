@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from sparsebert.chapters import chapters
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.study import claims
+from sparsebert.study.heads import attention_to_copies
+from sparsebert.study.intervals import over_seeds_and_rows
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.runs import RunConfig
 
@@ -40,6 +45,9 @@ CHANGES = [
     Change("02", "losses", 'plan = "dense"', 'plan = "neighbour(1)"'),
     Change("02", "losses", "lr=learning_rate", "lr=10 * learning_rate"),
     Change("02", "losses", "optimizer.zero_grad()", "pass"),
+    Change("07", "verdict", "bound = 1.0", "bound = 0.0"),
+    Change("07", "states", 'task = "glue/sst2"', 'task = "glue/qnli"'),
+    Change("08", "shares", "text[:, None] != text[None, :]", "text[:, None] == text[None, :]"),
     Change("05", "learned_degrees", "largest=8", "largest=4"),
     Change("05", "learned_degrees", "distance <= k", "distance <= k + 1"),
     Change("05", "degree_at_price", "error + price * edges.mean()", "error"),
@@ -107,3 +115,32 @@ def test_the_training_loop_of_chapter_2_takes_the_steps_of_finetune():
     assert record.steps == len(shown["losses"])
     assert np.mean(shown["losses"]) == pytest.approx(record.train_loss, abs=1e-5)
     assert shown["accuracy_of_the_loop"] == pytest.approx(record.metrics["accuracy"])
+
+
+@pytest.mark.parametrize("task", ["glue/sst2", "glue/qnli", "glue/mrpc", "imdb"])
+def test_the_rule_of_chapter_7_gives_the_verdict_and_the_intervals_of_judge(task):
+    cells = [source.replace('task = "glue/sst2"', f'task = "{task}"') for source in method("07")]
+    shown = executed("07", cells)
+    (expected,) = claims.judge("C1", shown["own"])
+    assert shown["verdict"] == expected.verdict
+    for number, found in zip(expected.numbers, shown["intervals"].values(), strict=True):
+        assert found == pytest.approx((number.mean, number.low, number.high), abs=1e-8)
+
+
+def test_the_rule_of_chapter_7_knows_the_luck_of_rows():
+    """Runs whose right and wrong rows are known, as deciding runs have them."""
+    shown = as_shown("07")
+    right = 100.0 * np.random.default_rng(0).integers(0, 2, (2, 3, 40))
+    loss = pd.DataFrame(right[0] - right[1])
+    scatter = shown["scatter"]
+    expected = over_seeds_and_rows(loss.to_numpy(), scatter._replace(variance=scatter.variance * 1.5))
+    found = shown["interval"](loss, 2)
+    assert found == pytest.approx((expected.value, *expected.interval()))
+
+
+def test_the_loop_of_chapter_8_gives_the_shares_of_attention_to_copies():
+    shown = as_shown("08")
+    torch.manual_seed(0)
+    looks = attention_to_copies(shown["encoder"], shown["pairs"])
+    assert looks.tokens == shown["tokens"] > 0
+    torch.testing.assert_close(looks.shares, shown["shares"])

@@ -11,6 +11,6 @@ Figures of patterns and scores are imported here; `learned`, `verdicts` and `cos
 from sparsebert.figures import costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.look import style
-from sparsebert.figures.page import finding, show, table
+from sparsebert.figures.page import Picture, finding, show, table
 from sparsebert.figures.scores import by_placement, by_task, heat_maps, means
 from sparsebert.study.intervals import mean_interval

@@ -39,16 +39,48 @@ def show(
         if not text.strip():
             raise InputError(f"figure '{name}' has no {what}: give it a name, a caption and an alt text")
     given["caption"] = f"{caption} {origin(made_from)}".strip()
+    image, width = _png(figure)
+    plt.close(figure)
+    display(
+        {"image/png": image, "text/plain": f"Figure: {alt}"},
+        metadata={"image/png": {"width": width}, "sparsebert": given},
+        raw=True,
+    )
+
+
+def _png(figure: Figure) -> tuple[str, int]:
+    """A figure as a PNG in base64, and how many pixels wide it is shown."""
     stream = io.BytesIO()
     with style():
         figure.savefig(stream, format="png", dpi=2 * PIXELS_PER_INCH, bbox_inches="tight", pad_inches=0.12)
-    plt.close(figure)
     pixels = int.from_bytes(stream.getvalue()[16:20])  # the width in a PNG's header
-    display(
-        {"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
-        metadata={"image/png": {"width": pixels // 2}, "sparsebert": given},
-        raw=True,
-    )
+    return base64.b64encode(stream.getvalue()).decode(), pixels // 2
+
+
+class Picture:
+    """A figure with its caption and alt text as HTML, to `glue` for another page.
+
+    A page gets none of the three from a figure that another page shows. `caption`, `alt` and `made_from` are
+    as in `show`, but the caption is plain text.
+    """
+
+    def __init__(
+        self, figure: Figure, caption: str, alt: str, made_from: Sequence[RunRecord | Mapping] = ()
+    ) -> None:
+        self.image, self.width = _png(figure)
+        self.caption, self.alt = f"{caption} {_plain_origin(made_from)}".strip(), alt
+
+    def _repr_html_(self) -> str:
+        source = f'src="data:image/png;base64,{self.image}" width="{self.width}"'
+        caption = f"<figcaption><p>{html.escape(self.caption, quote=False)}</p></figcaption>"
+        return f'<figure>\n<img {source} alt="{html.escape(self.alt)}">\n{caption}\n</figure>'
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
+
+
+def _plain_origin(made_from: Sequence[RunRecord | Mapping]) -> str:
+    return re.sub(r"\\(.)", r"\1", origin(made_from))  # it is meant for Markdown
 
 
 @dataclass(frozen=True)
@@ -118,5 +150,4 @@ def table(
         )
     if not all(str(column).strip() for column in flat.columns) or not caption.strip():
         raise InputError("a table wants a caption and a name for each column")
-    made = re.sub(r"\\(.)", r"\1", origin(made_from))  # it is meant for Markdown
-    return Table(flat, f"{caption} {made}".strip(), styles or {})
+    return Table(flat, f"{caption} {_plain_origin(made_from)}".strip(), styles or {})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsebert.figures import look
-from sparsebert.study.claims.rules import LEVELS, MARGIN
+from sparsebert.figures import look, page
+from sparsebert.study import claims
+from sparsebert.study.captions import between, titled
+from sparsebert.study.claims import Verdict
 from sparsebert.study.claims.runs import CLS_ALONE
+from sparsebert.training.runs import RunRecord
 
 _NUMBERS = ["mean", "low", "high"]
 _STATES = {
@@ -23,15 +26,22 @@ _PLACEMENTS = {
     "late": {"label": "at the later half", "color": look.BLUE, "marker": "o"},
     "all": {"label": "at all layers", "color": look.RED, "marker": "D", "fillstyle": "none"},
 }
-_ALONE = {"label": "[CLS] alone, at all layers", "color": look.INK, "marker": "s", "fillstyle": "none"}
-_FROM = 70  # percent of sparsity: less is no matter of C1 and C2
+_WORDS = {  # classes of the book's style sheet
+    "holds": "verdict holds",
+    "does not hold": "verdict fails",
+    "at the floor": "verdict floor",
+    "undecided": "verdict",
+}
 _KINDS = {
     CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
     "both": {"color": look.GREEN, "marker": "D"},
-    "learned degrees": {"color": look.BLUE, "marker": "o", "fillstyle": "none"},
+    "learned degrees": {"color": look.ORANGE, "marker": "^"},
+    "copies": {"color": look.COLOURS[4], "marker": "P"},
+    "two named heads": {"color": look.COLOURS[5], "marker": "v"},
 }
+_OTHER = {"color": look.GREY, "marker": "."}
 
 
 @look.style()
@@ -39,50 +49,53 @@ def forest(frame: pd.DataFrame) -> Figure:
     """A forest plot: a row per estimate with its mean and 90 % interval, and a tick at its rule's bound.
 
     Columns of `frame`, as `claims.estimates` gives them: `label` (the task), `what`, `mean`, `low`, `high`
-    and `bound` in points, and `state`, which the markers show. Rows of one task stand together, in the order
-    they come; an estimate of one seed has no interval. Raises `InputError` if a column is missing or there is
-    no row.
+    and `bound` in points, and `state`, which the markers show. The numbers stand on the right. Rows of one
+    task stand together, in the order they come; an estimate of one seed has no interval. Raises `InputError`
+    if a column is missing or there is no row.
     """
     look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
     rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
     names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    lines = sum(look.wrapped(name, 44).count("\n") + 1 for name in names)
+    lines = sum(look.wrapped(name, 40).count("\n") + 1 for name in names)
     figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1, xlabel="points")
     bound = {"marker": "|", "color": look.INK, "linestyle": "none"}
     axes.plot(rows["bound"], rows.index, **bound, markersize=16, markeredgewidth=1.6)
     for place, row in rows.iterrows():
         look.draw_mean(axes, tuple(row[_NUMBERS]), place, _STATES[row["state"]])
-    look.name_rows(axes, names, 44, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
+    look.name_rows(axes, names, 40, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
+    _write_numbers(axes, rows)
     marks = [look.mark(**style) for style in _STATES.values()]
     look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
     return figure
 
 
-@look.style()
-def losses_by_sparsity(frame: pd.DataFrame) -> Figure:
-    """What C1 and C2 are about: what patterns lose, by the sparsity of the layers that they change.
+def grid(verdicts: pd.DataFrame, caption: str, made_from: Sequence[RunRecord] = ()) -> page.Table:
+    """The verdicts of `claims.summary` as a table, in colour and in words."""
+    unbroken = verdicts.rename(columns=lambda task: task.replace("-", "\N{NON-BREAKING HYPHEN}"))
+    return page.table(unbroken, caption, made_from, _WORDS)
 
-    A panel per task, from 70 % sparsity on, with a line at the claim's sparsity and one at the margin of what
-    is little. Columns of `frame`, as `claims.losses` gives them: `label` (the task), `placement`, `kind` and
-    `pattern`, `sparsity` in [0, 1], and `mean`, `low` and `high` in points. Random controls are left out.
-    Points of nearly equal sparsity stand side by side. Raises `InputError` if a column is missing or there is
-    no row to draw.
+
+def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecord]) -> None:
+    """Put on the page what the rule of a claim asks about, as a `forest` plot with the rule in its caption.
+
+    Verdicts of other claims, and numbers without an interval, are left out; without any nothing is shown.
     """
-    look.check_columns(frame, "label", "placement", "kind", "pattern", "sparsity", *_NUMBERS)
-    frame = frame[(frame["kind"] != "control") & (100 * frame["sparsity"] >= _FROM)]
-    look.check_some(frame, "losses of patterns that are 70 % sparse or more")
-    alone = frame["pattern"] == CLS_ALONE
-    styles = [_ALONE if a else _PLACEMENTS[place] for a, place in zip(alone, frame["placement"], strict=True)]
-    figure, panels = _losses(frame, "sparsity", styles, "sparsity of the changed layers, %")
-    dotted = look.DENSE_LINE | {"linestyle": ":"}
-    for axes in panels:
-        axes.axhline(MARGIN, **look.DENSE_LINE, zorder=1)
-        axes.axvline(100 * LEVELS[0], **dotted, zorder=1)
-        axes.set_xlim(_FROM, 101)
-    marks = [look.mark(**style) for style in (*_PLACEMENTS.values(), _ALONE)]
-    marks.append(look.mark(f"{MARGIN:g} point", **look.DENSE_LINE, marker=""))
-    look.legend_above(figure, [*marks, look.mark(f"{100 * LEVELS[0]:.0f} %", **dotted, marker="")])
-    return figure
+    numbers = claims.estimates([v for v in found if v.claim == name])
+    numbers = numbers[numbers["low"].notna()].assign(label=numbers["label"].map(titled))
+    if numbers.empty:
+        return
+    claim, said = claims.CLAIMS[name], []
+    for row in numbers.itertuples():
+        known = f"{row.mean:.1f} ({between(row.low, row.high)}), {_STATES[row.state]['label']}"
+        said.append(f"{row.label}: {row.what} {known}")
+    page.show(
+        forest(numbers),
+        f"fig-claims-{name.lower()}",
+        f"{name} holds if {claim.holds}. It does not hold if {claim.fails}. Means in points with 90 % "
+        "intervals; the tick in each row is the bound that the rule asks about.",
+        f"A row for each task and number of {name}: an interval and the rule's bound. {'; '.join(said)}.",
+        made_from,
+    )
 
 
 @look.style()
@@ -94,10 +107,52 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
     `InputError` if a column is missing or there is no row.
     """
     look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    figure, _ = _losses(frame, "density", frame["kind"].map(_KINDS.get), "density over real tokens, %")
+    labels = {"xlabel": "density over real tokens, %", "ylabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
+    for axes, _, own in panels:
+        axes.axhline(0, **look.ZERO_LINE)
+        places = look.beside(100 * own["density"])
+        for index, row in own.iterrows():
+            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), _KINDS[row["kind"]])
     there = [kind for kind in _KINDS if kind in set(frame["kind"])]
     look.legend_above(figure, [look.mark(kind, **_KINDS[kind]) for kind in there])
     return figure
+
+
+@look.style()
+def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention") -> Figure:
+    """Points lost, each in a row with its interval, and a line at zero: a panel per task.
+
+    Columns of `frame`, as `claims.regained`, `by_connection` and `changed_degrees` give them: `label` (the
+    task), `what`, `kind`, which the markers show, and `mean`, `low` and `high` in points. The numbers stand
+    on the right. A dotted line is what [CLS] alone loses. Raises `InputError` if a column is missing or there
+    is no row.
+    """
+    look.check_columns(frame, "label", "what", "kind", *_NUMBERS)
+    height = 0.3 * frame.groupby("label").size().max() + 0.9
+    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x")
+    panels[-1][0].set_xlabel(xlabel)
+    for axes, label, part in panels:
+        axes.set_title(titled(str(label)))
+        part = part.reset_index(drop=True)
+        for place, row in part.iterrows():
+            look.draw_mean(axes, tuple(row[_NUMBERS]), place, _KINDS.get(row["kind"], _OTHER))
+        for alone in part.loc[part["kind"] == CLS_ALONE, "mean"]:
+            axes.axvline(alone, color=look.PALE, linestyle=":", zorder=0)
+        look.name_rows(axes, part["what"], 44, lines=())
+        _write_numbers(axes, part)
+    return figure
+
+
+def _write_numbers(axes: Axes, rows: pd.DataFrame) -> None:
+    """The mean of each row and, if it has one, its interval, right of the panel."""
+    known = [f" ({between(row.low, row.high)})" * (row.low < row.high) for row in rows.itertuples()]
+    means = rows["mean"].round(1) + 0.0  # and not -0.0
+    numbers = [f"{mean:.1f}{interval}" for mean, interval in zip(means, known, strict=True)]
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(rows)), numbers)
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
 
 
 @look.style()
@@ -125,16 +180,3 @@ def losses_in_rows(frame: pd.DataFrame, row: str = "pattern", kind: str = "place
     figure.supxlabel("points lost", fontsize=10)
     look.legend_above(figure, [look.mark(**style) for style in styles.values()])
     return figure
-
-
-def _losses(frame: pd.DataFrame, x: str, styles: Iterable[dict], xlabel: str) -> tuple[Figure, list[Axes]]:
-    """Means with their intervals in points against a share `x`; each row of the frame has a style."""
-    frame = frame.assign(style=list(styles))
-    labels = {"xlabel": xlabel, "ylabel": "points lost"}
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
-    for axes, _, own in panels:
-        axes.axhline(0, **look.ZERO_LINE)
-        places = look.beside(100 * own[x])
-        for index, row in own.iterrows():
-            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), row["style"])
-    return figure, [axes for axes, *_ in panels]

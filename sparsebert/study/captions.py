@@ -35,6 +35,28 @@ def code(text: object) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
+def titled(label: str) -> str:
+    """A task as a page names it, or its test part, with what tells its settings apart, if anything does.
+
+    >>> titled("glue/sst2+test"), titled("headlines, epochs 2")
+    ('SST-2', 'headlines, epochs 2')
+    """
+    from sparsebert.data.tasks.glue import GLUE  # takes long to import
+
+    task, *setting = label.split(", ")
+    task = task.removesuffix("+test")
+    return ", ".join([GLUE[task].folder if task in GLUE else task, *setting])
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def between(low: float, high: float) -> str:
     """An interval in points; a dash where there is none.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 from scipy import stats
 
+from sparsebert.study.captions import titled
 from sparsebert.study.intervals import LEVEL
 
 MOST_SEEDS, MOST_ROWS = 50, 1_000_000
@@ -67,6 +68,25 @@ def _least(low: int, high: int, wanted: float, chance_of: Callable[[int], float]
         middle = (low + high) // 2
         low, high = (low, middle) if chance_of(middle) >= wanted else (middle + 1, high)
     return low
+
+
+def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
+    """What `table` gives as people read it, the one that new seeds decide most probably first."""
+    rows = []
+    for row in open_numbers.sort_values("chance", ascending=False, kind="stable").itertuples(index=False):
+        seeds, evaluated = row[-2:]
+        known = f"up to {MOST_ROWS:,} do not do" if row.rows else "no rows on record"
+        rows.append(
+            {
+                "claim": f"{row.claim} on {titled(row.label)}",
+                "number that is open": row.what,
+                "points, and bound": f"{row.mean:.1f}, {row.bound:g}",
+                "chance with 5 seeds": f"{row.chance:.2f}",
+                "seeds needed": f"more than {MOST_SEEDS}" if pd.isna(seeds) else f"{seeds:.0f}",
+                "rows needed": known if pd.isna(evaluated) else f"{evaluated:,.0f}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.DataFrame:

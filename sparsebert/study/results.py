@@ -156,9 +156,7 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     hours = sorted(record.finished for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
-        "task and data hash": _distinct(
-            f"{record.config.task} {record.data_hash[:12]}" for record in records
-        ),
+        "task and data hash": _hashes(records),
         "rows trained on / evaluated on": _distinct(
             f"{record.train_rows} / {record.eval_rows}" for record in records
         ),
@@ -173,6 +171,15 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
         "finished": f"{hours[0]} to {hours[-1]}",
     }
     return pd.DataFrame({"": rows}).rename_axis("provenance")
+
+
+def _hashes(records: Iterable[RunRecord]) -> str:
+    """Each task with the hash of its data, or with how many there are: sizes and files of degrees count."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in records:
+        found[record.config.task][record.data_hash[:12]] = None
+    said = {task: next(iter(own)) if len(own) == 1 else f"({len(own)} hashes)" for task, own in found.items()}
+    return ", ".join(f"{task} {hashes}" for task, hashes in said.items())
 
 
 # ---- list ---------------------------------------------------------------------------------------

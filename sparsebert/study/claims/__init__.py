@@ -11,7 +11,15 @@ the floor if what is left cannot be told from [CLS] alone. Anything else is unde
 what is missing or too uncertain.
 """
 
-from sparsebert.study.claims.degrees import by_connection, chosen_degrees, learned_before, taken_apart
+from sparsebert.study.claims.degrees import (
+    KINDS,
+    by_connection,
+    chosen_degrees,
+    learned_before,
+    open_heads,
+    regained,
+    taken_apart,
+)
 from sparsebert.study.claims.rules import (
     CLAIMS,
     Estimate,
@@ -23,35 +31,40 @@ from sparsebert.study.claims.rules import (
     judge,
     verdicts,
 )
+from sparsebert.study.claims.runs import runs_by_setting
 from sparsebert.study.claims.tables import (
+    best_verdicts,
     by_density,
-    by_interval,
     by_method,
     caveats,
     content_rivals,
     counted,
     estimates,
     in_short,
+    in_short_to_read,
     in_words,
     losses,
     pairing,
     parts_left_out,
-    readable,
+    preferred,
     reasons,
     rules,
     seen_before,
+    stated,
     summary,
+    told,
 )
 
 __all__ = [
     "CLAIMS",
+    "KINDS",
     "Estimate",
     "Verdict",
     "after_holm",
     "best_known",
+    "best_verdicts",
     "by_connection",
     "by_density",
-    "by_interval",
     "by_method",
     "caveats",
     "chosen_degrees",
@@ -61,17 +74,23 @@ __all__ = [
     "estimates",
     "exploring",
     "in_short",
+    "in_short_to_read",
     "in_words",
     "judge",
     "learned_before",
     "losses",
+    "open_heads",
     "pairing",
     "parts_left_out",
-    "readable",
+    "preferred",
     "reasons",
+    "regained",
     "rules",
+    "runs_by_setting",
     "seen_before",
+    "stated",
     "summary",
     "taken_apart",
+    "told",
     "verdicts",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
+from sparsebert.study.claims.rules import SEEDS, deciding, exploring
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
+    NUMBERS,
+    Judged,
     Setting,
     described_run,
     each_once,
     labels_of,
     runs_by_setting,
+    score_of,
     scores_by_seed,
     setting_of,
     single_width_at,
@@ -24,6 +29,15 @@ from sparsebert.study.intervals import over_seeds
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
+KINDS = {  # what the first figure of the book compares, at 5 to 10 % of the pairs; and dense attention
+    CLS_ALONE: "[CLS] alone",
+    "random(2)": "random keys",
+    "neighbour(1)": "neighbours",
+    "two heads that look at copies": "two named heads",
+    "copies": "copies",
+    "degrees learned for 0.1, with weights": "learned degrees",
+    "dense": "dense",
+}
 _CHANGED = ("without weights", "other heads", "other layers")  # treatments of degrees that were learned
 
 
@@ -56,6 +70,29 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
         always=("wide", lambda wide: sorted(set.intersection(*map(set, wide)))),
         by_seed=("wide", list),
     )
+
+
+def open_heads(chosen: pd.DataFrame, order: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """What `chosen_degrees` gives as people read it, at the lowest density that each task was asked for.
+
+    `order` ranks the heads, layer and head of each: how many seeds leave the first two open, and which ranks
+    the heads have that are open with all seeds.
+    """
+    ranks = {head: str(rank) for rank, head in enumerate(order, start=1)}
+    rows = []
+    for row in chosen.sort_values("asked", kind="stable").drop_duplicates("label").to_dict("records"):
+        first = [sum(head in heads for heads in row["by_seed"]) for head in order[:2]]
+        rows.append(
+            {
+                "task": row["label"],
+                "density asked for": f"{row['asked']:g}",
+                "open heads, mean": f"{row['unbounded']:.1f}",
+                "seeds with the first two open": f"{' and '.join(map(str, first))} of {row['seeds']}",
+                "open with all seeds": ", ".join(f"{layer}.{head}" for layer, head in row["always"]) or "–",
+                "their ranks": ", ".join(ranks.get(head, "–") for head in row["always"]) or "–",
+            }
+        )
+    return pd.DataFrame(rows).sort_values("task", ignore_index=True) if rows else pd.DataFrame()
 
 
 def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -127,7 +164,8 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     which; all others see the token itself and [CLS], or a width besides. For each setting with such runs a
     row for dense, for [CLS] alone, for each kind of them, for each pattern of one part or with copies, and
     for learned degrees, the best scores first. `density`, `score` in points and `lost` against dense, in
-    points by seed, are over the `seeds` that were run dense, too.
+    points by seed, are over the `seeds` that were run dense, too; `mean`, `low` and `high` are those of the
+    loss, with the interval of the rules.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
@@ -141,16 +179,36 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     rows = []
     for setting, described in sorted(found.items(), key=str):
         runs = pd.DataFrame(described)
+        if len(set(runs.pop("rows"))) > 1:
+            runs["correct"] = None
+        own = Judged(setting, labels[setting], settings[setting])
         dense = scores_by_seed(runs[runs["what"] == "dense"])
         paired = runs[runs["seed"].isin(dense.index)]
         if not paired["named"].any():
             continue
+        of_dense = score_of(runs[runs["what"] == "dense"])
         for what, part in paired.groupby("what"):
             row = {"task": setting.task, "label": labels[setting], "what": what}
-            row |= {"seeds": part["seed"].nunique(), **part[["density", "score"]].mean()}
+            row |= {**part[["density", "score"]].mean(), **own.numbers(of_dense - score_of(part))}
             rows.append(row | {"lost": (dense - scores_by_seed(part)).dropna()})
-    table = pd.DataFrame(rows, columns=["task", "label", "what", "seeds", "density", "score", "lost"])
+    columns = ["task", "label", "what", "density", "score", "lost", *NUMBERS]
+    table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["label", "score"], ascending=[True, False], ignore_index=True)
+
+
+def regained(records: Sequence[RunRecord], task: str = "glue/qnli") -> pd.DataFrame:
+    """What a task loses with [CLS] alone, and how much of it is still lost with each kind of connections.
+
+    Rows of `by_connection` for the kinds in `KINDS`, with their `kind`: [CLS] alone, then the largest loss
+    first. They are of deciding runs if these have all kinds with three seeds, else of exploring runs.
+    """
+    for runs in (deciding(records), exploring(records)):
+        table = by_connection([r for r in runs if r.config.task.removesuffix("+test") == task])
+        table = table[table["what"].isin(KINDS)].assign(kind=table["what"].map(KINDS))
+        if len(table) == len(KINDS) and (table["seeds"] >= SEEDS).all():
+            break
+    order = table["mean"].where(table["what"] != CLS_ALONE, math.inf).sort_values(ascending=False).index
+    return table.loc[order].reset_index(drop=True)
 
 
 def _connections(record: RunRecord, run: dict[str, Any]) -> str | None:

@@ -34,6 +34,7 @@ LEVELS = (0.78, 0.85, 0.95, 1.0)  # of sparsity, over pairs of real tokens of th
 MARGIN = 1.0  # points: what is lost or gained beyond it is no longer little
 TIMES = 2.0  # what is lost at all layers is at least so many times that at the later half
 MISS = 0.5  # points of density
+BY_GAIN = ", by gain over random controls"  # how C3 compares where no density matches
 VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
@@ -111,8 +112,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim in the paper's sense, the rule for its verdict, and the function that applies it."""
+    """A claim in short and in the paper's sense, its rule in words, and the function that applies it."""
 
+    short: str
     says: str
     holds: str
     fails: str
@@ -277,12 +279,14 @@ def _judge_c3(runs: Judged) -> Iterator[Estimate | str]:
             control = score_of(runs_with(controls, controls=pattern))
             rivals = {"random": control or at_density(of["random"], density)}
             rivals["neighbour"] = at_density(of["neighbour"], density)
-            if rivals["neighbour"] is None:
+            by_gain = rivals["neighbour"] is None  # which the page of rules does not mention, so it is said
+            if by_gain:
                 rivals["neighbour"] = _by_gain(of["neighbour"], controls, control, density)
             for name, rival in rivals.items():
+                how = BY_GAIN if by_gain and name == "neighbour" else ""
                 yield _POSITIVE.estimate(
                     runs,
-                    f"loss of {pattern} minus that of {name}",
+                    f"loss of {pattern} minus that of {name}{how}",
                     rival and rival - score,
                     f"no recorded runs of {name} at the density of {pattern} ({density:.2f})",
                     floor=rival is not None and runs.at_floor(rival) and runs.at_floor(score),
@@ -472,6 +476,7 @@ WRITTEN = {  # when the rules were committed, in UTC
 }
 CLAIMS = {
     "C1": Claim(
+        short="sparse attention costs little at the later layers",
         says=f"attention that is at least {100 * LEVELS[0]:.0f} % sparse costs little at the later layers",
         holds=f"at each level of sparsity that was run at the later half ({_LEVELS}), the mean loss of the "
         f"patterns lies below {MARGIN:g} point",
@@ -479,6 +484,7 @@ CLAIMS = {
         judge=_judge_c1,
     ),
     "C2": Claim(
+        short="sparse attention costs a lot at all layers",
         says="the same sparsity at every layer reduces performance significantly",
         holds=f"at each level, the mean loss of the same patterns at all layers lies above {MARGIN:g} point, "
         f"and that loss minus {TIMES:g} times the loss at the later half lies above 0",
@@ -486,6 +492,7 @@ CLAIMS = {
         judge=_judge_c2,
     ),
     "C3": Claim(
+        short="neighbours and random keys do the least damage",
         says="neighbour and random patterns damage the model least",
         holds="at all layers and at matched density, syntax and lexical each lose more than neighbours and "
         "than random connections: all differences lie above 0",
@@ -493,6 +500,7 @@ CLAIMS = {
         judge=_judge_c3,
     ),
     "C4": Claim(
+        short="neighbours matter most",
         says="neighbour connections matter most; taking them away does the most damage",
         holds=f"at matched density (within {MATCHED:g}), the mixture without neighbours loses against the "
         "full one, and loses more than the one without random keys and the one without global tokens but for "
@@ -501,6 +509,7 @@ CLAIMS = {
         judge=_judge_c4,
     ),
     "C5": Claim(
+        short="learned degrees control the trade-off finely",
         says="learned degrees control the trade-off more finely than fixed patterns such as BigBird's",
         holds="by construction: degrees are hardened to the density that is asked for, to within "
         f"{MISS:g} points of it",
@@ -509,6 +518,7 @@ CLAIMS = {
         decides=False,
     ),
     "C6": Claim(
+        short="learned degrees beat BigBird when very sparse",
         says="learned degrees come close to other methods, and are more accurate than BigBird when attention "
         "is very sparse",
         holds=f"at densities of {100 * VERY_SPARSE:.0f} % and below (or that of BigBird's sparsest mixture, "
@@ -553,12 +563,13 @@ def best_known(names: Iterable[str], records: Sequence[RunRecord]) -> list[RunRe
     decided, explored = deciding(ours), exploring(ours)
     ready = set(DECIDING_SETTINGS)
     for name in names:
-        ready &= {verdict.task for verdict in judge(name, decided) if _speaks(verdict)}
+        ready &= {verdict.task for verdict in judge(name, decided) if speaks(verdict)}
     tasks = {task if task in ready else task.removesuffix("+test") for task in DECIDING_SETTINGS}
     return [record for record in decided + explored if record.config.task in tasks]
 
 
-def _speaks(verdict: Verdict) -> bool:
+def speaks(verdict: Verdict) -> bool:
+    """Whether deciding runs say so much that exploring runs need not stand in: a verdict, or three seeds."""
     enough = [number.seeds >= SEEDS for number in verdict.numbers]
     return verdict.verdict != "undecided" or (bool(enough) and all(enough))
 

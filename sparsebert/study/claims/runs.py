@@ -18,6 +18,7 @@ from sparsebert.training.predictions import prefix_of
 from sparsebert.training.runs import RunRecord
 
 CLS_ALONE = "[CLS] alone"  # the pattern global(cls): what is lost if there is nothing else
+NUMBERS = ("seeds", "mean", "low", "high")
 MATCHED = 0.01  # densities that differ by no more count as equal
 FLOOR = 0.25  # of what [CLS] alone loses: what is told to gain less is at the floor
 
@@ -291,6 +292,12 @@ class Judged:
         if points.shape[1] == 1:
             return over_seeds(points.iloc[:, 0], scatter)
         return over_seeds_and_rows(points.to_numpy(), scatter)
+
+    def numbers(self, score: Score | None) -> dict[str, float]:
+        """How many `seeds` a score has, its `mean` and the ends of its interval, `low` and `high`."""
+        mean = self.mean(score) if score else Mean(math.nan, math.nan, math.nan)
+        seeds = len(score.points) if score else 0
+        return dict(zip(NUMBERS, (seeds, mean.value, *mean.interval()), strict=True))
 
     def at_floor(self, score: Score) -> bool:
         """Whether a score can't be told from that of [CLS] alone, to a quarter of what that loses."""

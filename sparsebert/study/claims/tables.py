@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Global, Learned, parts_of
 from sparsebert.registry import METHODS
-from sparsebert.study.captions import between, code
+from sparsebert.study.captions import between, code, listed, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
+    SEEDS,
     SLACK,
     WRITTEN,
     Estimate,
     Verdict,
+    Word,
     after_holm,
     mixture_text,
     mixtures_of,
     sparse_patterns,
+    speaks,
     stand_ins,
-    verdicts,
 )
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
+    NUMBERS,
     Judged,
-    Score,
     judged,
     labels_of,
     records_by_setting,
@@ -37,12 +40,11 @@ from sparsebert.study.claims.runs import (
     scores_by_seed,
     single_width_at,
 )
-from sparsebert.study.intervals import Mean
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunRecord
 
 BERT_BASE_LAYERS = 12
-_NUMBERS = ("seeds", "mean", "low", "high")
+MOST_TASKS = 5  # beside the claims: a table has six columns at most
 
 
 def rules() -> pd.DataFrame:
@@ -66,52 +68,76 @@ def counted(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def seen_before(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What had been seen when each rule was written: how many of the runs of each task were finished before.
+    """How many of the runs were finished, and so known, when each rule was written: a row per commit."""
+    finished = pd.to_datetime([r.finished for r in records], utc=True, format="ISO8601")
+    written = [pd.Timestamp(text) for text in WRITTEN.values()]
+    return pd.DataFrame(
+        {
+            "rule": list(WRITTEN),
+            "committed (UTC)": [f"{when:%Y-%m-%d %H:%M}" for when in written],
+            "runs known": [int((finished < when).sum()) for when in written],
+            "runs made later": [int((finished >= when).sum()) for when in written],
+        }
+    )
 
-    A row per commit that changed a rule, a column per task.
-    """
-    runs = pd.DataFrame([(r.config.task, r.finished) for r in records], columns=["task", "finished"])
-    finished, by_task = pd.to_datetime(runs.pop("finished"), utc=True, format="ISO8601"), runs["task"]
-    counts = {
-        (what, f"{written:%Y-%m-%d %H:%M}"): by_task[finished < written].value_counts()
-        for what, written in ((what, pd.Timestamp(text)) for what, text in WRITTEN.items())
-    }
-    table = pd.DataFrame(counts, index=sorted(by_task.unique())).fillna(0).astype(int).T
-    return table.rename_axis(index=["rule", "committed (UTC)"])
 
+def summary(found: Sequence[Verdict], corrected: bool = False, least: int = 0) -> pd.DataFrame:
+    """A row per claim, a column per task, the verdict in each cell; – if it rests on no number.
 
-def summary(found: Sequence[Verdict], corrected: bool = False) -> pd.DataFrame:
-    """A row per claim, a column per task or setting, the verdict in each cell; – if it rests on no number.
-
-    `corrected`: verdicts that Holm's correction over all of them takes back say so.
+    `corrected`: verdicts that Holm's correction over all of them takes back say so. The columns are the tasks
+    that most claims are judged on, five at most, and of these those that at least `least` claims are.
     """
     lost = {key for key, stays in after_holm(found).items() if corrected and not stays}
-    words = [
-        "–" if not v.numbers else f"{v.verdict}, not after Holm" if (v.claim, v.label) in lost else v.verdict
-        for v in found
-    ]
+    count = pd.Series([v.label for v in found if v.numbers]).value_counts()
+    labels = sorted({v.label for v in found}, key=lambda label: (-count.get(label, 0), titled(label)))
+    kept = [label for label in labels[:MOST_TASKS] if count.get(label, 0) >= least]
     rows = [
-        {"claim": v.claim, "label": v.label, "verdict": word} for v, word in zip(found, words, strict=True)
+        {
+            "claim": f"{v.claim}: {CLAIMS[v.claim].short}",
+            "task": titled(v.label),
+            "verdict": "–"
+            if not v.numbers
+            else v.verdict + "\nnot after Holm" * ((v.claim, v.label) in lost),
+        }
+        for v in found
+        if v.label in kept
     ]
-    frame = pd.DataFrame(rows, columns=["claim", "label", "verdict"])
-    return frame.pivot(index="claim", columns="label", values="verdict").rename_axis(columns=None)
+    frame = pd.DataFrame(rows, columns=["claim", "task", "verdict"])
+    return frame.pivot(index="claim", columns="task", values="verdict").rename_axis(columns=None)
 
 
-def in_words(found: Sequence[Verdict]) -> str:
+def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[Verdict]:
+    """For each claim and task the verdict of deciding runs once they say enough, else of exploring runs.
+
+    Verdicts that rest on no number are left out.
+    """
+    sure = [v for v in decided if speaks(v)]
+    there = {(v.claim, titled(v.task)) for v in sure}
+    rest = [v for v in explored if v.numbers and (v.claim, titled(v.task)) not in there]
+    return sorted([*sure, *rest], key=lambda v: (v.claim, titled(v.label)))
+
+
+def told(found: Sequence[Verdict], claim: str) -> str:
+    """What came out of a claim, in words: each verdict with its tasks, and which runs it was reached by."""
+    own = [v for v in found if v.claim == claim and v.numbers]
+    decide = [titled(v.label) for v in own if v.task.endswith("+test")]
+    runs = "deciding runs" if decide else "exploring runs"
+    if 0 < len(decide) < len(own):
+        runs = f"deciding runs on {listed(decide)}, exploring runs elsewhere"
+    return in_words(own, titled) + f" ({runs})" * bool(own)
+
+
+def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
     """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
 
     Tasks without a number are left out. Chapter 03 explains it.
     """
     said = []
-    for word in ("holds", "does not hold", "at the floor", "undecided", "by construction"):
-        labels = [code(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+    for word in get_args(Word):
+        labels = [named(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
         verb = "" if word in ("holds", "does not hold") else "is "
-        said += [f"{verb}{word} on {_listed(labels)}"] if labels else []
+        said += [f"{verb}{word} on {listed(labels)}"] if labels else []
     return "; ".join(said) or "has no runs"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -131,40 +157,13 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def readable(numbers: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of `estimates` as people read them, by task or setting."""
-    return pd.DataFrame(
-        {
-            "task": numbers["label"],
-            "what is asked": numbers["what"],
-            "points": numbers["mean"].round(2),
-            "90 % interval": [between(*ends) for ends in zip(numbers["low"], numbers["high"], strict=True)],
-            "seeds": numbers["seeds"].astype(object).replace(0, "–"),
-            "rows": numbers["rows"].astype(object).replace(0, "–"),
-            "wanted": numbers["wanted"],
-            "state": numbers["state"].replace("floor", "at the floor"),
-        }
-    ).set_index("task")
-
-
-def by_interval(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The numbers behind the verdicts with three intervals side by side, for those that have one.
-
-    Columns `low`, `high` and `state` under each of: `seeds` alone, `seeds and rows`, and `moderated`, the
-    latter with variances over seeds shrunk, as the rules want it.
-    """
-    kinds = {
-        "seeds": {"rows": False, "moderated": False},
-        "seeds and rows": {"moderated": False},
-        "moderated": {},
-    }
-    tables = {}
-    for kind, how in kinds.items():
-        frame = estimates(verdicts(records, **how))
-        frame = frame[frame["low"].notna()].set_index(["claim", "label", "what"])
-        tables[kind] = frame[["low", "high", "state"]]
-        tables |= {"": frame[["mean", "bound", "rows"]]} if not how else {}
-    return pd.concat({name: tables[name] for name in ("", *kinds)}, axis=1)
+def stated(numbers: pd.DataFrame) -> str:
+    """Rows of `estimates` in a sentence: each mean with its task and its interval."""
+    rows = numbers.itertuples()
+    mean = "{:.1f}".format
+    return listed(
+        [f"{mean(round(r.mean, 1) + 0.0)} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows]
+    )
 
 
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -183,8 +182,8 @@ def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
             for part, other in others.items():
                 row = {"label": runs.label, "mixture": mixture_text(point), "without": part}
                 row |= {"stand-in": mixture_text(other), "change": density[other] - density[point]}
-                rows.append(row | _numbers(runs, score[point] - score[other]))
-    return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", *_NUMBERS])
+                rows.append(row | runs.numbers(score[point] - score[other]))
+    return pd.DataFrame(rows, columns=["label", "mixture", "without", "stand-in", "change", *NUMBERS])
 
 
 def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -206,20 +205,13 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
             row |= {"pattern": pattern, "kind": part["kind"].iloc[0], "counts": pattern in enough}
             rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(runs, part))
     columns = ["task", "label", "placement", "pattern", "kind", "counts", "sparsity", "padded_sparsity"]
-    return pd.DataFrame(rows, columns=[*columns, *_NUMBERS])
+    return pd.DataFrame(rows, columns=[*columns, *NUMBERS])
 
 
 def _lost(runs: Judged, part: pd.DataFrame) -> dict[str, float]:
     """What some of the runs lose against dense."""
     score = score_of(part)
-    return _numbers(runs, runs.dense - score if runs.dense and score else None)
-
-
-def _numbers(runs: Judged, score: Score | None) -> dict[str, float]:
-    """How many `seeds` a score has, its mean and its 90 % interval, in points."""
-    mean = runs.mean(score) if score else Mean(math.nan, math.nan, math.nan)
-    seeds = len(score.points) if score else 0
-    return dict(zip(_NUMBERS, (seeds, mean.value, *mean.interval()), strict=True))
+    return runs.numbers(runs.dense - score if runs.dense and score else None)
 
 
 def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -242,7 +234,7 @@ def by_density(records: Sequence[RunRecord]) -> pd.DataFrame:
         for kind, plan, part in found:
             row = {"label": runs.label, "kind": kind, "plan": plan, "density": part["density"].mean()}
             rows.append(row | _lost(runs, part))
-    frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *_NUMBERS])
+    frame = pd.DataFrame(rows, columns=["label", "kind", "plan", "density", *NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "density"], ignore_index=True)
 
 
@@ -269,8 +261,8 @@ def by_method(records: Sequence[RunRecord]) -> pd.DataFrame:
             row = {"label": runs.label, "asked": how.target_density, "density": part["density"].mean()}
             row["method"] = how.label if how.weights else f"{how.label}, without weights"
             score, width = score_of(part), single_width_at(runs.runs, row["density"])
-            rows.append(row | _numbers(runs, score - width if score and width else None))
-    frame = pd.DataFrame(rows, columns=["label", "asked", "method", "density", *_NUMBERS])
+            rows.append(row | runs.numbers(score - width if score and width else None))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "method", "density", *NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "asked"], kind="stable", ignore_index=True)
 
 
@@ -289,8 +281,8 @@ def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
                 density = part["density"].mean()
                 if density <= own["density"].mean() + SLACK:
                     row = {"label": runs.label, "asked": asked, "pattern": pattern, "density": density}
-                    rows.append(row | _numbers(runs, score_of(own) - score_of(part)))
-    frame = pd.DataFrame(rows, columns=["label", "asked", "pattern", "density", *_NUMBERS])
+                    rows.append(row | runs.numbers(score_of(own) - score_of(part)))
+    frame = pd.DataFrame(rows, columns=["label", "asked", "pattern", "density", *NUMBERS])
     return frame[frame["seeds"] > 0].sort_values(["label", "asked", "mean"], ignore_index=True)
 
 
@@ -323,7 +315,34 @@ def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
         setting = {"label": runs.label, "tokens": runs.runs["length"].mean(), "dense": dense}
         for what, part in found.items():
             rows += [row | setting | {"what": what} for row in part.to_dict("records")]
-    return pd.DataFrame(rows, columns=["label", "tokens", "dense", "what", "pattern", "sparsity", *_NUMBERS])
+    return pd.DataFrame(rows, columns=["label", "tokens", "dense", "what", "pattern", "sparsity", *NUMBERS])
+
+
+def in_short_to_read(short: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `in_short` as people read them: a row per task, a column per kind of connections."""
+    short = preferred(short)
+    short["lost"] = [
+        f"{row.mean:.1f} ({between(row.low, row.high)})"
+        + f"\n{row.pattern}" * row.what.startswith("best")
+        + f"\n{100 * row.sparsity:.0f} % sparse"
+        for row in short.itertuples()
+    ]
+    table = short.pivot(index="label", columns="what", values="lost").reindex(columns=short["what"].unique())
+    table.insert(0, "dense, %", short.groupby("label")["dense"].first().map("{:.1f}".format))
+    return table.rename_axis(index="task", columns=None)
+
+
+def preferred(lost: pd.DataFrame) -> pd.DataFrame:
+    """Of `by_density` or `in_short` the rows with three seeds, of one setting for each task.
+
+    That is its test part if there are such rows of it. `label` becomes the task as a page names it.
+    """
+    rows = lost[lost["seeds"] >= SEEDS].sort_values(
+        "label", key=lambda labels: ~labels.str.contains("+test", regex=False), kind="stable"
+    )
+    titles = rows["label"].map(titled)
+    first = rows.groupby(titles)["label"].transform("first")
+    return rows.assign(label=titles)[rows["label"] == first].sort_index()
 
 
 def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
