@@ -288,6 +288,8 @@ def test_ratios_of_a_measurement(layer, model):
     assert list(table) == ["tokens", *(f"{mode}: {what}" for what in ("time", "memory") for mode in MODES)]
     assert table["training: time"].tolist()[0] == f"{plan['over_dense'].iloc[0]:.2f}"
     assert table["inference: memory"].tolist()[1:] == ["–"]
+    long = by_length(found.assign(length=1000 * found["length"]))
+    assert long["tokens"].tolist() == [f"{length:,}" for length in sorted({*1000 * found["length"]})]
     bound = by_amdahl(model)
     assert bound["most"].tolist() == pytest.approx((1 / (1 - bound["share"])).tolist())
     assert bound["reached"].tolist() == pytest.approx((1 / plan["over_dense"]).tolist())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_chapter_rules import NOT_YET
 
 from sparsebert.chapters import build_book, chapters
 from sparsebert.chapters.slides import build_slides, filled_in, findings_in
@@ -84,15 +83,7 @@ def test_what_no_chapter_shows_is_refused(asked, said):
         filled(f"```{{chapter-{asked}\n```")
 
 
-@pytest.mark.parametrize(
-    ("kind", "number", "name"),
-    [
-        pytest.param(
-            *one, marks=[pytest.mark.xfail(strict=False)] * any(own[:2] == one[1] for own in NOT_YET)
-        )
-        for one in ASKED
-    ],
-)
+@pytest.mark.parametrize(("kind", "number", "name"), ASKED)
 def test_the_lecture_asks_for_what_the_chapters_have(kind, number, name):
     (notebook,) = [path for path in chapters(PROJECT) if path.stem[:2] == number]
     sources = [

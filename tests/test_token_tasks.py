@@ -20,6 +20,7 @@ from test_results import project, run, write  # noqa: F401
 from test_syntax import each_tokenizer, tokenizer_of
 from transformers import pipeline
 
+from sparsebert.bench.finetune import bench_finetune
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.data.tasks.prepared import ARRAYS, prepared_task
@@ -29,8 +30,10 @@ from sparsebert.models.encoders import load_tokenizer
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.study import results
 from sparsebert.sweeps import bundling
+from sparsebert.training import finetuning as module
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.predictions import WordPredictions
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord
 from sparsebert.training.saving import load
 
@@ -462,6 +465,22 @@ def test_a_model_of_words_and_a_task_of_texts_do_not_go_together(small, own, wor
     finetune(RunConfig(**small | {"task": own(columns(rows)).name, "train_size": 8}), save_to=workspace / "m")
     with pytest.raises(InputError, match=r"labels words, and task 'file:.*classes\.csv' texts"):
         evaluate(workspace / "m", f"file:{workspace / 'classes.csv'}")
+
+
+def test_several_processes_would_each_predict_the_same(words):
+    run = Run.of(RunConfig(**words))
+    rows = run.rows(32)
+    trainer = module.build_trainer(run.model(), run.config, rows, "fp32")
+    trainer.args.per_device_eval_batch_size = 1  # sentences differ in length
+    found = module.predict(trainer, run.task, rows["train"])
+    assert len(set(rows["train"].lengths)) > 1
+    alone = module._logits_alone(trainer, rows["train"])
+    assert WordPredictions.of(rows["train"], alone, run.task.label_names) == found
+
+
+def test_speeds_are_not_compared_on_tasks_of_words(words):
+    with pytest.raises(InputError, match="labels words, and this compares runs that label texts"):
+        bench_finetune(RunConfig(**words))
 
 
 # ---- prepared data, sweeps and bundles

@@ -38,9 +38,8 @@ def by_length(ratios: pd.DataFrame) -> pd.DataFrame:
     """The ratios of `encoders_over_dense` as text, a row per length (`tokens`); a dash: not measured."""
     table = ratios.pivot(index="length", columns=["mode", "what"], values="ratio")
     table.columns = [f"{mode}: {what}" for mode, what in table.columns]
-    return (
-        table.map(lambda ratio: "–" if pd.isna(ratio) else f"{ratio:.2f}").rename_axis("tokens").reset_index()
-    )
+    table = table.map(lambda ratio: "–" if pd.isna(ratio) else f"{ratio:.2f}")
+    return table.rename(index="{:,}".format).rename_axis("tokens").reset_index()
 
 
 def by_amdahl(frame: pd.DataFrame) -> pd.DataFrame:

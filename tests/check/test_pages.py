@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -138,7 +140,9 @@ def unreadable_figures(tab: Page) -> list[str]:
     ]""")
     faults = []
     for src, alt, changed in figures:
-        file = Image.open(BOOK / src.split("/", 3)[3]).convert("RGBA")
+        inline = src.partition("base64,")[2]
+        source = io.BytesIO(base64.b64decode(inline)) if inline else BOOK / src.split("/", 3)[3]
+        file = Image.open(source).convert("RGBA")
         shown = Image.alpha_composite(Image.new("RGBA", file.size, page), file)
         if changed != "none" or contrast_of(shown) < 7:
             faults.append(f"hard to read: {src}")

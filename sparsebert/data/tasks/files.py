@@ -19,7 +19,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,25 +204,7 @@ def _joined(lines: list[str], separator: str, fields: int, place: int, labels: s
 
 
 def _read_jsonl(path: Path, text: str) -> pd.DataFrame:
-    objects, rows = dict(_objects(path, text)), {}
-    first = next(iter(objects.values()), {})
-    if "words" in first and not first.keys() & set(COLUMNS["text"]):
-        return tagged.of_objects(path, objects)
-    for number, row in objects.items():
-        nested = [column for column in ALL_COLUMNS if isinstance(row.get(column), list | dict)]
-        if nested:
-            raise wrong_line(path, number, f"'{nested[0]}' is a list or an object; write a text")
-        rows[number] = {
-            column: value if isinstance(value, str | None) else json.dumps(value)
-            for column, value in row.items()
-        }
-        if half := tagged.HALF.search("".join(filter(None, rows[number].values()))):
-            raise wrong_line(path, number, f"{half[0]!a} is half of a character; write its other half, too")
-    return _of_texts(path, pd.DataFrame(list(rows.values()), index=list(rows), dtype=object))
-
-
-def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each line that is not blank, with its number."""
+    rows, objects = {}, {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -234,7 +216,20 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise wrong_line(path, number, f"not JSON ({shown(error)}); write one object a line") from None
         if not isinstance(row, dict):
             raise wrong_line(path, number, 'not an object; write {"text": "...", "label": "..."}')
-        yield number, row
+        nested = [column for column in ALL_COLUMNS if isinstance(row.get(column), list | dict)]
+        if nested:
+            raise wrong_line(path, number, f"'{nested[0]}' is a list or an object; write a text")
+        objects[number] = row
+        rows[number] = {
+            column: value if isinstance(value, str | None) else json.dumps(value)
+            for column, value in row.items()
+        }
+        if half := tagged.HALF.search("".join(filter(None, rows[number].values()))):
+            raise wrong_line(path, number, f"{half[0]!a} is half of a character; write its other half, too")
+    first = next(iter(objects.values()), {})
+    if "words" in first and not first.keys() & set(COLUMNS["text"]):
+        return tagged.of_objects(path, objects)
+    return _of_texts(path, pd.DataFrame(list(rows.values()), index=list(rows), dtype=object))
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
