@@ -1117,24 +1117,6 @@ def test_points_lost_stand_in_rows_with_their_numbers_beside_them():
     assert len({marker for marker, _ in markers}) == len({colour for _, colour in markers}) == len(markers)
 
 
-def test_losses_stand_by_sparsity_in_a_panel_per_task_with_the_lines_of_the_claim():
-    records = [*dense(), *late(0.5, 1.0), *several(f"neighbour(1){CLS}", 3.0, density=0.1)]
-    records += several(f"neighbour(8){CLS}", 0.0, density=0.4)  # no matter of the claim
-    records += several(f"random(like=syntax, besides=global(cls)){CLS}", 2.0)
-    records += several("global(cls)", 9.0, density=0.05)
-    lost = claims.losses(records)
-    frame = pd.concat([lost.assign(label=task) for task in ("one", "two", "three")])
-    figure = figures.verdicts.losses_by_sparsity(frame)
-    assert [axes.get_title() for axes in figure.axes] == ["one", "two", "three"]
-    drawn = [round(float(bars.lines[0].get_ydata()[0]), 6) for bars in figure.axes[0].containers]
-    assert sorted(drawn) == [0.5, 1.0, 3.0, 9.0]
-    lines = {tuple(line.get_xdata()) for line in figure.axes[0].lines}
-    assert (78.0, 78.0) in lines and {1.0} in [set(line.get_ydata()) for line in figure.axes[0].lines]
-    for nothing in (lost[:0], lost[lost["sparsity"] < 0.7]):
-        with pytest.raises(InputError, match=r"no (rows|losses)"):
-            figures.verdicts.losses_by_sparsity(nothing)
-
-
 # ---- what chapters show
 
 
