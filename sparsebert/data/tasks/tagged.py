@@ -52,7 +52,7 @@ def of_objects(path: Path, rows: Mapping[int, dict[str, Any]]) -> pd.DataFrame:
     """As `of_columns`, from the objects of a JSONL file by their lines."""
     sentences = []
     for number, row in rows.items():
-        found = row.get("words"), row.get("tags")
+        found: list[Any] = [row.get(name) for name in ("words", "tags")]
         if not all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in found):
             raise wrong_line(path, number, f"words and tags are not both lists of texts; write {_OBJECT}")
         words, tags = ([one.strip() for one in each] for each in found)

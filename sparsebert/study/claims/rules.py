@@ -548,7 +548,7 @@ def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def exploring(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs without a test part; rules were changed while they came in."""
-    return [record for record in records if not any(name.startswith("test_") for name in record.metrics)]
+    return [record for record in records if not record.config.task.endswith(("+test", "+confirm"))]
 
 
 def best_known(names: Iterable[str], records: Sequence[RunRecord]) -> list[RunRecord]:
