@@ -170,7 +170,7 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
         "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
         "finished": f"{hours[0]} to {hours[-1]}",
     }
-    return pd.DataFrame({"": rows}).rename_axis("provenance")
+    return pd.DataFrame({"value": rows}).rename_axis("of the runs")
 
 
 def _hashes(records: Iterable[RunRecord]) -> str:
