@@ -20,6 +20,8 @@ from test_results import project, run, write  # noqa: F401
 from test_syntax import each_tokenizer, tokenizer_of
 from transformers import pipeline
 
+from sparsebert.advise.advising import advise
+from sparsebert.advise.asking import Request
 from sparsebert.bench.finetune import bench_finetune
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
@@ -118,6 +120,18 @@ def test_columns_and_objects_give_the_same_task(own):
 def test_of_two_files_each_is_a_split(own):
     task = own(columns(ROWS[:9]), columns(ROWS[9:]))
     assert [words for words, _ in rows_of(task)["validation"]] == [words for words, _ in SENTENCES[9:]]
+
+
+def test_rows_can_be_held_out_to_confirm_a_choice(own):
+    task = own(columns(ROWS)).confirmed
+    assert task.sizes == {"train": 10, "validation": 1, "test": 1}
+    rows = rows_of(task)
+    assert sorted(sum(rows.values(), [])) == sorted(sum(rows_of(own(columns(ROWS))).values(), []))  # noqa: RUF017
+
+
+def test_sentences_that_are_all_the_same_are_refused(own):
+    with pytest.raises(InputError, match="too few different texts"):
+        own("a B-X\nb O\nc B-Y\n\n" * 3)
 
 
 def test_tags_for_ends_and_single_words_are_read_as_iob2(own):
@@ -517,6 +531,11 @@ def test_prepared_tags_that_cannot_be_are_refused(words, workspace):
         (place / "prepared.json").write_text(json.dumps(manifest))
         with pytest.raises(InputError, match=answer):
             prepare(prepared_task(words["task"], place.parent), "tiny", 32)
+
+
+def test_advice_is_refused_in_one_sentence(words, workspace):
+    with pytest.raises(InputError, match="labels words, and advice is on tasks that label texts"):
+        advise(Request(task=words["task"]), workspace / "advice")
 
 
 def test_a_bundle_brings_what_the_score_needs(words, workspace, monkeypatch):

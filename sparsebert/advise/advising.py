@@ -112,6 +112,10 @@ def advise(
     started, folder = clock(), path_of(folder)
     check_writable(folder, f"the folder '{folder}'", "one")
     task = get_task(request.task, folders)
+    if task.labelled == "words":
+        raise InputError(
+            f"task '{task.name}' labels words, and advice is on tasks that label texts; write a sweep"
+        )
     if "test" not in task.sizes:
         task = task.confirmed
         request = request.model_copy(update={"task": task.name})

@@ -62,9 +62,9 @@ def _file_task(name: str, files: tuple[Path, ...], changed: tuple[int, ...]) -> 
     frames, about = (tagged.with_tags if "lines" in frames[0] else _with_labels)(frames, files)
     splits = dict(zip(("train", "validation"), frames, strict=False))
     if len(frames) == 1:
-        splits = hold_out(frames[0], HELD_OUT, stratify=frames[0]["label"].dtype.kind == "i")
+        splits = hold_out(frames[0], HELD_OUT, stratify=bool(about["label_names"]))
         if splits["validation"].empty or splits["train"].empty:
-            if len(label_names) == len(frames[0]) > 2:
+            if len(about["label_names"]) == len(frames[0]) > 2 and "lines" not in frames[0]:
                 raise InputError(
                     f"{files[0]}: every row has a label of its own, as an id has; write classes, such as "
                     "good and bad, which many rows share"

@@ -133,9 +133,10 @@ class Task:
 def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     """Splits rows into train and validation by the sha256 of their texts, so that no library can move a row.
 
-    In each class (or over all rows without `stratify`) the `share` of texts with the lowest digests is held
-    out, at least one if there are two; as a text may have several labels, none that is the last of a class in
-    training. Rows of the same text stay together, and both splits are ordered by digest, that is, shuffled.
+    In each class (or over all rows, without `stratify` and where words are labelled) the `share` of texts
+    with the lowest digests is held out, at least one if there are two; as a text may have several labels,
+    none that is the last of a class in training. Rows of the same text stay together, and both splits are
+    ordered by digest, that is, shuffled.
 
     >>> import pandas as pd
     >>> rows = pd.DataFrame({"text": ["a", "b", "b", "c", "d"], "label": [0, 0, 0, 1, 1]})
@@ -149,7 +150,8 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     digests = digests.sort_values(kind="stable")
     rows = rows.loc[digests.index]
-    classes = rows["label"] if stratify else pd.Series(0, rows.index)
+    whole = stratify and not any(isinstance(label, list) for label in rows["label"][:1])
+    classes = rows["label"] if whole else pd.Series(0, rows.index)
     texts_of = {label: of_class.unique() for label, of_class in digests.groupby(classes)}
     classes_of = classes.groupby(digests).unique()
     training = {label: len(distinct) for label, distinct in texts_of.items()}
