@@ -94,7 +94,7 @@ def test_the_rendered_book_has_what_surrounds_the_chapters(built):
         assert name == "__version__" or f'id="sparsebert.{name}"' in reference, name
     for notebook in NOTEBOOKS:
         page = (built[0] / "notebooks" / f"{notebook.stem}.html").read_text()
-        assert 'href="../reference.html#sparsebert.' in page
+        assert 'href="../reference.html#sparsebert.' in page or notebook not in chapters(PROJECT)
         assert notebook.stem in reference or "Explained in this chapter" not in page
         download = read_notebook(built[0] / "_sources" / "notebooks" / notebook.name)
         assert download.cells[0].id == "install-sparsebert"
