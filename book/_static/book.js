@@ -19,7 +19,7 @@ window.addEventListener("load", () => {
 
   // The theme puts what scrolls into the reach of a keyboard, but not tables on pages without cells, and it looks
   // again only after a change of width.
-  const reach = () => each("div.text_html", (box) => (box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1));
+  const reach = () => each("div.text_html, figure", (box) => (box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1));
   reach();
   window.addEventListener("resize", reach);
   for (const event of ["toggle", "click"]) {
