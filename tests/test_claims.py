@@ -1053,7 +1053,7 @@ def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
     assert claims.told(enough, "C1") == "does not hold on SST-2 (deciding runs)"
     other = [replace(explored[0], task="imdb", label="imdb")]
     both = claims.best_verdicts(enough, [*explored, *other])
-    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2, exploring runs elsewhere)"
+    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2 and exploring runs elsewhere)"
     assert claims.told(both, "C1") == said and claims.told(both, "C2") == "has no runs"
     assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")
 

@@ -154,6 +154,8 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     import pandas as pd
 
     hours = sorted(record.finished for record in records)
+    trained = sum(record.seconds["train"] for record in records)
+    whole = sum(sum(record.seconds.values()) for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
         "task and data hash": _hashes(records),
@@ -166,7 +168,7 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
         "precision": _distinct(record.precision for record in records),
         "versions": _versions([record.versions for record in records]),
         "commit (+: with changes)": _distinct(record.commit for record in records),
-        "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
+        "training time, all runs": f"{trained:.0f} s; {whole:.0f} s with preparation and evaluation",
         "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
         "finished": f"{hours[0]} to {hours[-1]}",
     }

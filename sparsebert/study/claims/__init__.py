@@ -53,6 +53,7 @@ from sparsebert.study.claims.tables import (
     stated,
     summary,
     told,
+    which_runs,
 )
 
 __all__ = [
@@ -93,4 +94,5 @@ __all__ = [
     "taken_apart",
     "told",
     "verdicts",
+    "which_runs",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 import pandas as pd
@@ -120,11 +120,20 @@ def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> li
 def told(found: Sequence[Verdict], claim: str) -> str:
     """What came out of a claim, in words: each verdict with its tasks, and which runs it was reached by."""
     own = [v for v in found if v.claim == claim and v.numbers]
-    decide = [titled(v.label) for v in own if v.task.endswith("+test")]
-    runs = "deciding runs" if decide else "exploring runs"
-    if 0 < len(decide) < len(own):
-        runs = f"deciding runs on {listed(decide)}, exploring runs elsewhere"
-    return in_words(own, titled) + f" ({runs})" * bool(own)
+    return in_words(own, titled) + f" ({which_runs(v.label for v in own)})" * bool(own)
+
+
+def which_runs(labels: Iterable[str]) -> str:
+    """Which runs these labels stand for, in words: deciding runs, which are of test parts, or exploring runs.
+
+    >>> which_runs(["reviews"]), which_runs(["glue/sst2+test", "reviews"])
+    ('exploring runs', 'deciding runs on SST-2 and exploring runs elsewhere')
+    """
+    there = list(dict.fromkeys(labels))
+    decide = [titled(label) for label in there if label.split(", ")[0].endswith("+test")]
+    if 0 < len(decide) < len(there):
+        return f"deciding runs on {listed(decide)} and exploring runs elsewhere"
+    return "deciding runs" if decide else "exploring runs"
 
 
 def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
