@@ -55,6 +55,12 @@ def test_two_rows_draw_each_edge_once_and_write_the_lower_degrees():
     assert [line.get_xdata()[1] for line in strong] == [lower[0]] * 2
 
 
+def test_lower_nodes_may_have_degrees_of_their_own():
+    graph = torch.ones(1, 3, dtype=torch.bool)
+    figure = figures.learned.two_rows({"window": ("keys", "queries", graph)}, {"window": [1, 4, 1]})
+    assert [text.get_text() for text in figure.axes[0].texts][:3] == ["1", "4", "1"]
+
+
 def test_in_a_regular_graph_no_edge_stands_out():
     figure = figures.learned.two_rows({"code": ("checks", "bits", torch.ones(2, 3, dtype=torch.bool))})
     edges = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]

@@ -60,9 +60,10 @@ def by_amdahl(frame: pd.DataFrame) -> pd.DataFrame:
 def _ratios(frame: pd.DataFrame, group: str, time: str, memory: str) -> pd.DataFrame:
     """The ratios of all contenders but dense, as far as there are any.
 
-    A spread is the interquartile range of the rounds over their median, so that three rounds lie within twice
-    the spread around it. The ends are our fastest round over the slowest of dense attention, and the other
-    way round. With three rounds they hold the true ratio in 98 of 100 measurements, and more often with more.
+    A spread is the interquartile range of the rounds over their median; of three rounds twice the spread is
+    their range. A time's ends lie twice the spread below and above it. The ends of a ratio are our lower end
+    over dense attention's upper end, and the other way round. With three rounds they hold the true ratio in
+    98 of 100 measurements, and more often with more.
     """
     ours, dense = 2 * frame["spread"], 2 * _of_dense(frame, "spread", group)
     times = frame.assign(

@@ -114,7 +114,14 @@ def _logarithmic(axes: Axes, lengths: pd.Series) -> None:
     axes.set_xticks(ticks, [_short(length) for length in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # within a decade
+    axes.yaxis.set_minor_formatter(_Plain(labelOnlyBase=False))  # within a decade
+
+
+class _Plain(LogFormatter):
+    """The ticks that `LogFormatter` labels, as plain numbers: 0.9 and not 9e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _short(length: int) -> str:

@@ -16,19 +16,23 @@ from sparsebert.figures import look
 
 
 @look.style()
-def two_rows(graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lower"]]]) -> Figure:
+def two_rows(
+    graph_by_title: Mapping[str, tuple[str, str, Bool[Tensor, "upper lower"]]],
+    degrees: Mapping[str, Sequence[int]] | None = None,
+) -> Figure:
     """Graphs with edges between two rows of nodes, such as Tanner graphs; below each lower node its degree.
 
     Each title has the names of its upper nodes (squares) and lower nodes (circles), and which are linked.
-    The edges of the lower nodes with the largest degree stand out, where these are few. Raises `InputError`
-    if there is no graph to draw.
+    The edges of the lower nodes with the largest degree stand out, where these are few. A title may have
+    `degrees` of its own; else a node's degree is the number of its edges. Raises `InputError` if there is no
+    graph to draw.
     """
     look.check_some(graph_by_title, "graphs")
     figure, panels = look.panels_for(list(graph_by_title), 2.1, columns=2)
-    for axes, (above, below, graph) in zip(panels, graph_by_title.values(), strict=True):
+    for axes, (title, (above, below, graph)) in zip(panels, graph_by_title.items(), strict=True):
         linked = graph.numpy(force=True)
         upper, lower = (np.linspace(0, 1, count + 2)[1:-1] for count in linked.shape)
-        degree = linked.sum(0)
+        degree = np.array((degrees or {}).get(title, linked.sum(0)))
         few = (degree == degree.max()).mean() <= 0.5
         for top, bottom in np.argwhere(linked):
             strong = degree[bottom] == degree.max() and few

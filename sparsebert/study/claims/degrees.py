@@ -141,7 +141,7 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What single changes do to degrees that were learned: a row per setting (`task`) and change (`what`).
+    """What single changes do to degrees that were learned: a row per setting (`label`), density and change.
 
     `mean`, `low` and `high` are points by which hard degrees that are used from the start differ: from the
     runs that learned them, and with a change from those without. The intervals of 90 % are over seeds alone.
@@ -154,9 +154,10 @@ def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
             if len(found[column]):
                 mean = over_seeds(found[column])
                 low, high = mean.interval()
-                row = {"task": found["task"], "what": what, "mean": mean.value, "low": low, "high": high}
-                rows.append(row)
-    return pd.DataFrame(rows, columns=["task", "what", "mean", "low", "high"])
+                row = {"label": found["task"], "asked": found["asked"], "what": what}
+                row["seeds"] = len(found[column])
+                rows.append(row | {"mean": mean.value, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["label", "asked", "what", *NUMBERS])
 
 
 def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:

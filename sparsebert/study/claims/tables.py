@@ -118,7 +118,7 @@ def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> li
 
 
 def told(found: Sequence[Verdict], claim: str) -> str:
-    """What came out of a claim, in a sentence: which runs it was reached by, and each verdict with its tasks."""
+    """What came out of a claim, in a sentence: by which runs, and each verdict with its tasks."""
     own = [v for v in found if v.claim == claim and v.numbers]
     runs = f"In {runs_behind(v.label for v in own)}, " * bool(own)
     return f"{runs}{claim} {in_words(own, titled)}."
@@ -131,9 +131,11 @@ def runs_behind(labels: Iterable[str]) -> str:
     ('exploring runs', 'deciding runs on SST-2 and exploring runs elsewhere')
     """
     labels = list(dict.fromkeys(labels))
-    decide = [titled(label) for label in labels if "+test" in label]
+    decide = [titled(label) for label in labels if label.split(", ")[0].endswith("+test")]
     runs = "deciding runs" if decide else "exploring runs"
-    return f"{runs} on {listed(decide)} and exploring runs elsewhere" if 0 < len(decide) < len(labels) else runs
+    return (
+        f"{runs} on {listed(decide)} and exploring runs elsewhere" * (0 < len(decide) < len(labels)) or runs
+    )
 
 
 def missing(found: Sequence[Verdict], claim: str) -> str:
@@ -383,7 +385,7 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
-    """What stands between these runs and the paper's, a sentence for each encoder and one for each setting."""
+    """What stands between these runs and the paper's, a sentence for each encoder and each setting."""
     settings = records_by_setting(records)
     encoders, said = {}, []
     for setting, label in labels_of(settings).items():
