@@ -118,7 +118,7 @@ def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> li
 
 
 def told(found: Sequence[Verdict], claim: str) -> str:
-    """What came out of a claim, in a sentence: by which runs, and each verdict with its tasks."""
+    """What came out of a claim, in a sentence: which runs say it, and each verdict with its tasks."""
     own = [v for v in found if v.claim == claim and v.numbers]
     runs = f"In {runs_behind(v.label for v in own)}, " * bool(own)
     return f"{runs}{claim} {in_words(own, titled)}."
@@ -132,10 +132,9 @@ def runs_behind(labels: Iterable[str]) -> str:
     """
     labels = list(dict.fromkeys(labels))
     decide = [titled(label) for label in labels if label.split(", ")[0].endswith("+test")]
-    runs = "deciding runs" if decide else "exploring runs"
-    return (
-        f"{runs} on {listed(decide)} and exploring runs elsewhere" * (0 < len(decide) < len(labels)) or runs
-    )
+    if 0 < len(decide) < len(labels):
+        return f"deciding runs on {listed(decide)} and exploring runs elsewhere"
+    return "deciding runs" if decide else "exploring runs"
 
 
 def missing(found: Sequence[Verdict], claim: str) -> str:
@@ -385,7 +384,7 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
-    """What stands between these runs and the paper's, a sentence for each encoder and each setting."""
+    """What stands between these runs and the paper's, a sentence per encoder and one per setting."""
     settings = records_by_setting(records)
     encoders, said = {}, []
     for setting, label in labels_of(settings).items():
