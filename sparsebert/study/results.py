@@ -166,7 +166,7 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
         "precision": _distinct(record.precision for record in records),
         "versions": _versions([record.versions for record in records]),
         "commit (+: with changes)": _distinct(record.commit for record in records),
-        "training time, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
+        "training alone, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
         "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
         "finished": f"{hours[0]} to {hours[-1]}",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 import pandas as pd
@@ -120,11 +120,17 @@ def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> li
 def told(found: Sequence[Verdict], claim: str) -> str:
     """What came out of a claim, in words: each verdict with its tasks, and which runs it was reached by."""
     own = [v for v in found if v.claim == claim and v.numbers]
-    decide = [titled(v.label) for v in own if v.task.endswith("+test")]
-    runs = "deciding runs" if decide else "exploring runs"
-    if 0 < len(decide) < len(own):
-        runs = f"deciding runs on {listed(decide)}, exploring runs elsewhere"
-    return in_words(own, titled) + f" ({runs})" * bool(own)
+    return in_words(own, titled) + f" ({runs_behind(own)})" * bool(own)
+
+
+def runs_behind(found: Iterable[Verdict]) -> str:
+    """Which runs verdicts were reached by: "exploring runs", "deciding runs", or both and on which tasks."""
+    own = [v for v in found if v.numbers]
+    decide = list(dict.fromkeys(titled(v.label) for v in own if v.task.endswith("+test")))
+    rest = [v for v in own if not v.task.endswith("+test")]
+    if decide and rest:
+        return f"deciding runs on {listed(decide)}, exploring runs elsewhere"
+    return "deciding runs" if decide else "exploring runs"
 
 
 def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
