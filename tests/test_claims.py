@@ -466,11 +466,9 @@ def test_the_degrees_that_c6_compares_are_counted_by_head():
     assert row["unbounded"] == pytest.approx(6 * 3 / 5) and row["alone"] == pytest.approx(6 * 3 / 5)
     assert claims.chosen_degrees(dense()).empty
     chosen = claims.chosen_degrees(records)
-    (read,) = claims.open_heads(chosen, [(1, 0), (5, 1), (0, 0)]).to_dict("records")
-    assert read["task"] == "reviews" and read["seeds with the first two open"] == "5 and 0 of 5"
-    assert (
-        read["open with all seeds"].startswith("0.0, 1.0, 2.0") and read["their ranks"] == "3, 1, –, –, –, –"
-    )
+    (read,) = claims.open_heads(chosen, [(1, 0), (5, 1)]).to_dict("records")
+    assert read["task"] == "reviews" and read["open with all seeds"].startswith("0.0, 1.0, 2.0")
+    assert (read["1.0 open in"], read["5.1 open in"]) == ("5 of 5 seeds", "0 of 5 seeds")
     assert claims.open_heads(chosen[:0], [(0, 0), (0, 1)]).empty
 
 
@@ -716,6 +714,8 @@ def test_c6_is_undecided_where_learned_degrees_or_rivals_are_missing():
     nothing = verdict("C6", learned(0.1)).reason
     assert "no recorded mixture of neighbours and random keys is as sparse" in nothing
     assert "no recorded widths tell" in nothing
+    listed = claims.missing(claims.verdicts(learned(0.1)), "C6")
+    assert listed.startswith("- reviews: no recorded mixture") and claims.missing([], "C6") == ""
     elsewhere = verdict("C6", grid() + learned(0.1, seeds=[8, 9])).reason
     assert "not run with all seeds" in elsewhere and "no recorded widths tell" in elsewhere
 
@@ -919,9 +919,9 @@ def test_hundreds_of_runs_are_judged_in_seconds_and_their_tables_agree():
     lost = claims.losses(EVERYTHING).set_index(["placement", "pattern"])
     row = lost.loc["late", "neighbour(1)"]
     assert (row["mean"], row["sparsity"], row["seeds"]) == (pytest.approx(0.5), pytest.approx(0.8), 5)
-    (sentence,) = claims.caveats(EVERYTHING)
-    assert "minilm has 6 layers" in sentence and "BERT-base has 6" in sentence and "5 seeds" in sentence
-    assert "4 judged on" in sentence and f"{ROWS:,} judged on" in claims.caveats(on_test_rows(dense()))[0]
+    encoder, sentence = claims.caveats(EVERYTHING)
+    assert "minilm has 6 layers" in encoder and "BERT-base has 6" in encoder and "5 seeds" in sentence
+    assert "4 judged on" in sentence and f"{ROWS:,} judged on" in claims.caveats(on_test_rows(dense()))[1]
     (row,) = claims.counted([*dense(), *late(0.5)]).reset_index().to_dict("records")
     assert list(row.values()) == ["reviews", 10, 2, 5, 8, 4]
     assert "where that of BERT-base" not in claims.caveats([run("dense", layers=12)])[0]
@@ -1049,12 +1049,13 @@ def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
     )
     assert claims.best_verdicts(few, explored) == explored
     assert claims.best_verdicts(enough, explored) == enough
-    assert claims.told(explored, "C1") == "holds on SST-2 (exploring runs)"
-    assert claims.told(enough, "C1") == "does not hold on SST-2 (deciding runs)"
+    assert claims.told(explored, "C1") == "In exploring runs, C1 holds on SST-2."
+    assert claims.told(enough, "C1") == "In deciding runs, C1 does not hold on SST-2."
     other = [replace(explored[0], task="imdb", label="imdb")]
     both = claims.best_verdicts(enough, [*explored, *other])
-    said = "holds on IMDB; does not hold on SST-2 (deciding runs on SST-2, exploring runs elsewhere)"
-    assert claims.told(both, "C1") == said and claims.told(both, "C2") == "has no runs"
+    said = "In deciding runs on SST-2 and exploring runs elsewhere, "
+    assert claims.told(both, "C1") == f"{said}C1 holds on IMDB; does not hold on SST-2."
+    assert claims.told(both, "C2") == "C2 has no runs."
     assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")
 
 

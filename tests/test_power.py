@@ -70,4 +70,7 @@ def test_the_table_has_the_open_numbers_of_undecided_verdicts():
     assert read["rows needed"].tolist()[0] == "no rows on record"  # the one that is decided more probably
     assert read["claim"].tolist() == ["C1 on reviews"] * 2 and read["points, and bound"][0] == "0.0, 1"
     assert read["chance with 5 seeds"].tolist() == [f"{one['chance']:.2f}" for one in (second, first)]
-    assert power.table(pd.DataFrame([row | {"state": "met"}])).empty
+    unknown = power.to_read(power.table(pd.DataFrame([row | alone])))
+    assert list(unknown) == [name for name in read if name != "rows needed"]
+    nothing = power.table(pd.DataFrame([row | {"state": "met"}]))
+    assert nothing.empty and power.to_read(nothing).empty

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sparsebert.figures import look, page
 from sparsebert.study import claims
-from sparsebert.study.captions import between, titled
+from sparsebert.study.captions import between, rounded, titled
 from sparsebert.study.claims import Verdict
 from sparsebert.study.claims.runs import CLS_ALONE
 from sparsebert.training.runs import RunRecord
@@ -86,7 +86,7 @@ def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecor
         return
     claim, said = claims.CLAIMS[name], []
     for row in numbers.itertuples():
-        known = f"{row.mean:.1f} ({between(row.low, row.high)}), {_STATES[row.state]['label']}"
+        known = f"{rounded(row.mean)} ({between(row.low, row.high)}), {_STATES[row.state]['label']}"
         said.append(f"{row.label}: {row.what} {known}")
     page.show(
         forest(numbers),
@@ -146,9 +146,10 @@ def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention
 
 def _write_numbers(axes: Axes, rows: pd.DataFrame) -> None:
     """The mean of each row and, if it has one, its interval, right of the panel."""
-    known = [f" ({between(row.low, row.high)})" * (row.low < row.high) for row in rows.itertuples()]
-    means = rows["mean"].round(1) + 0.0  # and not -0.0
-    numbers = [f"{mean:.1f}{interval}" for mean, interval in zip(means, known, strict=True)]
+    numbers = [
+        rounded(row.mean) + f" ({between(row.low, row.high)})" * (row.low < row.high)
+        for row in rows.itertuples()
+    ]
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(len(rows)), numbers)
     right.tick_params(length=0)

@@ -32,6 +32,15 @@ def check(answer: Any, right: Any, hint: str = "") -> bool | None:
     return same
 
 
+def cost(low: float, high: float, margin: float = 1.0) -> str:
+    """The verdict on a loss with this interval in points: "little", "more" than the margin, or "undecided".
+
+    >>> cost(-0.2, 0.6), cost(1.2, 1.9), cost(0.4, 1.7)
+    ('little', 'more', 'undecided')
+    """
+    return "little" if high < margin else "more" if low > margin else "undecided"
+
+
 def _blank(answer: Any) -> bool:
     inside = answer.values() if isinstance(answer, Mapping) else answer
     return answer is BLANK or (isinstance(answer, list | tuple | Mapping) and any(map(_blank, inside)))

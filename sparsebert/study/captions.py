@@ -57,13 +57,22 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def rounded(value: float) -> str:
+    """A number of points with one digit, rounded in the same way wherever it stands.
+
+    >>> rounded(0.65), rounded(-0.04), rounded(float("nan"))
+    ('0.7', '0.0', '–')
+    """
+    return "–" if math.isnan(value) else f"{round(float(value), 1) + 0.0:.1f}"
+
+
 def between(low: float, high: float) -> str:
     """An interval in points; a dash where there is none.
 
     >>> between(-0.04, 1.26), between(float("nan"), 1.0)
     ('0.0 to 1.3', '–')
     """
-    return "–" if math.isnan(low) else f"{round(low, 1) + 0.0:.1f} to {round(high, 1) + 0.0:.1f}"
+    return "–" if math.isnan(low) else f"{rounded(low)} to {rounded(high)}"
 
 
 def points(mean: float, low: float, high: float) -> str:
@@ -72,8 +81,7 @@ def points(mean: float, low: float, high: float) -> str:
     >>> points(2.64, 1.0, 4.2), points(2.64, float("nan"), float("nan"))
     ('2.6 points (1.0 to 4.2)', '2.6 points')
     """
-    shown = "–" if math.isnan(mean) else f"{round(mean, 1) + 0.0:.1f}"
-    return f"{shown} points" + ("" if math.isnan(low) else f" ({between(low, high)})")
+    return f"{rounded(mean)} points" + ("" if math.isnan(low) else f" ({between(low, high)})")
 
 
 def points_lost(runs: pd.DataFrame) -> str:

@@ -71,7 +71,10 @@ def _least(low: int, high: int, wanted: float, chance_of: Callable[[int], float]
 
 
 def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
-    """What `table` gives as people read it, the one that new seeds decide most probably first."""
+    """What `table` gives as people read it, the one that new seeds decide most probably first.
+
+    Where no rows are on record, no column says how many are needed.
+    """
     rows = []
     for row in open_numbers.sort_values("chance", ascending=False, kind="stable").itertuples(index=False):
         seeds, evaluated = row[-2:]
@@ -86,7 +89,8 @@ def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
                 "rows needed": known if pd.isna(evaluated) else f"{evaluated:,.0f}",
             }
         )
-    return pd.DataFrame(rows)
+    read = pd.DataFrame(rows)
+    return read if open_numbers["rows"].any() else read.drop(columns="rows needed", errors="ignore")
 
 
 def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.DataFrame:

@@ -154,23 +154,29 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     import pandas as pd
 
     hours = sorted(record.finished for record in records)
+    total = sum(sum(record.seconds.values()) for record in records)
+    trained = sum(record.seconds["train"] for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
         "task and data hash": _hashes(records),
-        "rows trained on / evaluated on": _distinct(
-            f"{record.train_rows} / {record.eval_rows}" for record in records
-        ),
+        "rows trained on / validated on / tested on": _distinct(map(_rows, records)),
         "encoder": _distinct(record.config.encoder for record in records),
         "seeds": _distinct(record.config.seed for record in records),
         "device": _distinct(record.device for record in records),
         "precision": _distinct(record.precision for record in records),
         "versions": _versions([record.versions for record in records]),
         "commit (+: with changes)": _distinct(record.commit for record in records),
-        "training alone, all runs": f"{sum(record.seconds['train'] for record in records):.0f} s",
+        "time of all runs": f"{total:.0f} s, training {trained:.0f} s of these",
         "most memory of a process": f"{max(record.peak_memory_mib for record in records):.0f} MiB",
         "finished": f"{hours[0]} to {hours[-1]}",
     }
     return pd.DataFrame({"value": rows}).rename_axis("of the runs")
+
+
+def _rows(record: RunRecord) -> str:
+    """How many rows a run was trained on and judged on; those of a test part where it has one."""
+    tested = (record.predictions or {}).get("test")
+    return " / ".join(map(str, [record.train_rows, record.eval_rows, *([tested.count] if tested else [])]))
 
 
 def _hashes(records: Iterable[RunRecord]) -> str:

@@ -210,7 +210,8 @@ def _announce(count: int, missing: list[RunConfig], estimates: Estimates, worker
     seconds = estimates.total(missing, workers)
     about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
     to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
-    _say(f"  {count} runs: {count - len(missing)} recorded, {to_train}")
+    runs = "one run" if count == 1 else f"{count} runs"
+    _say(f"  {runs}: {count - len(missing)} recorded, {to_train}")
 
 
 def _estimates(

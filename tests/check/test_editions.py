@@ -41,9 +41,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_student_edition_is_the_book_without_its_solutions() -> None:
     assert set(pages_of(BOOK)) - set(pages_of(STUDENT)) == FOR_TEACHERS
-    hidden = [
-        line for notebook in [*chapters(PROJECT), *lessons(PROJECT)] for line in solution_lines(notebook)
-    ]
+    hidden = solution_lines([*chapters(PROJECT), *lessons(PROJECT)])
     assert hidden
     for file in STUDENT.rglob("*"):
         if file.suffix in (".html", ".ipynb", ".md", ".txt", ".js") and "_static" not in file.parts:
@@ -58,11 +56,11 @@ def test_the_student_edition_is_the_book_without_its_solutions() -> None:
         assert not handed_out.select("div.solution")
 
 
-def solution_lines(notebook: Path) -> set[str]:
-    """Lines that stand in a notebook's solutions alone, long enough to be told from others."""
-    whole = nbformat.read(notebook, as_version=4)
-    lines = {line.strip() for cell in whole.cells for line in cell.source.splitlines()}
-    handed_out = "\n".join(cell.source for cell in without_solutions(whole).cells)
+def solution_lines(notebooks: list[Path]) -> set[str]:
+    """Lines that stand in solutions alone, long enough to be told from others."""
+    books = [nbformat.read(notebook, as_version=4) for notebook in notebooks]
+    lines = {line.strip() for book in books for cell in book.cells for line in cell.source.splitlines()}
+    handed_out = "\n".join(cell.source for book in books for cell in without_solutions(book).cells)
     return {line for line in lines if len(line) > 25 and line not in handed_out}
 
 

@@ -72,24 +72,26 @@ def chosen_degrees(records: Sequence[RunRecord]) -> pd.DataFrame:
     )
 
 
-def open_heads(chosen: pd.DataFrame, order: Sequence[tuple[int, int]]) -> pd.DataFrame:
+def open_heads(chosen: pd.DataFrame, first_two: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """What `chosen_degrees` gives as people read it, at the lowest density that each task was asked for.
 
-    `order` ranks the heads, layer and head of each: how many seeds leave the first two open, and which ranks
-    the heads have that are open with all seeds.
+    `first_two` are layer and head of those that a guess is about: a column each has how many seeds leave it
+    open.
     """
-    ranks = {head: str(rank) for rank, head in enumerate(order, start=1)}
     rows = []
     for row in chosen.sort_values("asked", kind="stable").drop_duplicates("label").to_dict("records"):
-        first = [sum(head in heads for heads in row["by_seed"]) for head in order[:2]]
+        first = {
+            f"{layer}.{head} open in": f"{sum((layer, head) in heads for heads in row['by_seed'])} of "
+            f"{row['seeds']} seeds"
+            for layer, head in first_two
+        }
         rows.append(
             {
                 "task": row["label"],
                 "density asked for": f"{row['asked']:g}",
                 "open heads, mean": f"{row['unbounded']:.1f}",
-                "seeds with the first two open": f"{' and '.join(map(str, first))} of {row['seeds']}",
+                **first,
                 "open with all seeds": ", ".join(f"{layer}.{head}" for layer, head in row["always"]) or "–",
-                "their ranks": ", ".join(ranks.get(head, "–") for head in row["always"]) or "–",
             }
         )
     return pd.DataFrame(rows).sort_values("task", ignore_index=True) if rows else pd.DataFrame()

@@ -100,7 +100,8 @@ class Estimate:
 class Verdict:
     """A claim's verdict on a task, with the numbers behind it and the reason in a sentence.
 
-    `label` is the task and, where one task was run in several settings, what tells them apart.
+    `label` is the task and, where one task was run in several settings, what tells them apart. `missing` says
+    what the rule asks for and no run tells.
     """
 
     claim: str
@@ -109,6 +110,7 @@ class Verdict:
     verdict: Word
     numbers: tuple[Estimate, ...]
     reason: str
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -504,7 +506,7 @@ CLAIMS = {
         short="neighbours matter most",
         says="neighbour connections matter most; taking them away does the most damage",
         holds=f"at matched density (within {MATCHED:g}), the mixture without neighbours loses against the "
-        "full one, and loses more than the one without random keys and the one without global tokens but for "
+        "full one, and loses more than the one without random keys and the one whose only global token is "
         "[CLS]: all three lie above 0",
         fails="one of them lies below 0",
         judge=_judge_c4,
@@ -635,7 +637,8 @@ def _judged(claim: str, runs: Judged) -> Verdict:
         word = "does not hold"
     elif numbers and not missing and "open" not in states:
         word = "at the floor" if "floor" in states else "holds"
-    return Verdict(claim, runs.setting.task, runs.label, word, numbers, _reason(word, numbers, missing))
+    reason = _reason(word, numbers, missing)
+    return Verdict(claim, runs.setting.task, runs.label, word, numbers, reason, tuple(missing))
 
 
 def _reason(word: Word, numbers: Sequence[Estimate], missing: Sequence[str]) -> str:

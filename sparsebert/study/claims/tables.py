@@ -11,7 +11,7 @@ import pandas as pd
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Global, Learned, parts_of
 from sparsebert.registry import METHODS
-from sparsebert.study.captions import between, code, listed, titled
+from sparsebert.study.captions import between, code, listed, rounded, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SEEDS,
@@ -118,19 +118,28 @@ def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> li
 
 
 def told(found: Sequence[Verdict], claim: str) -> str:
-    """What came out of a claim, in words: each verdict with its tasks, and which runs it was reached by."""
+    """What came out of a claim, in a sentence: which runs it was reached by, and each verdict with its tasks."""
     own = [v for v in found if v.claim == claim and v.numbers]
-    return in_words(own, titled) + f" ({runs_behind(own)})" * bool(own)
+    runs = f"In {runs_behind(v.label for v in own)}, " * bool(own)
+    return f"{runs}{claim} {in_words(own, titled)}."
 
 
-def runs_behind(found: Iterable[Verdict]) -> str:
-    """Which runs verdicts were reached by: "exploring runs", "deciding runs", or both and on which tasks."""
-    own = [v for v in found if v.numbers]
-    decide = list(dict.fromkeys(titled(v.label) for v in own if v.task.endswith("+test")))
-    rest = [v for v in own if not v.task.endswith("+test")]
-    if decide and rest:
-        return f"deciding runs on {listed(decide)}, exploring runs elsewhere"
-    return "deciding runs" if decide else "exploring runs"
+def runs_behind(labels: Iterable[str]) -> str:
+    """Which runs results on some tasks are of, in words: runs of a test part decide, all others explore.
+
+    >>> runs_behind(["glue/sst2", "imdb"]), runs_behind(["glue/sst2+test", "imdb"])
+    ('exploring runs', 'deciding runs on SST-2 and exploring runs elsewhere')
+    """
+    labels = list(dict.fromkeys(labels))
+    decide = [titled(label) for label in labels if "+test" in label]
+    runs = "deciding runs" if decide else "exploring runs"
+    return f"{runs} on {listed(decide)} and exploring runs elsewhere" if 0 < len(decide) < len(labels) else runs
+
+
+def missing(found: Sequence[Verdict], claim: str) -> str:
+    """A list in Markdown of what a claim's rule asks for and no run tells, a line per undecided verdict."""
+    own = [v for v in found if v.claim == claim and v.missing and v.verdict == "undecided"]
+    return "\n".join(f"- {titled(v.label)}: {'; '.join(v.missing)}." for v in own)
 
 
 def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
@@ -166,10 +175,7 @@ def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
 def stated(numbers: pd.DataFrame) -> str:
     """Rows of `estimates` in a sentence: each mean with its task and its interval."""
     rows = numbers.itertuples()
-    mean = "{:.1f}".format
-    return listed(
-        [f"{mean(round(r.mean, 1) + 0.0)} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows]
-    )
+    return listed([f"{rounded(r.mean)} on {titled(r.label)} ({between(r.low, r.high)})" for r in rows])
 
 
 def parts_left_out(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -328,7 +334,7 @@ def in_short_to_read(short: pd.DataFrame) -> pd.DataFrame:
     """The numbers of `in_short` as people read them: a row per task, a column per kind of connections."""
     short = preferred(short)
     short["lost"] = [
-        f"{row.mean:.1f} ({between(row.low, row.high)})"
+        f"{rounded(row.mean)} ({between(row.low, row.high)})"
         + f"\n{row.pattern}" * row.what.startswith("best")
         + f"\n{100 * row.sparsity:.0f} % sparse"
         for row in short.itertuples()
@@ -377,9 +383,9 @@ def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
-    """What stands between these runs and the paper's, a sentence for each setting."""
+    """What stands between these runs and the paper's, a sentence for each encoder and one for each setting."""
     settings = records_by_setting(records)
-    said = []
+    encoders, said = {}, []
     for setting, label in labels_of(settings).items():
         own = settings[setting]
         layers = len(own[0].density_per_layer)
@@ -388,9 +394,9 @@ def caveats(records: Sequence[RunRecord]) -> list[str]:
         half = f"its later half has {layers - layers // 2} layers"
         if layers != BERT_BASE_LAYERS:
             half += f" where that of BERT-base has {BERT_BASE_LAYERS // 2}"
+        encoders[f"{setting.encoder} has {layers} layers, so {half}"] = None
         said.append(
-            f"{label}: {setting.encoder} has {layers} layers, so {half}; {trained:,} rows trained on and "
-            f"{rows:,} judged on (one of them is {100 / rows:.2f} points of an accuracy), at most "
-            f"{'one seed' if seeds == 1 else f'{seeds} seeds'}"
+            f"{label}: {trained:,} rows trained on and {rows:,} judged on (one of them is {100 / rows:.2f} "
+            f"points of an accuracy), at most {'one seed' if seeds == 1 else f'{seeds} seeds'}"
         )
-    return said
+    return [*encoders, *said]
