@@ -308,8 +308,8 @@ def check(lacking: Counter[str] | None = None) -> list[str]:
         (usual, most), *rare = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))
         for other, found in rare:
             findings.append(
-                f"{found[0]}: {_runs(len(found))} on {task} used data with the hash {other[:12]}, and "
-                f"{_runs(len(most))} used {usual[:12]}; they can't be compared"
+                f"{found[0]}: {counted(len(found))} on {task} used data with the hash {other[:12]}, and "
+                f"{counted(len(most))} used {usual[:12]}; they can't be compared"
             )
     return findings
 
@@ -328,7 +328,8 @@ def _not_following(record: RunRecord) -> str:
     return min(differing, default="")
 
 
-def _runs(count: int) -> str:
+def counted(count: int) -> str:
+    """A number of runs in words."""
     return "one run" if count == 1 else f"{count} runs"
 
 

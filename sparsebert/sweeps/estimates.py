@@ -14,6 +14,7 @@ from typing import Any
 from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
+from sparsebert.study.results import counted
 from sparsebert.training.runs import RunConfig, RunRecord
 
 _LATEST = 5  # records that an estimate is the median of
@@ -152,5 +153,4 @@ def in_words(seconds: float | None) -> str:
 def spent(records: Iterable[RunRecord]) -> str:
     """How many runs these are and how long they took one after the other, by their records."""
     each = {record.name: sum(record.seconds.values()) for record in records}
-    runs = "one run" if len(each) == 1 else f"{len(each)} runs"
-    return f"{runs} that took {in_words(sum(each.values()))} one after the other"
+    return f"{counted(len(each))} that took {in_words(sum(each.values()))} one after the other"

@@ -26,7 +26,7 @@ from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.registry import external_components, load_components
-from sparsebert.study.results import recorded
+from sparsebert.study.results import counted, recorded
 from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
 from sparsebert.sweeps.executors import ClusterGone, InlineExecutor, default_workers, open_executor
@@ -210,8 +210,7 @@ def _announce(count: int, missing: list[RunConfig], estimates: Estimates, worker
     seconds = estimates.total(missing, workers)
     about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
     to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
-    runs = "one run" if count == 1 else f"{count} runs"
-    _say(f"  {runs}: {count - len(missing)} recorded, {to_train}")
+    _say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
 
 
 def _estimates(
