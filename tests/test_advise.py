@@ -372,7 +372,7 @@ def test_a_search_recommends_the_plan_that_loses_nothing(large, tmp_path):
     fake.lost = {"neighbour(2) | global(cls) @ late": 0.0} | fake.lost
     advice = advice_of(fake, asked(large), tmp_path)
     assert advice.promises[0].held, advice.why
-    assert "with 95 % confidence, over" in advice.why and advice.gained.value > 30
+    assert "With 95 % confidence it loses at most" in advice.why and advice.gained.value > 30
     assert advice.recommended.task == f"{large}+confirm" and advice.recommended.plan != "dense"
     assert advice.recommended.name in fake.kept and fake.kept.count(advice.recommended.name) == 2
     assert set(advice.curve["rung"]) >= {"first", "final"}

@@ -280,8 +280,9 @@ def _why(log: Log, promises: list[Promise]) -> str:
     if held := [promise for promise in promises if promise.held]:
         best = held[-1]
         return (
-            f"It loses {best.loss.value:.1f} points on average, and at most {best.bound:.1f} with 95 % "
-            f"confidence, over {best.seeds} seeds and {best.rows:,} rows that chose nothing.{trained}"
+            f"With 95 % confidence it loses at most the {log.request.max_loss:g} points that were allowed. "
+            f"In {best.seeds} seeds on {best.rows:,} rows that chose nothing it lost {best.loss.value:.1f} "
+            f"points on average, and the bound on the loss is {best.bound:.1f}.{trained}"
         )
     if not promises or math.isnan(promises[0].bound):
         return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."

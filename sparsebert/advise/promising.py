@@ -1,4 +1,7 @@
-"""What can be promised: a non-inferiority bound on the rows that nothing was chosen on.
+"""What can be promised: that a loss is at most what is allowed, by a bound from rows that chose nothing.
+
+The promise is the limit and not the bound, although the bound is lower: a plan is recommended only if its
+bound lies below the limit, so bounds that are too low by luck are told more often.
 
 Plans are tested in an order that is fixed before, and testing ends at the first that fails. So all that is
 promised together is wrong with a chance of 5 % at most, without a correction (fixed-sequence testing: Maurer,
