@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsebert.advise.losses import loss
+from sparsebert.advise.losses import counted, loss
 from sparsebert.study import power
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.sweeps.estimates import in_words
@@ -27,7 +27,8 @@ _CHANCE = 0.8  # of a promise that more rows or seeds are counted for
 class Promise:
     """A plan's loss in points on the confirmation rows, and the `bound` it stays below with 95 % confidence.
 
-    `held` is None if the plan was not tested, because one before it failed or seeds are missing.
+    `held` is None if the plan was not tested, because one before it failed or seeds are missing. `rows` are
+    those that count for the score.
     """
 
     plan: str
@@ -80,7 +81,7 @@ def in_order(
             held = None
             mean, bound, rows = Mean(math.nan, math.nan, math.nan), math.nan, 0
         else:
-            mean, rows = loss(dense, records, PART), records[0].predictions[PART].count
+            mean, rows = loss(dense, records, PART), counted(records[0], PART)
             bound = upper_bound(mean, rows)
             held = bound <= max_loss if all(before.held for before in found) else None
         seconds = sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
