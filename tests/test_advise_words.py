@@ -83,14 +83,16 @@ def test_a_loss_knows_that_sentences_are_drawn_and_not_words():
     assert lost[1].error > 2 * lost[0].error
 
 
-def test_rows_without_an_entity_narrow_no_promise():
+def test_a_bound_lies_three_entities_or_words_above_the_mean():
     rows = [[(0, 0), (OUT, OUT)]] * 100 + [[(OUT, OUT)]] * 400
     runs = [run_of(found(rows), seed=seed) for seed in range(3)]
     (promise,) = in_order(runs, {"same": runs}, max_loss=2.0)
-    assert promise.rows == 100 and promise.bound == pytest.approx(3.0) and promise.held is False
+    assert (promise.rows, promise.counted) == (500, 100)
+    assert promise.bound == pytest.approx(3.0) and promise.held is False
+    assert "about 750 confirmation rows" in promise.needed(2.0)
     runs = [run_of(found(rows), "accuracy", seed=seed) for seed in range(3)]
     (promise,) = in_order(runs, {"same": runs}, max_loss=2.0)
-    assert promise.rows == 500 and promise.held
+    assert (promise.rows, promise.counted) == (500, 600) and promise.bound == pytest.approx(0.5)
 
 
 # ---- looking
@@ -120,9 +122,9 @@ def test_sound_data_has_facts_and_no_warnings(own):  # noqa: F811
     [
         ("one class", "stops", "Every confirmation word has the tag 'O'; give words of at least two tags",
          sentences(900), sentences(900, 900, ("O", "O", "O"))),
-        ("too few rows", "stops", "99 confirmation rows with an entity can't show that at most 2 points",
+        ("too few rows", "stops", "99 confirmation entities can't show that at most 2 points",
          sentences(900), sentences(150, 900) + sentences(3000, 1050, ("O", "O", "O"))),
-        ("few rows", "warns", r"16\d confirmation rows with an entity will hardly show",
+        ("few rows", "warns", r"16\d confirmation entities will hardly show",
          sentences(900), sentences(250, 900)),
         ("classes", "tells", "'O', has 97% of the training words",
          sentences(90) + sentences(810, 90, ("O", "O", "O")), sentences(900, 900)),
@@ -149,7 +151,7 @@ def test_what_is_wrong_with_tagged_words_has_its_sentence(own, kind, severity, s
 
 def test_a_finding_that_stops_ends_the_search(own, tmp_path):  # noqa: F811
     task = own(columns(sentences(900)), columns(sentences(60, 900)))
-    with pytest.raises(InputError, match="confirmation rows with an entity can't show"):
+    with pytest.raises(InputError, match="confirmation entities can't show"):
         advice_of(Fake(LOST), asked(task.name), tmp_path)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.data.tasks import Task
+from sparsebert.data.tasks.metrics import entity_counts
 from sparsebert.data.tasks.task import one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import load_tokenizer, quiet
@@ -78,11 +79,12 @@ def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]
     yield Finding("rows", "tells", said)
     if not task.label_names:
         return
-    what, asked = "confirmation rows", f"that at most {max_loss:g} points are lost"
+    labels = rows.loc[rows["part"] == "test", "label"]
+    what, confirming = f"confirmation {NOUNS[task.labelled][0]}s", len(labels.explode())
     if task.entities:
-        tags = rows.loc[rows["part"] == "test", "label"].explode()
-        named = [index for index, name in enumerate(task.label_names) if name != "O"]
-        what, confirming = f"{what} with an entity", int(tags.isin(named).groupby(level=0).any().sum())
+        tags = [[task.label_names[tag] for tag in sentence] for sentence in labels]
+        what, confirming = "confirmation entities", int(entity_counts(tags, tags)[:, 0].sum())
+    asked = f"that at most {max_loss:g} points are lost"
     least = int(np.ceil(300 / max_loss))  # the rule of three: if none of n rows differs, up to 3 in n may
     usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
     if confirming < least:

@@ -38,7 +38,7 @@ def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:
 
 
 def counted(record: RunRecord, part: str) -> int:
-    """How many of the rows count for the score of a run."""
+    """How many rows, words or entities the score of a run counts."""
     return _predictions(record, part).counted(_metric(record))
 
 

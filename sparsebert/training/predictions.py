@@ -84,7 +84,7 @@ class Predictions(BaseModel):
         return 100 * (together + x * y - together * (x**2 + y**2) / 2)
 
     def counted(self, metric: str) -> int:
-        """How many of the rows count for a score."""
+        """How much a score counts: rows, or in rows of words the words or the entities."""
         return self.count
 
     @property
@@ -155,8 +155,9 @@ class WordPredictions(Predictions):
         return 100.0 * _added(*self._counts(metric))
 
     def counted(self, metric: str) -> int:
-        """How many of the rows count for a score; for F1, rows without any entity don't."""
-        return int(np.count_nonzero(self._counts(metric)[1]))
+        if metric in OF_SENTENCES:  # the mean of those that are there and those that are named
+            return max(1, int(self._counts(metric)[1].sum()) // 2)
+        return self.count
 
     def in_pipeline(self, metric: str) -> tuple[str, str]:
         return "token-classification", 'aggregation_strategy="first"' * (metric in OF_SENTENCES)

@@ -122,7 +122,7 @@ class Task:
 
     @property
     def entities(self) -> bool:
-        """Whether whole entities are scored; the tag of words outside of them is O."""
+        """Whether whole entities are scored."""
         return self.metrics[0] in OF_SENTENCES
 
     @property
