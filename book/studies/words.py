@@ -5,8 +5,8 @@
 
 A row is the two opening paragraphs of a story of the task `topics`. No package of an index that we found has
 English words which people tagged, under terms that anyone may use. So the tags are those of spaCy's tagger,
-and a score says how well an encoder imitates it. The versions in `requirements.txt` give the tags of the
-recorded runs.
+and a score says how well an encoder imitates it. The tagger sees four words on each side. The versions in
+`requirements.txt` give the tags of the recorded runs.
 """
 
 import json
