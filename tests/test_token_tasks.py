@@ -20,8 +20,6 @@ from test_results import project, run, write  # noqa: F401
 from test_syntax import each_tokenizer, tokenizer_of
 from transformers import pipeline
 
-from sparsebert.advise.advising import advise
-from sparsebert.advise.asking import Request
 from sparsebert.bench.finetune import bench_finetune
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
@@ -531,11 +529,6 @@ def test_prepared_tags_that_cannot_be_are_refused(words, workspace):
         (place / "prepared.json").write_text(json.dumps(manifest))
         with pytest.raises(InputError, match=answer):
             prepare(prepared_task(words["task"], place.parent), "tiny", 32)
-
-
-def test_advice_is_refused_in_one_sentence(words, workspace):
-    with pytest.raises(InputError, match="labels words, and advice is on tasks that label texts"):
-        advise(Request(task=words["task"]), workspace / "advice")
 
 
 def test_a_bundle_brings_what_the_score_needs(words, workspace, monkeypatch):

@@ -154,11 +154,13 @@ class Advice:
         if self.model is None:
             return ""
         path = Path(folder, self.model)
+        metric = next(iter(self.baseline.metrics))
+        task, options = self.baseline.predictions[PART].in_pipeline(metric)
+        called = ", ".join(
+            filter(None, [f'"{task}"', f'load("{path}").model', f'tokenizer="{path}"', options])
+        )
         return (
-            "from sparsebert import load\n"
-            "from transformers import pipeline\n"
-            f'classify = pipeline("text-classification", load("{path}").model, tokenizer="{path}", '
-            "truncation=True)"
+            f"from sparsebert import load\nfrom transformers import pipeline\nclassify = pipeline({called})"
         )
 
 
@@ -179,10 +181,6 @@ def advise(
     started, folder = clock(), path_of(folder)
     check_writable(folder, f"the folder '{folder}'", "one")
     task = get_task(request.task, folders)
-    if task.labelled == "words":
-        raise InputError(
-            f"task '{task.name}' labels words, and advice is on tasks that label texts; write a sweep"
-        )
     if "test" not in task.sizes:
         task = task.confirmed
         request = request.model_copy(update={"task": task.name})

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.data.tasks import Task
+from sparsebert.data.tasks.metrics import entity_counts
+from sparsebert.data.tasks.task import one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import load_tokenizer, quiet
 from sparsebert.study import power
@@ -25,6 +27,7 @@ CUT = 0.1  # of the texts
 # the rows differ with every seed, and losses scatter by 0.7 points over seeds.
 DISAGREEMENT, SCATTER, SEEDS = 0.03, 0.7, 5
 PARTS = {"train": "training", "validation": "choosing", "test": "confirmation"}
+NOUNS = {"texts": ("row", "label", "classes"), "words": ("word", "tag", "tags")}  # by what a task labels
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ def look(task: Task, encoder: str, max_length: int | None = None, max_loss: floa
     """
     splits = task.load()
     rows = pd.concat([splits[part].to_pandas().assign(part=part) for part in PARTS], ignore_index=True)
+    rows["text"] = rows["text"].map(one_text)
+    if task.labelled == "words":
+        rows["label"] = rows["label"].map(tuple)
     texts = rows[["text", "text_pair"]].agg("\x1f".join, axis=1) if task.paired else rows["text"]
     rows["key"] = texts.str.casefold().str.split().str.join(" ")
     found = [
@@ -73,37 +79,44 @@ def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]
     yield Finding("rows", "tells", said)
     if not task.label_names:
         return
+    labels = rows.loc[rows["part"] == "test", "label"]
+    what, confirming = f"confirmation {NOUNS[task.labelled][0]}s", len(labels.explode())
+    if task.entities:
+        tags = [[task.label_names[tag] for tag in sentence] for sentence in labels]
+        what, confirming = "confirmation entities", int(entity_counts(tags, tags)[:, 0].sum())
     asked = f"that at most {max_loss:g} points are lost"
     least = int(np.ceil(300 / max_loss))  # the rule of three: if none of n rows differs, up to 3 in n may
     usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
     if confirming < least:
-        said = f"{confirming:,} confirmation rows can't show {asked}, whatever they say: {least:,} are needed"
+        said = f"{confirming:,} {what} can't show {asked}, whatever they say: {least:,} are needed"
         yield Finding("too few rows", "stops", f"{said}; add labelled rows, or allow a larger loss.")
     elif usual is None or confirming < usual:
-        said = f"{confirming:,} confirmation rows will hardly show {asked}"
+        said = f"{confirming:,} {what} will hardly show {asked}"
         said += f"; an even chance takes about {usual:,}." if usual else ", as seeds alone scatter by more."
         yield Finding("few rows", "warns", said)
 
 
 def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
+    one, label, classes = NOUNS[task.labelled]
     for part, own in rows.groupby("part", sort=False):
-        if own["label"].nunique() == 1:
-            name = shown(task.label_names[own["label"].iloc[0]])
-            said = f"Every {PARTS[part]} row has the label '{name}'; give rows of at least two classes."
+        labels = own["label"].explode()
+        if labels.nunique() == 1:
+            name = shown(task.label_names[labels.iloc[0]])
+            said = (
+                f"Every {PARTS[part]} {one} has the {label} '{name}'; give {one}s of at least two {classes}."
+            )
             yield Finding("one class", "stops", said)
-    labels = rows.loc[rows["part"] == "train", "label"]
+    labels = rows.loc[rows["part"] == "train", "label"].explode()
     count = labels.value_counts()
     if len(count) > max(2, len(labels) / 2):
-        said = (
-            f"{len(labels):,} training rows have {len(count):,} different labels, nearly one each, as ids do"
-        )
-        yield Finding("labels all different", "stops", f"{said}; give classes that many rows share.")
+        said = f"{len(labels):,} training {one}s have {len(count):,} different {label}s, nearly one each"
+        said += f", as ids do; give {classes} that many {one}s share."
+        yield Finding("labels all different", "stops", said)
     largest, share = shown(task.label_names[count.index[0]]), count.iloc[0] / len(labels)
-    said = (
-        f"Of {len(task.label_names)} classes the largest, '{largest}', has {share:.0%} of the training rows"
-    )
-    if share < LOPSIDED:
-        yield Finding("classes", "tells", f"{said}, and the smallest has {count.iloc[-1]:,} rows.")
+    said = f"Of {len(task.label_names)} {classes} the largest, '{largest}', has {share:.0%} of the training "
+    said += f"{one}s"
+    if share < LOPSIDED or task.entities:
+        yield Finding("classes", "tells", f"{said}, and the smallest has {count.iloc[-1]:,} {one}s.")
     else:
         yield Finding("classes", "warns", f"{said}; always answering '{largest}' is right as often.")
 

@@ -27,26 +27,19 @@ def loss(dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str) -> 
 
 
 def gain(record: RunRecord, part: str = "validation") -> Mean:
-    """Points that a run has beyond an answer that is always the same: the largest class, or any number."""
-    labels, own = _predictions(record, part).labels, points(record, part)
-    if _correlated(record, part):
-        return over_seeds(own)
-    values, counts = np.unique(labels, return_counts=True)
-    return over_seeds(own - 100.0 * (labels == values[counts.argmax()]))
+    """Points that a run has beyond an answer that is always the same."""
+    found = _predictions(record, part)
+    return over_seeds(points(record, part) - found.constant.points(_metric(record)))
 
 
 def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:
-    """What each row adds to the score in points; their mean is the score.
+    """What each row adds to the score of a run in points; their mean is the score."""
+    return _predictions(record, part).points(_metric(record))
 
-    A row adds 100 if its class was found. Where the score is a correlation (Pearson's or, for two classes,
-    Matthews'), a row adds the score and its influence on it (Devlin, Gnanadesikan and Kettenring, 1975).
-    """
-    predictions = _predictions(record, part)
-    if not _correlated(record, part):
-        return 100.0 * predictions.correct
-    x, y = (_standardised(values) for values in (predictions.labels, predictions.predictions))
-    together = float((x * y).mean())
-    return 100 * (together + x * y - together * (x**2 + y**2) / 2)
+
+def counted(record: RunRecord, part: str) -> int:
+    """How many rows, words or entities the score of a run counts."""
+    return _predictions(record, part).counted(_metric(record))
 
 
 def _predictions(record: RunRecord, part: str) -> Predictions:
@@ -55,10 +48,5 @@ def _predictions(record: RunRecord, part: str) -> Predictions:
     raise InputError(f"run {record.name} has no predictions of its part '{part}'; make it again")
 
 
-def _correlated(record: RunRecord, part: str) -> bool:
-    return not _predictions(record, part).classes or next(iter(record.metrics)) == "matthews"
-
-
-def _standardised(values: np.ndarray) -> Float[np.ndarray, " row"]:
-    centred = values.astype(float) - values.mean()
-    return centred / (centred.std() or 1.0)
+def _metric(record: RunRecord) -> str:
+    return next(iter(record.metrics))

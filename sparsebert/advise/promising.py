@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsebert.advise.losses import loss
+from sparsebert.advise.losses import counted, loss, points
 from sparsebert.study import power
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.sweeps.estimates import in_words
@@ -30,7 +30,8 @@ _CHANCE = 0.8  # of a promise that more rows or seeds are counted for
 class Promise:
     """A plan's loss in points on the confirmation rows, and the `bound` it stays below with 95 % confidence.
 
-    `held` is None if the plan was not tested, because one before it failed or seeds are missing.
+    `held` is None if the plan was not tested, because one before it failed or seeds are missing. The score
+    has `counted` rows, or the words or entities in the rows.
     """
 
     plan: str
@@ -39,6 +40,7 @@ class Promise:
     held: bool | None
     seeds: int
     rows: int
+    counted: int
     seconds: float  # of a further seed, dense and sparse
 
     def needed(self, max_loss: float) -> str:
@@ -52,7 +54,8 @@ class Promise:
             "scatter": math.sqrt(max(self.loss.error**2 - self.loss.of_rows, 0.0) * self.seeds),
             "disagreement": self.loss.of_rows * self.rows / 100**2,
         }
-        least = max(self.rows, math.ceil(300 / effect))  # rows that `upper_bound` takes, whatever the seeds
+        least = math.ceil(300 / effect * self.rows / self.counted)  # that `upper_bound` takes with any seeds
+        least = max(self.rows, least)
         ways = []
         if (rows := power.rows_needed(_CHANCE, seeds=self.seeds, **known)) and max(rows, least) > self.rows:
             ways.append(f"about {max(rows, least):,} confirmation rows")
@@ -63,13 +66,13 @@ class Promise:
         return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed."
 
 
-def upper_bound(mean: Mean, rows: int) -> float:
+def upper_bound(mean: Mean, counted: int) -> float:
     """The end of a one-sided 95 % interval over seeds and rows together, after Student.
 
-    It lies at least 3 rows above the mean. Where hardly any row differs, their variance says nothing: if none
-    of n rows differs, up to 3 in n may (the rule of three).
+    It lies at least 3 rows (or words, or entities) of the `counted` above the mean. Where hardly any differs,
+    their variance says nothing: if none of n differs, up to 3 in n may (the rule of three).
     """
-    return max(mean.interval(LEVEL)[1], mean.value + 300 / rows)
+    return max(mean.interval(LEVEL)[1], mean.value + 300 / counted)
 
 
 def in_order(
@@ -81,11 +84,14 @@ def in_order(
         seeds = {record.config.seed for record in records} & {record.config.seed for record in dense}
         if len(seeds) < LEAST_SEEDS:
             held = None
-            mean, bound, rows = Mean(math.nan, math.nan, math.nan), math.nan, 0
+            mean, bound, sizes = Mean(math.nan, math.nan, math.nan), math.nan, (0, 0)
         else:
-            mean, rows = loss(dense, records, PART), records[0].predictions[PART].count
-            bound = upper_bound(mean, rows)
+            mean, sizes = (
+                loss(dense, records, PART),
+                (len(points(records[0], PART)), counted(records[0], PART)),
+            )
+            bound = upper_bound(mean, sizes[1])
             held = bound <= max_loss if all(before.held for before in found) else None
         seconds = sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
-        found.append(Promise(plan, mean, bound, held, len(seeds), rows, seconds))
+        found.append(Promise(plan, mean, bound, held, len(seeds), *sizes, seconds))
     return found

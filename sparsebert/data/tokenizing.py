@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sparsebert.data.syntax import Parse, add_syntax, align, parser_name
 from sparsebert.data.tasks import Task, prepared
+from sparsebert.data.tasks.task import one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable, write_whole
@@ -164,9 +165,8 @@ def _arrays(
 def _encode(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs, labelled: str
 ) -> dict[str, np.ndarray]:
-    words = texts = list(rows["text"])
-    if labelled == "words":
-        texts = [" ".join(each) for each in words]
+    words = list(rows["text"])
+    texts = list(map(one_text, words))
     pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
     how = {"truncation": True, "max_length": needs.max_length, "return_offsets_mapping": needs.parsed}
     encoded = tokenizer(texts, pairs, **how)

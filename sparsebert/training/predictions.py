@@ -6,13 +6,13 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Int, Num
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sparsebert.data.tasks.metrics import score
+from sparsebert.data.tasks.metrics import OF_SENTENCES, entity_counts, score
 from sparsebert.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +70,34 @@ class Predictions(BaseModel):
         """The metrics that follow from these predictions."""
         return score(names, self.predictions, self.labels)
 
+    def points(self, metric: str) -> Float[np.ndarray, " row"]:
+        """What each row adds to a score in points; their mean is the score.
+
+        A row adds 100 if its class was found. Where the score is a correlation (Pearson's or, for two
+        classes, Matthews'), a row adds the score and its influence on it (Devlin, Gnanadesikan and
+        Kettenring, 1975).
+        """
+        if self.classes and metric != "matthews":
+            return 100.0 * self.correct
+        x, y = (_standardised(values) for values in (self.labels, self.predictions))
+        together = float((x * y).mean())
+        return 100 * (together + x * y - together * (x**2 + y**2) / 2)
+
+    def counted(self, metric: str) -> int:
+        """How much a score counts: rows, or in rows of words the words or the entities."""
+        return self.count
+
+    @property
+    def constant(self) -> Self:
+        """What an answer that is always the same, the most frequent one, says of these rows."""
+        values, counts = np.unique(self.labels, return_counts=True)
+        same = np.full(self.count, values[counts.argmax()])
+        return self.model_copy(update={"predicted": _packed(same, self.classes)})
+
+    def in_pipeline(self, metric: str) -> tuple[str, str]:
+        """The task of the transformers pipeline that predicts alike, and the options to write there."""
+        return "text-classification", "truncation=True"
+
     @model_validator(mode="after")
     def _whole(self) -> Predictions:
         for name in ("label", "predicted"):
@@ -112,13 +140,41 @@ class WordPredictions(Predictions):
 
     @property
     def correct(self) -> Numbers:
-        """For each row the words whose tag was found, by the words of a mean row: their mean is accuracy."""
-        found = np.append(0, (self.labels == self.predictions).cumsum())[self.ends]
-        return np.diff(found, prepend=0) * (len(found) / self.count)
+        """What each row adds to accuracy over words; their mean is accuracy."""
+        return _added(*self._counts("accuracy"))
 
     def metrics(self, names: Sequence[str]) -> dict[str, float]:
-        tags = [np.split(np.array(self.tags)[of], self.ends[:-1]) for of in (self.labels, self.predictions)]
-        return score(names, self.predictions, self.labels, tags)
+        return score(names, self.predictions, self.labels, self._named())
+
+    def points(self, metric: str) -> Float[np.ndarray, " row"]:
+        """What each row adds to a score in points: the score and the row's influence on it.
+
+        The score is F1 of entities, or else accuracy over words. Both are ratios of sums over rows, as rows
+        are drawn and not words (the ratio estimator: Cochran, 1977, chapter 6).
+        """
+        return 100.0 * _added(*self._counts(metric))
+
+    def counted(self, metric: str) -> int:
+        if metric in OF_SENTENCES:  # the mean of those that are there and those that are named
+            return max(1, int(self._counts(metric)[1].sum()) // 2)
+        return self.count
+
+    def in_pipeline(self, metric: str) -> tuple[str, str]:
+        return "token-classification", 'aggregation_strategy="first"' * (metric in OF_SENTENCES)
+
+    def _counts(self, metric: str) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+        """For each row a numerator and a denominator, the sums of which make the score."""
+        if metric in OF_SENTENCES:
+            found, both = entity_counts(*self._named()).T
+            return 2 * found, both
+        right = self.labels == self.predictions
+        return tuple(
+            np.diff(sums.cumsum()[self.ends - 1], prepend=0) for sums in (right, np.ones_like(right))
+        )
+
+    def _named(self) -> list[list[np.ndarray]]:
+        """The tags of each row, and those that were predicted."""
+        return [np.split(np.array(self.tags)[of], self.ends[:-1]) for of in (self.labels, self.predictions)]
 
     @model_validator(mode="after")
     def _fits(self) -> WordPredictions:
@@ -145,6 +201,17 @@ def metrics_of(parts: Mapping[str, Predictions], names: Sequence[str]) -> dict[s
 def prefix_of(part: str) -> str:
     """What stands before the names of metrics of a part of the rows."""
     return "" if part == "validation" else f"{part.removeprefix('validation_')}_"
+
+
+def _standardised(values: Numbers) -> Float[np.ndarray, " row"]:
+    centred = values.astype(float) - values.mean()
+    return centred / (centred.std() or 1.0)
+
+
+def _added(parts: Numbers, wholes: Numbers) -> Float[np.ndarray, " row"]:
+    """What each row adds to the sum of parts over the sum of wholes: that ratio and its influence on it."""
+    ratio = parts.sum() / max(wholes.sum(), 1)
+    return ratio + (parts - ratio * wholes) / (wholes.mean() or 1.0)
 
 
 def _bits(classes: int) -> int:

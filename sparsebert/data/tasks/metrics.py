@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
+
+if TYPE_CHECKING:
+    from seqscore.scoring import ClassificationScore
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -45,13 +50,29 @@ def _entity_f1(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[s
     meant. It is found if its first word, its last word and its type are. NaN for labels without entities.
     """
     from seqscore.encoding import EncodingError
+
+    try:
+        return _entities(labels, predictions).f1 if labels else math.nan
+    except EncodingError:
+        return math.nan
+
+
+def _entities(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> ClassificationScore:
     from seqscore.scoring import score_label_sequences
 
     rows = [[list(map(str, tags)) for tags in side] for side in (predictions, labels)]
-    try:
-        return score_label_sequences(*rows, "BIO", repair="conlleval")[0].f1 if labels else math.nan
-    except EncodingError:
-        return math.nan
+    return score_label_sequences(*rows, "BIO", repair="conlleval")[0]
+
+
+def entity_counts(
+    labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
+) -> Int[np.ndarray, "sentence 2"]:
+    """How many entities of each sentence are found, and how many it has and is said to have together.
+
+    F1 is twice the sum of the first over the sum of the second.
+    """
+    scores = [_entities([own], [guessed]) for own, guessed in zip(labels, predictions, strict=True)]
+    return np.array([(score.true_pos, score.total_pos + score.total_ref) for score in scores])
 
 
 METRICS = {

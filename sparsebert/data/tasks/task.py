@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from sparsebert.data.tasks.metrics import OF_SENTENCES
 from sparsebert.errors import InputError
 from sparsebert.registry import TASKS, Registry
 
@@ -120,6 +121,11 @@ class Task:
         return digest.hexdigest()
 
     @property
+    def entities(self) -> bool:
+        """Whether whole entities are scored."""
+        return self.metrics[0] in OF_SENTENCES
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Rows of each split."""
         return {split: len(rows) for split, rows in self._datasets.items()}
@@ -128,6 +134,11 @@ class Task:
     def prepared_with(self) -> dict[str, str]:
         """Versions of what made its tokens, where that was on another machine."""
         return {}
+
+
+def one_text(text: str | Sequence[str]) -> str:
+    """A text, or words joined by spaces, as tokenizers and pipelines get them."""
+    return text if isinstance(text, str) else " ".join(text)
 
 
 def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
@@ -146,7 +157,7 @@ def hold_out(rows: pd.DataFrame, share: float, stratify: bool = True) -> Splits:
     import pandas as pd
 
     texts = rows[["text", "text_pair"] if "text_pair" in rows else ["text"]]
-    texts = texts.map(lambda text: text if isinstance(text, str) else " ".join(text))
+    texts = texts.map(one_text)
     digests = texts.agg("\x1f".join, axis=1).map(lambda text: hashlib.sha256(text.encode()).hexdigest())
     digests = digests.sort_values(kind="stable")
     rows = rows.loc[digests.index]

@@ -44,7 +44,7 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     Columns: `condition`, the same for runs that differ in their seeds alone; `seed`; `score` in points, on
     the test part if there is one; `validation`, the score on the validation rows, which choices are made on;
     `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record; of
-    a row of words the points that it adds to a mean row);
+    a row of words 100 times what it adds to accuracy over words);
     `kind` (dense, pattern, control, learned, read off or other); `pattern`, without its global tokens and
     seeds, and `controls`, the pattern whose degrees a control has; `family` of a single pattern and whether
     it goes `by_content`; whether any part beside a global [CLS] `reads_text`; `placement` (all, late or
