@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from test_runs import record_of
 
 from sparsebert.advise import savings, searching
@@ -18,6 +20,8 @@ from sparsebert.advise.halving import Judged, candidates, finalists, survivors
 from sparsebert.advise.looking import check, look
 from sparsebert.advise.losses import gain, loss, points
 from sparsebert.advise.promising import in_order, upper_bound
+from sparsebert.chapters.reports import write_report
+from sparsebert.cli import advising, main
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
@@ -557,3 +561,51 @@ def test_a_whole_search_trains_saves_and_measures(workspace, monkeypatch):
     assert (
         told(Advice.of(Log.read(folder), store)) == told(advice) == told(advise(request, folder, store=store))
     )
+    page = write_report(request.model_dump(mode="json") | {"folder": str(folder)}, folder)
+    text = page.read_text(encoding="utf-8")
+    assert advice.answer.split("`")[1] in text and advice.recommended.name in text
+    assert "Exercises" not in text and "import numpy" not in text
+    assert {path.name for path in folder.iterdir()} >= {"html", "models", "report.ipynb", LOG}
+
+
+# ---- the command
+
+
+def command(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, ["advise", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.stderr if code else result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give --task for advice on a task, or --plan for what a plan saves, and not both"),
+        (["--task", "reviews", "--plan", "dense"], "and not both"),
+        (["--task", "reviews", "--budget", "20"], "--budget 20: write a time with its unit"),
+        (["--task", "revews"], "unknown task 'revews': did you mean 'reviews'"),
+        (["--task", "reviews", "--max-loss", "0"], "max_loss: input should be greater than 0"),
+        (["--task", "reviews", "--lengths", "x"], "--lengths x: 'x' is no length"),
+        (["--task", "reviews", "--out", ""], "--out is empty"),
+        (["--plan", "neighbor(2)", "--encoder", "tiny"], "unknown pattern 'neighbor'"),
+    ],
+)
+def test_a_command_that_cannot_be(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = command(*options, code=2)
+    assert said in error and len(error.splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_alone_has_its_savings_measured():
+    given = "--plan", "global(cls)", "--encoder", "tiny", "--lengths", "16"
+    assert [row["batch"] for row in json.loads(command(*given, "--json"))] == [1, 128]
+    assert "At 16 tokens, one text at a time" in command(*given)
+
+
+def test_the_command_that_repeats_a_search_is_understood(large, tmp_path):
+    advice = advice_of(Fake(LOST), asked(large, budget=120, lengths=(16, 64)), tmp_path)
+    words = advice.command("a folder").split("advise ")[1]
+    options = advising.advise.make_context("advise", shlex.split(words)).params
+    assert (options["out"], options["budget"], options["lengths"]) == ("a folder", "120s", [16, 64])
+    assert (options["task"], options["max_loss"]) == (large, 3.0)

@@ -407,7 +407,7 @@ def small_book(tmp_path, monkeypatch):
     make_notebook(tmp_path, "01_only", "print(size)", parameters="size: int = 3  # a number")
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text("{format: jb-book, root: notebooks/01_only}")
-    monkeypatch.setattr(book, "_render", lambda root, build: None)
+    monkeypatch.setattr(book, "render_pages", lambda what, root, build: None)
 
     def build(profile="quick", edition=".", **how) -> str:
         said, made = [], tmp_path / "_build" / edition
@@ -470,12 +470,12 @@ def test_a_second_build_in_one_folder_waits_and_says_so(small_book, tmp_path, mo
 def test_the_pages_are_rendered_again_only_if_something_that_they_show_has_changed(tmp_path, monkeypatch):
     rendered = []
 
-    def render(root, build):
+    def render(what, root, build):
         rendered.append(root)
         (build / "html").mkdir(exist_ok=True)
         (build / "html" / "index.html").write_text("the book")
 
-    monkeypatch.setattr(book, "_render", render)
+    monkeypatch.setattr(book, "render_pages", render)
     config, page = tmp_path / "_config.yml", tmp_path / "build" / "source" / "intro.md"
     config.write_text("{}")
     page.parent.mkdir(parents=True)

@@ -40,6 +40,7 @@ _FIELDS = [*(RunConfig.model_fields.keys() - {"degrees", "labels"}), *DegreeConf
 FIELDS = ["--learn-degrees", *(f"--{name.replace('_', '-')}" for name in _FIELDS)]
 MENTIONED = {
     (): [
+        "advise",
         "finetune",
         "evaluate",
         "degrees",
@@ -54,6 +55,10 @@ MENTIONED = {
         "--version",
     ],
     ("finetune",): [*FIELDS, "--data-dir", "--runs-dir", "--save", "--json", "Example:"],
+    ("advise",): [
+        *("--task", "--plan", "--max-loss", "--budget", "--encoder", "--lengths", "--max-length", "--epochs"),
+        *("--batch-size", "--learning-rate", "--out", "--data-dir", "--runs-dir", "--json", "Example:"),
+    ],
     ("clean",): ["--runs-dir", "Example:"],
     ("sweep",): [
         "GRID",

@@ -24,7 +24,7 @@ from test_runs import input_hash
 from transformers import set_seed
 
 from sparsebert.cli import main
-from sparsebert.cli.training import _duration
+from sparsebert.cli.options import duration
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name
 from sparsebert.models.encoders import load_classifier, load_tokenizer
@@ -717,7 +717,7 @@ def test_wrong_options_are_refused_in_one_sentence(small, workspace, trained, op
     "text, seconds", [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 H", 5400), ("1m 30s", 90)]
 )
 def test_a_budget_is_a_time_with_units(text, seconds):
-    assert _duration(text) == seconds
+    assert duration(text) == seconds
 
 
 def test_dask_that_is_not_installed_is_named(monkeypatch):

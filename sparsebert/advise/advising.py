@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sparsebert.advise import savings
-from sparsebert.advise.asking import DENSE, Candidate, Log, Request
+from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.looking import Finding, check, look
 from sparsebert.advise.losses import gain
@@ -19,26 +22,36 @@ from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order
 from sparsebert.advise.searching import MODELS, Runner, Search, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
-from sparsebert.paths import Folders, check_writable
-from sparsebert.reading import path_of
+from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
+from sparsebert.reading import path_of, read_model
+from sparsebert.study.captions import code
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.results import recorded, results_dir
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
+SEARCHES = "searches"  # with the runs, and in book/results/ those that the book shows
+
 Measure = Callable[..., pd.DataFrame]
+
+_TRIED = {"first": "tried with", "second": "tried again with", "final": "confirmed with"}
 
 
 @dataclass(frozen=True)
 class Advice:
     """All that a report says, from the log of a search and the records of its runs (`Advice.of`).
 
+    `records` are its runs, and `final` those of the last rung by plan, `dense` among them.
     `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
-    row per plan and rung: `lost` in points with `low` and `high` (90 %), `density`, `rung`, `seeds`, `rows`
-    (of training). `promises` stand in the order of their tests, `recommended` is the run to use (None if
-    nothing was trained), and `why` says how sure that is. `savings` is empty if nothing was measured.
+    row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
+    of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
+    their tests, `recommended` is the run to use (None if nothing was trained), and `why` says how sure that
+    is. `savings` is empty if nothing was measured. Chapter 09 shows all of it.
     """
 
     request: Request
     findings: list[Finding]
+    records: list[RunRecord]
+    final: dict[str, list[RunRecord]]
     baseline: RunRecord | None
     gained: Mean | None
     curve: pd.DataFrame
@@ -60,6 +73,7 @@ class Advice:
         named = {name: named[name] for name in log.runs}
         baseline = record_of(log, named, log.rung("baseline"), DENSE)
         plans = {str(candidate): own for candidate, own in _final(log, named).items()}
+        final = dict(plans)
         dense = plans.pop(str(DENSE), [])
         promises = in_order(dense, plans, log.request.max_loss) if dense else []
         held = [promise for promise in promises if promise.held]
@@ -67,6 +81,8 @@ class Advice:
         return cls(
             request=log.request,
             findings=log.findings,
+            records=list(named.values()),
+            final=final,
             baseline=baseline,
             gained=baseline and gain(baseline, PART),
             curve=_curve(log, named, promises),
@@ -78,9 +94,60 @@ class Advice:
         )
 
     @property
+    def held(self) -> Promise | None:
+        """The promise of the recommended plan, if it is a sparse one."""
+        return next((promise for promise in reversed(self.promises) if promise.held), None)
+
+    @property
+    def answer(self) -> str:
+        """What to do, in Markdown, in a sentence or two."""
+        if (promise := self.held) is None:
+            return f"Stay with dense attention. {self.why}" if self.recommended else self.why
+        density = self.curve.loc[self.curve["plan"] == promise.plan, "density"].iloc[-1]
+        return f"Use {code(promise.plan)}, which keeps {density:.0%} of the connections. {self.why}"
+
+    @property
+    def tried(self) -> str:
+        """What was trained, in a sentence."""
+        said = []
+        for rung, own in self.curve.groupby("rung", sort=False):
+            rows, seeds = int(own["rows"].iloc[0]), int(own["seeds"].iloc[0])
+            plans = "1 sparse plan was" if len(own) == 1 else f"{len(own)} sparse plans were"
+            with_seeds = "one seed" if seeds == 1 else f"{seeds} seeds"
+            said.append(f"{plans} {_TRIED[rung]} {rows:,} training rows and {with_seeds}")
+        return f"{'; '.join(said)}." if said else "No sparse plan was tried."
+
+    @property
+    def saved(self) -> list[str]:
+        """What the recommended plan saves, in sentences; where nothing is saved stands first.
+
+        Where dense attention is recommended it is what the plan that came nearest would save.
+        """
+        if self.savings.empty:
+            return [] if self.promises == [] else savings.in_words(self.savings)
+        said = savings.in_words(self.savings)
+        return said if self.held else [f"If the loss were allowed: {said[0]}", *said[1:]]
+
+    @property
     def model(self) -> str | None:
         """Where the recommended model lies in the folder of the search."""
         return self.recommended and f"{MODELS}/{self.recommended.name}"
+
+    def command(self, folder: str | Path) -> str:
+        """The command that repeats the search, or goes on with it."""
+        words = ["sparsebert", "advise", "--out", str(folder)]
+        for name, field in Request.model_fields.items():
+            value = getattr(self.request, name)
+            if value == field.default:
+                continue
+            if name == "task":
+                value = value.removesuffix("+confirm")
+            elif name == "lengths":
+                value = ",".join(map(str, value))
+            elif name == "budget":
+                value = f"{value:g}s"
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
 
     def lines(self, folder: str | Path) -> str:
         """Three lines of code that put the model, from the search in `folder`, into a pipeline; or none."""
@@ -135,6 +202,29 @@ def advise(
     return Advice.of(log, search.records.values())
 
 
+def advised(request: Request, folder: str | Path | None = None) -> Advice:
+    """The advice of the search in a folder; without one that which the book has on record, or a new one.
+
+    Nothing that is recorded is taken where SPARSEBERT_FRESH is set. A new search is kept in the folder of
+    runs, in `searches/`. Raises what `advise` does. Chapter 09 shows a search.
+    """
+    if folder is None and (found := _recorded(request)):
+        return found
+    name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
+    return advise(request, folder or runs_dir() / SEARCHES / name)
+
+
+def _recorded(request: Request) -> Advice | None:
+    if project_root() is None or fresh_runs():
+        return None
+    asked = request.task, f"{request.task}+confirm"
+    for path in sorted((results_dir() / SEARCHES).glob("*.json")):
+        log = read_model(path, Log, "the log of a search", "remove it")
+        if log.request.task in asked and log.request == request.model_copy(update={"task": log.request.task}):
+            return Advice.of(log, recorded(SEARCHES))
+    return None
+
+
 def _to_measure(advice: Advice, log: Log, records: Mapping[str, RunRecord]) -> RunRecord | None:
     """The recommended run, or else that of the finalist which was tested first, if there is one."""
     sparse = [own[0] for candidate, own in _final(log, records).items() if candidate != DENSE and own]
@@ -161,9 +251,22 @@ def _curve(log: Log, records: Mapping[str, RunRecord], promises: list[Promise]) 
         for candidate in rung.candidates:
             record = record_of(log, records, rung, candidate)
             if record and (lost := means.get(str(candidate))):
-                named = rung.name, str(candidate), record.density
+                took = _time_over_dense(log, records, rung, candidate)
+                named = rung.name, str(candidate), record.density, took
                 rows.append((*named, lost.value, *lost.interval(LEVEL), len(rung.seeds), record.train_rows))
-    return pd.DataFrame(rows, columns=["rung", "plan", "density", "lost", "low", "high", "seeds", "rows"])
+    columns = ["rung", "plan", "density", "time", "lost", "low", "high", "seeds", "rows"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _time_over_dense(log: Log, records: Mapping[str, RunRecord], rung: Rung, candidate: Candidate) -> float:
+    """What an evaluation takes as a share of dense attention's: the median over the seeds of a rung."""
+    ratios = []
+    for seed in rung.seeds:
+        pair = [records.get(log.config(one, seed, rung).name) for one in (DENSE, candidate)]
+        if all(pair):
+            dense, own = (record.examples_per_second["evaluate"] for record in pair)
+            ratios.append(dense / own)
+    return float(np.median(ratios)) if ratios else math.nan
 
 
 def _why(log: Log, promises: list[Promise]) -> str:
@@ -177,8 +280,8 @@ def _why(log: Log, promises: list[Promise]) -> str:
     if held := [promise for promise in promises if promise.held]:
         best = held[-1]
         return (
-            f"{best.plan} loses {best.loss.value:.1f} points on average, and at most {best.bound:.1f} with "
-            f"95 % confidence, over {best.seeds} seeds and {best.rows:,} rows that chose nothing.{trained}"
+            f"It loses {best.loss.value:.1f} points on average, and at most {best.bound:.1f} with 95 % "
+            f"confidence, over {best.seeds} seeds and {best.rows:,} rows that chose nothing.{trained}"
         )
     if not promises or math.isnan(promises[0].bound):
         return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."

@@ -45,7 +45,7 @@ class Request(BaseModel):
     lengths: tuple[int, ...] = (128, 512)
     max_length: int | None = None
     epochs: float | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-4
 
     @classmethod

@@ -27,8 +27,8 @@ def candidates(paired: bool, typical_length: float) -> list[Candidate]:
     """
     widths = sorted({2, *(2 ** int(math.log2(max(2, typical_length / part))) for part in (16, 4))})
     neighbours = [f"neighbour({width}) | global(cls)" for width in widths]
-    plans = [neighbours[0], "global(cls)"]
-    plans += ["neighbour(1) | copies | global(cls)", "copies | global(cls)"] if paired else []
+    plans = ["neighbour(1) | copies | global(cls)", "copies | global(cls)"] if paired else []
+    plans += [neighbours[0], "global(cls)"]
     plans += [*neighbours[1:], *(["lexical(2) | global(cls)"] if paired else [])]
     placed = [Candidate(plan + where) for plan in plans for where in (" @ late", "")]
     learned = [Candidate("learned | global(cls)", density) for density in (0.25, 0.1)]

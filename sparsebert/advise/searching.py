@@ -38,8 +38,9 @@ Runner = Callable[[RunConfig, Path | None], RunRecord]
 
 MODELS = "models"  # the folder of models in that of a search
 RESERVE = 0.1  # of the budget, for measuring what is saved
+REPORT = 30.0  # seconds of the budget for the report behind the search, a tenth of it at most
 FINAL = 0.6  # of the rest, for the baseline and the finalists
-MARGIN = 1.1  # by which runs may take longer than expected
+MARGIN = 1.2  # by which runs may take longer than expected
 LEAST_ROWS = 500  # of a rung: plans hardly differ after fewer
 WARM_UP = 64, 64  # rows to train and to evaluate on
 GOES_ON = 3  # one candidate of so many
@@ -114,7 +115,8 @@ class Search:
 
     def left(self, reserve: float = RESERVE) -> float:
         """Seconds of the budget that are left beside a share in reserve."""
-        return self.log.request.budget * (1 - reserve) - (self.clock() - self.started)
+        budget = self.log.request.budget
+        return budget * (1 - reserve) - min(REPORT, budget / 10) - (self.clock() - self.started)
 
     def write(self) -> None:
         """Keep the log, with the time that was spent."""
@@ -132,7 +134,7 @@ class Search:
         least = 2 * LEAST_SEEDS * self._seconds(rung) + 3 * self._seconds(self._rung("first", [DENSE], 0))
         if least <= self.left():
             return rung
-        needed = (self.clock() - self.started + least) / (1 - RESERVE)
+        needed = (self.clock() - self.started + least + REPORT) / (1 - RESERVE)
         return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
 
     def _first(self) -> Rung | str:
@@ -216,7 +218,8 @@ class Search:
                     say(f"left out: {candidate}, seed {seed}: {error}")
                     self.log.left_out.append(config.name)
                 else:
-                    say(f"{rung.name}: {describe(record)}")
+                    if config.name not in self.log.runs:
+                        say(f"{rung.name}: {describe(record)}")
                     self.records[config.name] = record
                     if rung.name != "warm-up":
                         self.estimates.add(record)

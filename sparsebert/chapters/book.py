@@ -213,7 +213,7 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
     say("rendering the book")
     start = time.perf_counter()
     made_from.unlink(missing_ok=True)
-    _render(root, build)
+    render_pages("the book", root, build)
     paths.write_whole(made_from, text)
     say(f"rendered in {time.perf_counter() - start:.0f} s")
     return index
@@ -226,20 +226,24 @@ def _printed(root: Path, build: Path, browser: str, say: Callable[[str], None]) 
         say("the PDF: unchanged")
         return pdf
     say("printing the book")
-    _render(root, build, "singlehtml")
+    render_pages("the book", root, build, "singlehtml")
     print_page(browser, single / f"{pages_in_toc(root)[0]}.html", pdf)
     shutil.rmtree(single)
     return pdf
 
 
-def _render(root: Path, build: Path, builder: str = "html") -> None:
-    """Runs jupyter-book with every warning an error, always from nothing: a second try hides warnings."""
-    work, log, html = build / "sphinx", build / "book.log", build / builder
+def render_pages(what: str, root: Path, build: Path, builder: str = "html", log: Path | None = None) -> None:
+    """Renders the pages in `build/source` as the project's `_config.yml` says; they are then in `build/html`.
+
+    jupyter-book runs with every warning an error, always from nothing: a second try hides warnings.
+    `ChapterError`, which calls the pages `what`, if it fails; all that it said is in `log`.
+    """
+    work, html, log = build / "sphinx", build / builder, log or build / "book.log"
     shutil.rmtree(work, ignore_errors=True)
     command = ["-c", "from jupyter_book.cli.main import main; main()", "build", build / "source"]
     command += ["-W", "-n", "--keep-going", "--path-output", work, "--builder", builder]
     command += ["--config", root / "_config.yml", "--toc", build / "source" / "_toc.yml"]
-    render("the book", command, log, build / "source")
+    render(what, command, log, build / "source")
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work / "_build" / builder, html)
     shutil.rmtree(work, ignore_errors=True)

@@ -84,10 +84,20 @@ def was_executed(file: Path) -> dict[str, Any] | None:
 
 
 def execute(
-    notebook: Path, parameters: dict, profile: str, out: Path, cwd: Path, key: str = "", place: str = ""
+    notebook: Path,
+    parameters: dict,
+    profile: str,
+    out: Path,
+    cwd: Path,
+    key: str = "",
+    place: str = "",
+    folders: list[tuple[str, str]] | None = None,
 ) -> float:
-    """Runs `notebook`, writes it to `out`, returns the seconds taken; `place` begins its lines on stderr."""
-    folders = named_folders()
+    """Runs `notebook`, writes it to `out`, returns the seconds taken; `place` begins its lines on stderr.
+
+    `folders` are renamed in what is written, by default those of this machine (`named_folders`).
+    """
+    folders = named_folders() if folders is None else folders
     failed = out.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ PLAN = "neighbour(64) | global(cls)"
 _COUNT = click.IntRange(1)
 
 
-def _lengths(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+def lengths_of(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
     from sparsebert.bench.measuring import parse_lengths
 
     return parse_lengths(value, option.opts[0]) if value is not None else []
@@ -39,7 +39,7 @@ def bench() -> None:
 )
 @click.option(
     "--lengths",
-    callback=_lengths,
+    callback=lengths_of,
     metavar="N,N,...",
     help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
     "[default: the task's length]",
@@ -67,9 +67,9 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
     again = "File that gets each measurement as it is made; a length that it holds is not measured again."
     said = "Tokens per sequence, a list; 1k is 1,024."
     return [
-        click.Option(["--lengths"], callback=_lengths, default=lengths, metavar="N,N,...", help=said),
+        click.Option(["--lengths"], callback=lengths_of, default=lengths, metavar="N,N,...", help=said),
         click.Option(["--rounds"], default=rounds, type=_COUNT, help="Rounds of measurements."),
-        click.Option(["--longest-dense"], callback=_lengths, metavar="LENGTH", help=longest),
+        click.Option(["--longest-dense"], callback=lengths_of, metavar="LENGTH", help=longest),
         click.Option(["--dtype"], default="fp32", help="Number format: fp32, bf16 or fp16."),
         click.Option(["--device"], help="Device: cpu or cuda.  [default: a GPU where there is one]"),
         click.Option(["--seed"], default=0, type=click.IntRange(0), help="Seed of the inputs and weights."),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from sparsebert.cli.group import main
-from sparsebert.cli.options import RunCommand, answer, folder_options, json_option, not_empty
+from sparsebert.cli.options import RunCommand, answer, duration, folder_options, json_option, not_empty
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.reading import path_of
@@ -178,7 +177,7 @@ def sweep(
     """
     from sparsebert.sweeps import grids
 
-    configs, seconds = grids.only(grids.load_grid(grid), only), _duration(budget)
+    configs, seconds = grids.only(grids.load_grid(grid), only), None if budget is None else duration(budget)
     from sparsebert.sweeps import running as sweeps
     from sparsebert.sweeps.executors import open_executor
     from sparsebert.training.runs import RunStore
@@ -211,16 +210,3 @@ def clean(folders: Folders) -> None:
 
     count, size = remove(RunStore(folders.runs))
     click.echo(f"unfinished runs removed from {folders.runs}: {count} ({size / 2**20:.1f} MiB)")
-
-
-def _duration(text: str | None) -> float | None:
-    """Seconds of a time such as 2h or 1h30m."""
-    if text is None:
-        return None
-    number = r"(\d+(?:\.\d+)?)\s*"
-    parts = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
-    numbers = [float(part or 0) for part in parts.groups()] if parts else [0]
-    seconds = sum(number * unit for number, unit in zip(numbers, (3600, 60, 1), strict=False))
-    if not seconds:
-        raise InputError(f"--budget {text}: write a time with its unit, such as 2h, 90min or 1h30m")
-    return seconds
