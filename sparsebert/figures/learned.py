@@ -111,6 +111,7 @@ def changes(frame: pd.DataFrame, col: str | None = None, xlabel: str = "points")
             style = {"color": look.BLUE, "marker": "o", "fillstyle": "full" if shown else "none"}
             look.draw_mean(axes, (row.mean, row.low, row.high), rows.index(row.what), style)
     filled = look.mark("the interval excludes 0", color=look.BLUE)
-    hollow = look.mark("it includes 0, or one seed", color=look.BLUE, fillstyle="none")
+    single = ", or one seed" * bool(frame["low"].isna().any())
+    hollow = look.mark(f"it includes 0{single}", color=look.BLUE, fillstyle="none")
     look.legend_above(figure, [filled, hollow])
     return figure

@@ -157,10 +157,11 @@ def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
     hours = sorted(record.finished for record in records)
     total = sum(sum(record.seconds.values()) for record in records)
     trained = sum(record.seconds["train"] for record in records)
+    tested = any("test" in (record.predictions or {}) for record in records)
     rows = {
         "runs": str(len({record.name for record in records})),
         "task and data hash": _hashes(records),
-        "rows trained on / validated on / tested on": _distinct(map(_rows, records)),
+        "rows trained on / validated on" + " / tested on" * tested: _distinct(map(_rows, records)),
         "encoder": _distinct(record.config.encoder for record in records),
         "seeds": _distinct(record.config.seed for record in records),
         "device": _distinct(record.device for record in records),
