@@ -12,7 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsebert.advise.losses import loss
+import numpy as np
+from jaxtyping import Float
+
+from sparsebert.advise.losses import differences, mean_loss
 from sparsebert.study import power
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.sweeps.estimates import in_words
@@ -73,16 +76,30 @@ def in_order(
     dense: Sequence[RunRecord], finalists: Mapping[str, Sequence[RunRecord]], max_loss: float
 ) -> list[Promise]:
     """The promises of plans by name, tested in the order in which they stand."""
+    lost = {plan: differences(dense, records, PART) for plan, records in finalists.items()}
+    seconds = {
+        plan: sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
+        for plan, records in finalists.items()
+    }
+    return tested(lost, max_loss, seconds)
+
+
+def tested(
+    lost: Mapping[str, Float[np.ndarray, "seed row"]],
+    max_loss: float,
+    seconds: Mapping[str, float] | None = None,
+) -> list[Promise]:
+    """The promises of plans by name, from the points that each loses on confirmation rows.
+
+    `seconds` are what a further seed of a plan takes, where that is known.
+    """
     found: list[Promise] = []
-    for plan, records in finalists.items():
-        seeds = {record.config.seed for record in records} & {record.config.seed for record in dense}
-        if len(seeds) < LEAST_SEEDS:
-            held = None
-            mean, bound, rows = Mean(math.nan, math.nan, math.nan), math.nan, 0
-        else:
-            mean, rows = loss(dense, records, PART), records[0].predictions[PART].count
+    for plan, own in lost.items():
+        held, mean, bound = None, Mean(math.nan, math.nan, math.nan), math.nan
+        seeds, rows = own.shape
+        if seeds >= LEAST_SEEDS:
+            mean = mean_loss(own)
             bound = upper_bound(mean, rows)
             held = bound <= max_loss if all(before.held for before in found) else None
-        seconds = sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
-        found.append(Promise(plan, mean, bound, held, len(seeds), rows, seconds))
+        found.append(Promise(plan, mean, bound, held, seeds, rows, (seconds or {}).get(plan, math.nan)))
     return found
