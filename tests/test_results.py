@@ -65,6 +65,7 @@ def test_chapters_read_one_file_or_all_of_them_with_each_run_once(project):
 def test_claims_are_judged_without_the_chapters_own_runs(project):
     write(project / "one.jsonl", run(0), run(1))
     write(project / "quick.jsonl", run(1), run(2))
+    write(project / "promises.jsonl", run(3))
     assert results.evidence() == [run(0), run(1)]
 
 
