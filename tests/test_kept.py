@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special
-from test_advise import part
+from test_advise import LOST, Fake, no_measure, part
 from test_runs import record_of
 
+import sparsebert.advise.kept as kept_module
 from sparsebert.advise import promising
-from sparsebert.advise.asking import DENSE, Candidate
+from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import candidates
-from sparsebert.advise.kept import Pool, draw, in_words, kept, told
+from sparsebert.advise.kept import Pool, WholeRun, draw, in_words, kept, told, whole_runs
+from sparsebert.data.tasks import Task, get_task
 from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.sweeps.grids import load_grid
 from sparsebert.training.runs import RunConfig
 
-GRIDS = sorted((Path(__file__).resolve().parents[1] / "book" / "grids" / "promises").glob("*.yaml"))
+BOOK = Path(__file__).resolve().parents[1] / "book"
+GRIDS, STUDIES = sorted((BOOK / "grids" / "promises").glob("*.yaml")), BOOK / "studies"
+PARTS = ("train", "validation", "test")
 
 
 @pytest.mark.parametrize(("seeds", "rows"), [(5, 30), (6, 2001), (8, 2014)])
@@ -131,19 +139,23 @@ def test_the_frame_counts_what_the_draws_tell():
     assert good["within"] == 1 and good["above"] < 0.1 and good["lost"] < good["bound"] <= 2
     assert bad["sparse"] == 0 and np.isnan(bad["kept"]) and bad["rows"] == 1500
     assert kept(runs, draws=30).equals(kept(runs, draws=30))
-    assert in_words(found.reset_index()).endswith(" On headlines no sparse plan was promised.")
+    assert in_words(found.reset_index()).endswith(" No sparse plan was promised on headlines.")
     nothing = kept(records({GOOD: 0.0}, dense=0.5), draws=10)
     assert nothing["sparse"].tolist() == [0.0], "dense attention has learned nothing"
 
 
 def test_the_sentence_says_how_many_tasks_keep_it_and_which_keeps_the_fewest():
     found = kept([])
-    assert in_words(found) == "No promise of the pool is recorded yet, so nothing can be said."
-    found.loc[0, ["task", "kept"]] = "glue/sst2+test", 0.95
-    assert in_words(found) == "At least 9 of 10 promises were kept on 1 of 1 task."
-    found.loc[1, ["task", "kept"]] = "reviews", 0.75
+    assert in_words(found) == "No pool of runs is recorded yet, so nothing can be said."
+    found.loc[0, ["task", "sparse", "kept"]] = "glue/sst2+test", 0.5, 0.95
     assert in_words(found) == (
-        "At least 9 of 10 promises were kept on 1 of 2 tasks. The fewest were kept on reviews, 75%."
+        "At least 9 of 10 promises were kept on 1 of 1 task. "
+        "At least half of the draws recommended a sparse plan on 1 of 1."
+    )
+    found.loc[1, ["task", "sparse", "kept"]] = "reviews", 0.4, 0.75
+    assert in_words(found) == (
+        "At least 9 of 10 promises were kept on 1 of 2 tasks. The fewest were kept on reviews, 75%. "
+        "At least half of the draws recommended a sparse plan on 1 of 2."
     )
 
 
@@ -156,3 +168,92 @@ def test_the_grids_of_the_pool_have_plans_that_a_search_tries(grid):
     assert plans[0] == DENSE and set(plans) <= tried | {DENSE}
     assert {one.seed for one in configs} in (set(range(20, 26)), set(range(20, 28)))
     assert [one.seed for one in configs] == sorted(one.seed for one in configs), "seed by seed"
+
+
+# ---- whole searches
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The module of the script that makes whole searches."""
+    spec = importlib.util.spec_from_file_location("whole_runs", STUDIES / "whole_runs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def whole(script, folder: Path, task: str, fake: Fake):
+    request = Request.checked(task=task, encoder="tiny", max_loss=3.0, budget=3000.0, max_length=32)
+    folders = Folders.named(runs=folder / "runs")
+    return script.whole_run(
+        request, folder / "whole", folders, fake.run, measure=no_measure, clock=fake.clock
+    )
+
+
+def test_a_whole_search_is_judged_on_rows_and_seeds_that_it_never_saw(script, large, tmp_path):
+    fake = Fake(LOST)
+    record = whole(script, tmp_path, large, fake)
+    assert record.request.task == large and record.plan != "dense" and record.bound <= 3
+    assert record.low < record.lost < record.high and record.kept == (record.lost <= record.bound)
+    assert record.seeds == 3 and record.rows == 450
+    fresh = [made.config for made in fake.made.values() if made.config.task.endswith("test.jsonl")]
+    others = [made.config for made in fake.made.values() if made.config not in fresh]
+    assert len(fresh) == 6 and not {one.seed for one in fresh} & {one.seed for one in others}
+    assert {one.train_size for one in fresh} == {one.train_size for one in others if one.seed == 2}
+    texts = {name: set((tmp_path / "whole" / f"{name}.jsonl").read_text().splitlines()) for name in PARTS}
+    assert [len(texts[name]) for name in PARTS] == [3600, 450, 450]
+    assert len(set.union(*texts.values())) == 4500
+    count = len(fake.made)
+    assert whole(script, tmp_path, large, fake) == record and len(fake.made) == count
+
+
+def test_a_whole_search_that_recommends_dense_attention_promises_nothing(script, large, tmp_path):
+    record = whole(script, tmp_path, large, Fake({"(": 15.0, "learned": 15.0}))
+    assert record.plan == "dense" and record.kept is None and record.rows == 0
+    assert record.why.startswith("No sparse plan can be promised.")
+
+
+@pytest.mark.parametrize("after", [1, 14])
+def test_a_whole_search_goes_on_where_it_was_stopped(script, large, tmp_path, after):
+    fake = Fake(LOST)
+    fake.stop_after = after
+    with pytest.raises(KeyboardInterrupt):
+        whole(script, tmp_path, large, fake)
+    fake.stop_after = None
+    made = set(fake.made)
+    assert len(made) == after and whole(script, tmp_path, large, fake).kept is not None
+    assert made <= set(fake.made)
+
+
+def test_the_files_of_a_glue_task_have_its_test_part(script, tmp_path):
+    rows = [{"text": f"row {number}", "label": number % 2} for number in range(90)]
+    parts = {name: pd.DataFrame(rows[start::3]) for start, name in enumerate(("train", "validation", "test"))}
+    parts["train"]["text_pair"] = parts["validation"]["text_pair"] = parts["test"]["text_pair"] = "other"
+    task = Task("a", "a", ("accuracy",), ("no", "yes"), 16, True, "here", "none", lambda: parts)
+    files = script.files_of(task, tmp_path)
+    assert json.loads(files[2].read_text().splitlines()[0]) == {
+        "text": "row 2",
+        "text_pair": "other",
+        "label": "no",
+    }
+    again = get_task(f"file:{files[0]},{files[2]}").load()
+    assert again["validation"]["text"] == list(parts["test"]["text"])
+    assert again["train"]["label"] == list(parts["train"]["label"])
+    assert script.with_test("imdb", Folders.named()).name == "imdb+test"
+    assert script.with_test("reviews", Folders.named()).name == "reviews"
+
+
+def test_whole_searches_are_read_from_the_books_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_module, "results_dir", lambda: tmp_path)
+    assert whole_runs() == []
+    record = WholeRun(
+        request=Request(task="reviews"), plan="dense", spent=1.0, why="", finished="2026-01-01", device="a",
+        versions={}, commit=None,
+    )  # fmt: skip
+    (tmp_path / "whole_runs").mkdir()
+    path = tmp_path / "whole_runs" / "a.json"
+    path.write_text(record.model_dump_json())
+    assert whole_runs() == [record]
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"the record of a whole search .*a.json"):
+        whole_runs()

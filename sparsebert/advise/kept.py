@@ -81,8 +81,8 @@ class Pool:
 
     def lost(self, candidate: Candidate, use: Use) -> Float[np.ndarray, "seed row"]:
         """Points lost by a candidate, by the seeds and rows of a use."""
-        lost = self.points[0] - self.points[self.candidates.index(candidate)]
-        return lost[np.ix_(*use)]
+        own = self.points[self.candidates.index(candidate)]
+        return self.points[0][np.ix_(*use)] - own[np.ix_(*use)]
 
 
 class Told(NamedTuple):
@@ -151,18 +151,21 @@ def kept(
 
 
 def in_words(found: pd.DataFrame) -> str:
-    """The finding from a frame of `kept`, in two sentences."""
-    judged = found[found["kept"].notna()].sort_values("kept", kind="stable")
-    if judged.empty:
-        return "No promise of the pool is recorded yet, so nothing can be said."
-    good, tasks = judged["kept"] >= GOAL, len(judged)
-    said = f"At least 9 of 10 promises were kept on {good.sum()} of {tasks} task{'s' * (tasks > 1)}."
-    if not good.all():
-        worst = judged.iloc[0]
-        said += f" The fewest were kept on {titled(worst['task'])}, {worst['kept']:.0%}."
+    """The finding from a frame of `kept`, in some sentences."""
+    if found.empty:
+        return "No pool of runs is recorded yet, so nothing can be said."
+    said, judged = [], found[found["kept"].notna()].sort_values("kept", kind="stable")
+    if tasks := len(judged):
+        good = int((judged["kept"] >= GOAL).sum())
+        said.append(f"At least 9 of 10 promises were kept on {good} of {tasks} task{'s' * (tasks > 1)}.")
+        if good < tasks:
+            worst = judged.iloc[0]
+            said.append(f"The fewest were kept on {titled(worst['task'])}, {worst['kept']:.0%}.")
+        often = int((judged["sparse"] >= 0.5).sum())
+        said.append(f"At least half of the draws recommended a sparse plan on {often} of {tasks}.")
     if silent := [titled(task) for task in found.loc[found["kept"].isna(), "task"]]:
-        said += f" On {listed(silent)} no sparse plan was promised."
-    return said
+        said.append(f"No sparse plan was promised on {listed(silent)}.")
+    return " ".join(said)
 
 
 def _counted(answers: Sequence[Told], draws: int, max_loss: float) -> dict[str, float]:
@@ -220,7 +223,7 @@ class WholeRun(BaseModel):
     low: float | None = None
     high: float | None = None
     seeds: int = 0
-    rows: int
+    rows: int = 0
     spent: float
     why: str
     finished: str
