@@ -50,3 +50,15 @@ def small(workspace):
         "learning_rate": 1e-2,
         "precision": "fp32",
     }
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """The name of a task of many different texts; labels are all that runs of a fake need."""
+    path = tmp_path_factory.mktemp("large") / "large.csv"
+    rows = [
+        f"the {number} words of text {number * 7919},{'good' if number % 2 else 'bad'}"
+        for number in range(4500)
+    ]
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return f"file:{path}"

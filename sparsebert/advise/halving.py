@@ -43,6 +43,10 @@ class Judged(NamedTuple):
     chance: float
     density: float
 
+    @classmethod
+    def of(cls, candidate: Candidate, lost: Mean, density: float, max_loss: float) -> Judged:
+        return cls(candidate, lost, lost.chance(max_loss), density)
+
     @property
     def expected_saving(self) -> float:
         """The share of connections that the plan leaves out, times the chance that it may."""
@@ -74,7 +78,7 @@ def judged(log: Log, records: Records, rung: Rung) -> list[Judged]:
         if candidate != DENSE and record is not None:
             lost = loss([dense], [record], PART)
             lost = Mean(scale * lost.value, scale * lost.error, lost.freedom)
-            found.append(Judged(candidate, lost, lost.chance(log.request.max_loss), record.density))
+            found.append(Judged.of(candidate, lost, record.density, log.request.max_loss))
     return found
 
 
@@ -82,6 +86,11 @@ def ranked(log: Log, records: Records) -> list[Judged]:
     """The candidates of the last rung that judged some, the highest expected saving first."""
     rungs = [rung for name in ("second", "first") if (rung := log.rung(name))]
     found = next(filter(None, (judged(log, records, rung) for rung in rungs)), [])
+    return best_first(found)
+
+
+def best_first(found: Sequence[Judged]) -> list[Judged]:
+    """The highest expected saving first."""
     return sorted(found, key=lambda one: -one.expected_saving)
 
 

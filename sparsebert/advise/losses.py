@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from sparsebert.errors import InputError
 from sparsebert.study.intervals import Mean, over_seeds, over_seeds_and_rows
@@ -14,15 +14,28 @@ from sparsebert.training.runs import RunRecord
 
 
 def loss(dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str) -> Mean:
-    """Points lost, dense minus sparse, over the seeds that both have and the rows of a part together.
+    """Points lost over the seeds that both have and the rows of a part together.
 
-    With one seed only the luck of rows is known. `InputError` if no seed is in both, or without predictions.
+    `InputError` if no seed is in both, or without predictions.
     """
-    of_dense = {record.config.seed: points(record, part) for record in dense}
-    pairs = [(of_dense[r.config.seed], points(r, part)) for r in sparse if r.config.seed in of_dense]
-    if not pairs:
+    lost = differences(dense, sparse, part)
+    if not len(lost):
         raise InputError("a loss needs a dense and a sparse run of one seed")
-    lost = np.stack([theirs - own for theirs, own in pairs])
+    return mean_loss(lost)
+
+
+def differences(
+    dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str
+) -> Float[np.ndarray, "seed row"]:
+    """Points lost, dense minus sparse, by the seeds that both have and the rows of a part."""
+    of_dense = {record.config.seed: points(record, part) for record in dense}
+    both = [record for record in sparse if record.config.seed in of_dense]
+    lost = [of_dense[record.config.seed] - points(record, part) for record in both]
+    return np.stack(lost) if lost else np.empty((0, 0))
+
+
+def mean_loss(lost: Float[np.ndarray, "seed row"]) -> Mean:
+    """The mean over seeds and rows together; with one seed only the luck of rows is known."""
     return over_seeds_and_rows(lost) if len(lost) > 1 else over_seeds(lost[0])
 
 
@@ -30,6 +43,12 @@ def gain(record: RunRecord, part: str = "validation") -> Mean:
     """Points that a run has beyond an answer that is always the same."""
     found = _predictions(record, part)
     return over_seeds(points(record, part) - found.constant.points(_metric(record)))
+
+
+def gained(own: Float[np.ndarray, " row"], labels: Num[np.ndarray, " row"]) -> Mean:
+    """Points that rows with these labels give beyond an answer that is always the largest class."""
+    values, counts = np.unique(labels, return_counts=True)
+    return over_seeds(own - 100.0 * (labels == values[counts.argmax()]))
 
 
 def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:

@@ -15,7 +15,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsebert.advise.losses import counted, loss, points
+import numpy as np
+from jaxtyping import Float
+
+from sparsebert.advise.losses import counted, differences, mean_loss
 from sparsebert.study import power
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.sweeps.estimates import in_words
@@ -79,19 +82,35 @@ def in_order(
     dense: Sequence[RunRecord], finalists: Mapping[str, Sequence[RunRecord]], max_loss: float
 ) -> list[Promise]:
     """The promises of plans by name, tested in the order in which they stand."""
+    lost = {plan: differences(dense, records, PART) for plan, records in finalists.items()}
+    seconds = {
+        plan: sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
+        for plan, records in finalists.items()
+    }
+    counts = {plan: counted(records[0], PART) for plan, records in finalists.items() if records}
+    return tested(lost, max_loss, counts, seconds)
+
+
+def tested(
+    lost: Mapping[str, Float[np.ndarray, "seed row"]],
+    max_loss: float,
+    counts: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> list[Promise]:
+    """The promises of plans by name, from the points that each loses on confirmation rows.
+
+    `counts` are how many rows, words or entities the score of a plan counts, by default the rows, and
+    `seconds` what a further seed of a plan takes, where that is known.
+    """
     found: list[Promise] = []
-    for plan, records in finalists.items():
-        seeds = {record.config.seed for record in records} & {record.config.seed for record in dense}
-        if len(seeds) < LEAST_SEEDS:
-            held = None
-            mean, bound, sizes = Mean(math.nan, math.nan, math.nan), math.nan, (0, 0)
-        else:
-            mean, sizes = (
-                loss(dense, records, PART),
-                (len(points(records[0], PART)), counted(records[0], PART)),
-            )
-            bound = upper_bound(mean, sizes[1])
+    for plan, own in lost.items():
+        held, mean, bound = None, Mean(math.nan, math.nan, math.nan), math.nan
+        seeds, rows = own.shape
+        units = (counts or {}).get(plan, rows)
+        if seeds >= LEAST_SEEDS:
+            mean = mean_loss(own)
+            bound = upper_bound(mean, units)
             held = bound <= max_loss if all(before.held for before in found) else None
-        seconds = sum(sum(record.seconds.values()) for record in (dense[0], *records[:1]))
-        found.append(Promise(plan, mean, bound, held, len(seeds), *sizes, seconds))
+        took = (seconds or {}).get(plan, math.nan)
+        found.append(Promise(plan, mean, bound, held, seeds, rows, units, took))
     return found

@@ -1,0 +1,246 @@
+"""Is the promise kept? A pool of runs, and whole searches, are judged on rows and seeds left over.
+
+The rule stands on the page of rules (`book/rules.md`), the pool's grids in `book/grids/promises/`, and the
+whole searches are made by `book/studies/whole_runs.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Num
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from sparsebert.advise.asking import DENSE, Candidate, Request
+from sparsebert.advise.halving import Judged, best_first, finalists
+from sparsebert.advise.losses import gained, mean_loss, points
+from sparsebert.advise.promising import LEAST_SEEDS, tested
+from sparsebert.advise.searching import NOTHING_LEARNED
+from sparsebert.data.tasks.task import CONFIRMED
+from sparsebert.errors import InputError
+from sparsebert.paths import project_root
+from sparsebert.reading import read_model
+from sparsebert.study.captions import listed, titled
+from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.results import results_dir
+from sparsebert.training.runs import RunRecord
+
+DRAWS = 200
+GOAL = 0.9  # of the promises
+WHOLE_RUNS = "whole_runs"  # in book/results/
+
+Use = tuple[Int[np.ndarray, " seed"], Int[np.ndarray, " row"]]
+"""The seeds and rows that one step of a draw looks at."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Runs of one task that differ in plan and seed alone: what each evaluation row adds to the accuracy.
+
+    The first of the `candidates` is dense attention. Rows of all parts stand together.
+    """
+
+    candidates: list[Candidate]
+    points: Float[np.ndarray, "plan seed row"]
+    labels: Num[np.ndarray, " row"]
+    densities: Float[np.ndarray, "plan seed"]
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Pool | None:
+        """The runs of the seeds that all plans have; None if these are too few for a draw.
+
+        Raises `InputError` without dense attention, without predictions, for runs that differ in more than
+        plan and seed, and for rows that are not judged by accuracy.
+        """
+        runs: dict[Candidate, dict[int, RunRecord]] = defaultdict(dict)
+        for record in records:
+            how = record.config.degrees
+            runs[Candidate(record.config.plan, how and how.target_density)][record.config.seed] = record
+        if DENSE not in runs:
+            raise InputError("a pool of runs needs dense attention; add runs with the plan 'dense'")
+        candidates = [DENSE, *(candidate for candidate in runs if candidate != DENSE)]
+        seeds = sorted(set.intersection(*(set(own) for own in runs.values())))
+        if len(candidates) < 2 or len(seeds) < LEAST_SEEDS + 2:
+            return None
+        table = [[runs[candidate][seed] for seed in seeds] for candidate in candidates]
+        if len({_setting(record) for row in table for record in row}) > 1:
+            raise InputError("the runs of a pool differ in more than plan and seed; give runs of one grid")
+        parts = table[0][0].predictions or {}
+        return cls(
+            candidates,
+            np.array([[_points(record) for record in row] for row in table]),
+            np.concatenate([parts[part].labels for part in sorted(parts)]),
+            np.array([[record.density for record in row] for row in table]),
+        )
+
+    def lost(self, candidate: Candidate, use: Use) -> Float[np.ndarray, "seed row"]:
+        """Points lost by a candidate, by the seeds and rows of a use."""
+        own = self.points[self.candidates.index(candidate)]
+        return self.points[0][np.ix_(*use)] - own[np.ix_(*use)]
+
+
+class Told(NamedTuple):
+    """What a draw recommends: a plan, the bound that is told, and the plan's loss on fresh rows and seeds."""
+
+    plan: str
+    bound: float
+    fresh: Mean
+
+
+def draw(random: np.random.Generator, seeds: int, rows: int) -> tuple[Use, Use, Use]:
+    """Seeds and rows for choosing, for confirming, and fresh ones; no seed and no row is in two of them."""
+    held = rows - rows // 2
+    of_seeds = np.split(random.permutation(seeds), [1, 1 + max(LEAST_SEEDS, seeds // 2)])
+    of_rows = np.split(random.permutation(rows), [held - round(CONFIRMED * held), held])
+    choosing, confirming, fresh = zip(of_seeds, of_rows, strict=True)
+    return choosing, confirming, fresh
+
+
+def told(pool: Pool, uses: Sequence[Use], max_loss: float) -> Told | None:
+    """What advice from these rows and seeds would say; None where it recommends dense attention."""
+    choosing, confirming, fresh = uses
+    (seed,), rows = choosing
+    if gained(pool.points[0, seed, rows], pool.labels[rows]).chance(0.0) > NOTHING_LEARNED:
+        return None
+    ranking = best_first(
+        [
+            Judged.of(candidate, mean_loss(pool.lost(candidate, choosing)), density, max_loss)
+            for candidate, density in zip(pool.candidates, pool.densities[:, seed], strict=True)
+            if candidate != DENSE
+        ]
+    )
+    final = {str(one.candidate): one.candidate for one in finalists(ranking)}
+    lost = {plan: pool.lost(candidate, confirming) for plan, candidate in final.items()}
+    if held := [promise for promise in tested(lost, max_loss) if promise.held]:
+        best = held[-1]
+        return Told(best.plan, best.bound, mean_loss(pool.lost(final[best.plan], fresh)))
+    return None
+
+
+def kept(
+    records: Iterable[RunRecord], max_loss: float = 2.0, draws: int = DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """How often promises are kept, a row for each task that has enough seeds for a draw.
+
+    `sparse` is the share of the draws that recommend a sparse plan; the other shares are of these draws.
+    `kept`: the loss on fresh rows is at most the bound that was told, with its 95 % interval from `low` to
+    `high` (Clopper and Pearson, 1934). `within`: it is at most `max_loss`. `above`: it lies above the bound
+    with 95 % confidence. `bound` and `lost` are medians, in points. Intervals take draws as independent;
+    as the draws of a task share its pool, they are too narrow. Raises what `Pool.of` does. Chapter 09 shows
+    the table.
+    """
+    by_task: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_task[record.config.task].append(record)
+    found = []
+    for task, own in by_task.items():
+        if (pool := Pool.of(own)) is None:
+            continue
+        random, (_, seeds, rows) = np.random.default_rng(seed), pool.points.shape
+        answers = [told(pool, draw(random, seeds, rows), max_loss) for _ in range(draws)]
+        sizes = {"task": task, "seeds": seeds, "rows": rows, "draws": draws}
+        found.append(sizes | _counted([answer for answer in answers if answer], draws, max_loss))
+    columns = "task seeds rows draws sparse kept low high within above bound lost"
+    return pd.DataFrame(found, columns=columns.split())
+
+
+def in_words(found: pd.DataFrame) -> str:
+    """The finding from a frame of `kept`, in some sentences."""
+    if found.empty:
+        return "No pool of runs is recorded yet, so nothing can be said."
+    said, judged = [], found[found["kept"].notna()].sort_values("kept", kind="stable")
+    if tasks := len(judged):
+        good = int((judged["kept"] >= GOAL).sum())
+        said.append(f"At least 9 of 10 promises were kept on {good} of {tasks} task{'s' * (tasks > 1)}.")
+        if good < tasks:
+            worst = judged.iloc[0]
+            said.append(f"The fewest were kept on {titled(worst['task'])}, {worst['kept']:.0%}.")
+        often = int((judged["sparse"] >= 0.5).sum())
+        said.append(f"At least half of the draws recommended a sparse plan on {often} of {tasks}.")
+    if silent := [titled(task) for task in found.loc[found["kept"].isna(), "task"]]:
+        said.append(f"No sparse plan was promised on {listed(silent)}.")
+    return " ".join(said)
+
+
+def _counted(answers: Sequence[Told], draws: int, max_loss: float) -> dict[str, float]:
+    if not answers:
+        return {"sparse": 0.0}
+    fresh = np.array([answer.fresh.value for answer in answers])
+    bounds = np.array([answer.bound for answer in answers])
+    surely = np.array([answer.fresh.interval(LEVEL)[0] for answer in answers])
+    count = stats.binomtest(int((fresh <= bounds).sum()), len(answers))
+    low, high = count.proportion_ci()
+    return {
+        "sparse": len(answers) / draws,
+        "kept": count.statistic,
+        "low": low,
+        "high": high,
+        "within": float((fresh <= max_loss).mean()),
+        "above": float((surely > bounds).mean()),
+        "bound": float(np.median(bounds)),
+        "lost": float(np.median(fresh)),
+    }
+
+
+def _setting(record: RunRecord) -> tuple:
+    """What the runs of a pool have in common: all but plan and seed, and the rows that they are judged on."""
+    same = {"plan": DENSE.plan, "degrees": None, "seed": 0}
+    rows = sorted((part, one.rows) for part, one in (record.predictions or {}).items())
+    return record.config.model_copy(update=same), tuple(rows)
+
+
+def _points(record: RunRecord) -> Float[np.ndarray, " row"]:
+    predictions = record.predictions or {}
+    if next(iter(record.metrics)) != "accuracy" or not predictions:
+        raise InputError(
+            f"run {record.name} has no predictions that accuracy judges; leave it out of the pool"
+        )
+    return np.concatenate([points(record, part) for part in sorted(predictions)])
+
+
+# ---- whole searches
+
+
+class WholeRun(BaseModel):
+    """A whole search, and the loss of its plan on rows that took part in nothing before.
+
+    `bound` and `lost` (with its 90 % interval `low` to `high`) are in points, over `seeds` new seeds and
+    `rows` fresh rows; None where dense attention was recommended. `spent` are the seconds of the search.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    request: Request
+    plan: str
+    bound: float | None = None
+    lost: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    rows: int = 0
+    spent: float
+    why: str
+    finished: str
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the loss on fresh rows is at most the bound that was told; None if nothing was promised."""
+        return None if self.lost is None or self.bound is None else self.lost <= self.bound
+
+
+def whole_runs() -> list[WholeRun]:
+    """The whole searches that are recorded with the book, in the order of their files' names.
+
+    Raises `InputError` for a file that holds something else. Chapter 09 shows them.
+    """
+    paths = sorted((results_dir() / WHOLE_RUNS).glob("*.json")) if project_root() else []
+    return [read_model(path, WholeRun, "the record of a whole search", "remove it") for path in paths]
