@@ -135,8 +135,8 @@ def test_the_frame_counts_what_the_draws_tell():
     runs = records({GOOD: 0.0, BAD: 9.0}) + records({BAD: 9.0}, task="headlines")
     found = kept(runs, draws=30).set_index("task")
     good, bad = found.loc["reviews"], found.loc["headlines"]
-    assert good["sparse"] > 0.8 and good["kept"] > 0.8 and good["low"] < good["kept"] <= good["high"]
-    assert good["within"] == 1 and good["above"] < 0.1 and good["lost"] < good["bound"] <= 2
+    assert good["sparse"] > 0.8 and good["kept"] == 1 and good["low"] < good["kept"] <= good["high"]
+    assert 0.8 < good["within"] < 1 and good["above"] == 0 and good["lost"] < good["bound"] <= 2
     assert bad["sparse"] == 0 and np.isnan(bad["kept"]) and bad["rows"] == 1500
     assert kept(runs, draws=30).equals(kept(runs, draws=30))
     assert in_words(found.reset_index()).endswith(" No sparse plan was promised on headlines.")
@@ -194,7 +194,7 @@ def test_a_whole_search_is_judged_on_rows_and_seeds_that_it_never_saw(script, la
     fake = Fake(LOST)
     record = whole(script, tmp_path, large, fake)
     assert record.request.task == large and record.plan != "dense" and record.bound <= 3
-    assert record.low < record.lost < record.high and record.kept == (record.lost <= record.bound)
+    assert record.low < record.lost < record.high and record.kept == (record.lost <= record.request.max_loss)
     assert record.seeds == 3 and record.rows == 450
     fresh = [made.config for made in fake.made.values() if made.config.task.endswith("test.jsonl")]
     others = [made.config for made in fake.made.values() if made.config not in fresh]

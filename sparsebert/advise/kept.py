@@ -129,8 +129,8 @@ def kept(
     """How often promises are kept, a row for each task that has enough seeds for a draw.
 
     `sparse` is the share of the draws that recommend a sparse plan; the other shares are of these draws.
-    `kept`: the loss on fresh rows is at most the bound that was told, with its 95 % interval from `low` to
-    `high` (Clopper and Pearson, 1934). `within`: it is at most `max_loss`. `above`: it lies above the bound
+    `kept`: the loss on fresh rows is at most `max_loss`, with its 95 % interval from `low` to `high` (Clopper
+    and Pearson, 1934). `within`: it is at most the bound that was told. `above`: it lies above `max_loss`
     with 95 % confidence. `bound` and `lost` are medians, in points. Intervals take draws as independent;
     as the draws of a task share its pool, they are too narrow. Raises what `Pool.of` does. Chapter 09 shows
     the table.
@@ -174,15 +174,15 @@ def _counted(answers: Sequence[Told], draws: int, max_loss: float) -> dict[str, 
     fresh = np.array([answer.fresh.value for answer in answers])
     bounds = np.array([answer.bound for answer in answers])
     surely = np.array([answer.fresh.interval(LEVEL)[0] for answer in answers])
-    count = stats.binomtest(int((fresh <= bounds).sum()), len(answers))
+    count = stats.binomtest(int((fresh <= max_loss).sum()), len(answers))
     low, high = count.proportion_ci()
     return {
         "sparse": len(answers) / draws,
         "kept": count.statistic,
         "low": low,
         "high": high,
-        "within": float((fresh <= max_loss).mean()),
-        "above": float((surely > bounds).mean()),
+        "within": float((fresh <= bounds).mean()),
+        "above": float((surely > max_loss).mean()),
         "bound": float(np.median(bounds)),
         "lost": float(np.median(fresh)),
     }
@@ -233,8 +233,8 @@ class WholeRun(BaseModel):
 
     @property
     def kept(self) -> bool | None:
-        """Whether the loss on fresh rows is at most the bound that was told; None if nothing was promised."""
-        return None if self.lost is None or self.bound is None else self.lost <= self.bound
+        """Whether the loss on fresh rows is at most what was allowed; None if nothing was promised."""
+        return None if self.lost is None else self.lost <= self.request.max_loss
 
 
 def whole_runs() -> list[WholeRun]:
