@@ -33,8 +33,9 @@ def trade_off(curve: pd.DataFrame, max_loss: float) -> Figure:
     for row in last.itertuples():
         look.draw_mean(axes, row.time, (row.lost, row.low, row.high), _RUNGS[row.rung])
         if row.rung == "final":
-            beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-            axes.annotate(look.wrapped(row.plan, 28), (row.time, row.lost), **beside)
+            box = {"facecolor": look.BACKGROUND, "edgecolor": "none", "pad": 1, "alpha": 0.8}
+            below = {"xytext": (0, -30), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes.annotate(look.wrapped(row.plan, 28), (row.time, row.lost), bbox=box, zorder=2, **below)
     asked = look.mark("the loss that is allowed", **look.DENSE_LINE | {"marker": ""})
     marks = [look.mark(**rung) for name, rung in _RUNGS.items() if name in set(last["rung"])]
     look.legend_above(figure, [*marks, asked])
