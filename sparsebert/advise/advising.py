@@ -253,7 +253,7 @@ def _curve(log: Log, records: Mapping[str, RunRecord], promises: list[Promise]) 
                 named = rung.name, str(candidate), record.density, took
                 rows.append((*named, lost.value, *lost.interval(LEVEL), len(rung.seeds), record.train_rows))
     columns = ["rung", "plan", "density", "time", "lost", "low", "high", "seeds", "rows"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:7], float))  # also without rows
 
 
 def _time_over_dense(log: Log, records: Mapping[str, RunRecord], rung: Rung, candidate: Candidate) -> float:
