@@ -146,7 +146,7 @@ def test_the_frame_counts_what_the_draws_tell():
 
 def test_the_sentence_says_how_many_tasks_keep_it_and_which_keeps_the_fewest():
     found = kept([])
-    assert in_words(found) == "No pool of runs is recorded yet, so nothing can be said."
+    assert in_words(found) == "The pool has too few runs for a draw yet, so nothing can be said."
     found.loc[0, ["task", "sparse", "kept"]] = "glue/sst2+test", 0.5, 0.95
     assert in_words(found) == (
         "At least 9 of 10 promises were kept on 1 of 1 task. "

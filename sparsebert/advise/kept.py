@@ -153,7 +153,7 @@ def kept(
 def in_words(found: pd.DataFrame) -> str:
     """The finding from a frame of `kept`, in some sentences."""
     if found.empty:
-        return "No pool of runs is recorded yet, so nothing can be said."
+        return "The pool has too few runs for a draw yet, so nothing can be said."
     said, judged = [], found[found["kept"].notna()].sort_values("kept", kind="stable")
     if tasks := len(judged):
         good = int((judged["kept"] >= GOAL).sum())
