@@ -258,6 +258,8 @@ def test_points_of_rows_add_up_to_the_score_and_to_its_derivative():
         growth = (100 * weighted - whole) / (1e-4 / (50 + 1e-4))
         assert own[row] - whole == pytest.approx(growth, abs=0.05)
     assert gain(record, "test").value == pytest.approx(whole)
+    options = record.predictions["test"].in_pipeline("pearson")[1]
+    assert options == 'truncation=True, function_to_apply="none"', "a number is no probability"
 
 
 def test_a_loss_is_paired_by_seed_and_needs_predictions():
@@ -471,7 +473,9 @@ def test_a_plan_that_cannot_be_trained_is_left_out(large, tmp_path):
 
 def test_a_folder_holds_one_search(large, tmp_path):
     advice_of(Fake(LOST), asked(large, budget=120), tmp_path)
-    with pytest.raises(InputError, match="holds a search for another request"):
+    with pytest.raises(
+        InputError, match=r"holds a search for another request \(budget was 120.0, is 121.0\)"
+    ):
         advice_of(Fake(LOST), asked(large, budget=121), tmp_path)
     path = tmp_path / LOG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "0"}))
@@ -482,13 +486,21 @@ def test_a_folder_holds_one_search(large, tmp_path):
         advice_of(Fake(LOST), asked(large), tmp_path)
 
 
+def test_a_folder_with_other_files_is_left_alone(large, tmp_path):
+    (tmp_path / "html").mkdir()
+    with pytest.raises(InputError, match="holds files and no search; give a new folder"):
+        advice_of(Fake(LOST), asked(large), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["html"]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
+        ({"epochs": 0}, "epochs: input should be greater than 0"),
         ({"max_loss": 0}, "max_loss: input should be greater than 0"),
         ({"budget": -1}, "budget: input should be greater than 0"),
-        ({"lengths": ()}, "lengths: write numbers of tokens from 4 to 32768"),
-        ({"lengths": (1,)}, "lengths: write numbers of tokens from 4 to 32768"),
+        ({"lengths": ()}, "lengths: write numbers of tokens from 4 to 8192"),
+        ({"lengths": (1,)}, "lengths: write numbers of tokens from 4 to 8192"),
         ({"encoder": "minilmm"}, "did you mean 'minilm'"),
         ({"epochs": 1000}, "epochs=1000"),
         ({"bugdet": 5}, "bugdet: extra inputs are not permitted"),
@@ -519,6 +531,11 @@ def test_where_nothing_is_saved_is_said_first():
         "memory is 10% more.",
         "At 2,048 tokens, one text at a time, a text takes 50% less time; memory is 40% less.",
     ]
+    unsure = pd.DataFrame([row | {"over_dense": 0.8, "saves": False, "spread": 1.5}])
+    assert (
+        "no saving is sure: it is 0.80 times dense attention's, and the rounds differ by 150%"
+        in (savings.in_words(unsure)[0])
+    )
     assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved."]
 
 
@@ -581,6 +598,7 @@ def command(*arguments: object, code: int = 0) -> str:
         (["--task", "reviews", "--lengths", "x"], "--lengths x: 'x' is no length"),
         (["--task", "reviews", "--out", ""], "--out is empty"),
         (["--plan", "neighbor(2)", "--encoder", "tiny"], "unknown pattern 'neighbor'"),
+        (["--plan", "global(cls)", "--lengths", "100k"], "lengths: write numbers of tokens from 4 to 8192"),
     ],
 )
 def test_a_command_that_cannot_be(options, said, tmp_path, monkeypatch):

@@ -152,7 +152,7 @@ def test_what_is_wrong_with_tagged_words_has_its_sentence(own, kind, severity, s
 def test_a_finding_that_stops_ends_the_search(own, tmp_path):  # noqa: F811
     task = own(columns(sentences(900)), columns(sentences(60, 900)))
     with pytest.raises(InputError, match="confirmation entities can't show"):
-        advice_of(Fake(LOST), asked(task.name), tmp_path)
+        advice_of(Fake(LOST), asked(task.name), tmp_path / "search")
 
 
 # ---- the search
@@ -177,13 +177,13 @@ def part(name: str, count: int, accuracy: float, luck: int, shift: float = 0.0) 
 
 def test_a_search_on_tagged_words_ends_in_a_model_for_the_pipeline(large, tmp_path, words):  # noqa: F811
     fake = Fake({"neighbour(2) | global(cls) @ late": 0.0} | LOST, part=part)
-    advice = advice_of(fake, asked(large), tmp_path)
+    advice = advice_of(fake, asked(large), tmp_path / "search")
     assert advice.promises[0].held and advice.recommended.plan != "dense", advice.why
     assert advice.gained.value > 70 and advice.promises[0].rows == 600
-    assert len(advice.lines(tmp_path).splitlines()) == 3
-    finetune(RunConfig(**words | {"plan": "neighbour(2)"}), save_to=tmp_path / advice.model)
+    assert len(advice.lines(tmp_path / "search").splitlines()) == 3
+    finetune(RunConfig(**words | {"plan": "neighbour(2)"}), save_to=tmp_path / "search" / advice.model)
     called = {}
-    exec(advice.lines(tmp_path), called)
+    exec(advice.lines(tmp_path / "search"), called)
     assert all("entity_group" in one for one in called["classify"]("Ada Lovelace lived in London ."))
 
 

@@ -24,7 +24,7 @@ from sparsebert.data.tasks import get_task
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
 from sparsebert.reading import path_of, read_model
-from sparsebert.study.captions import code
+from sparsebert.study.captions import code, listed
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.study.results import recorded, results_dir
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
@@ -102,9 +102,19 @@ class Advice:
     def answer(self) -> str:
         """What to do, in Markdown, in a sentence or two."""
         if (promise := self.held) is None:
-            return f"Stay with dense attention. {self.why}" if self.recommended else self.why
+            return f"Stay with dense attention. {self.why}" if len(self.curve) else self.why
         density = self.curve.loc[self.curve["plan"] == promise.plan, "density"].iloc[-1]
-        return f"Use {code(promise.plan)}, which keeps {density:.0%} of the connections. {self.why}"
+        plan = f"{code(promise.plan)}, which keeps {density:.0%} of the connections"
+        if self.savings.empty:
+            return f"Use {plan}. {self.why}"
+        saves = self.savings.groupby("length")["saves"].any()
+        saved, unsaved = (listed([f"{n:,}" for n in saves.index[saves == yes]]) for yes in (True, False))
+        nothing = (
+            f"At {unsaved} tokens nothing is saved, so stay with dense attention there. " if unsaved else ""
+        )
+        if not saved:
+            return f"{nothing}The loss of {plan}, would be allowed. {self.why}"
+        return f"{nothing}At {saved} tokens use {plan}. {self.why}"
 
     @property
     def tried(self) -> str:
@@ -279,8 +289,8 @@ def _why(log: Log, promises: list[Promise]) -> str:
         best = held[-1]
         return (
             f"With 95 % confidence it loses at most the {log.request.max_loss:g} points that were allowed. "
-            f"In {best.seeds} seeds on {best.rows:,} rows that chose nothing it lost {best.loss.value:.1f} "
-            f"points on average, and the bound on the loss is {best.bound:.1f}.{trained}"
+            f"Over {best.seeds} seeds, on {best.rows:,} rows that were not used to choose it, it lost "
+            f"{best.loss.value:.1f} points, and the bound on the loss is {best.bound:.1f}.{trained}"
         )
     if not promises or math.isnan(promises[0].bound):
         return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."

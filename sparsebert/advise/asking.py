@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sparsebert.training.runs import RunConfig
 LOG = "search.json"
 MOST_STEPS = 4_000  # rows from which on one epoch is taken; with fewer up to `_EPOCHS`
 _EPOCHS = 3
+LENGTHS = 4, 8192  # tokens at which savings are measured: dense attention with a mask takes memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Request(BaseModel):
     budget: float = Field(1200, gt=0)
     lengths: tuple[int, ...] = (128, 512)
     max_length: int | None = None
-    epochs: float | None = None
+    epochs: float | None = Field(None, gt=0)
     batch_size: int = 16
     learning_rate: float = 1e-4
 
@@ -55,8 +57,7 @@ class Request(BaseModel):
             request = cls(**fields)
         except ValidationError as error:
             raise InputError(first_mistake(error)) from None
-        if not request.lengths or min(request.lengths) < 4 or max(request.lengths) > 32768:
-            raise InputError("lengths: write numbers of tokens from 4 to 32768")
+        check_lengths(request.lengths)
         request.config(DENSE, 0, 1)
         return request
 
@@ -78,6 +79,13 @@ class Request(BaseModel):
             seed=seed,
             degrees=None if candidate.density is None else {"target_density": candidate.density},
         )
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
+    """`InputError` for no length, and for one that savings can't be measured at."""
+    low, high = LENGTHS
+    if not lengths or min(lengths) < low or max(lengths) > high:
+        raise InputError(f"lengths: write numbers of tokens from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,19 @@ class Log(BaseModel):
 
     @classmethod
     def opened(cls, folder: Path, request: Request, data_hash: str, train_rows: int) -> Log:
-        """The log to go on with; `InputError` if the folder has that of another request, or of other data."""
+        """The log to go on with, or a new one.
+
+        `InputError` if the folder has that of another request or of other data, or other files alone.
+        """
         if (log := cls.read(folder)) is None:
+            if folder.is_dir() and any(folder.iterdir()):
+                raise InputError(f"'{shown(folder)}' holds files and no search; give a new folder")
             return cls(request=request, data_hash=data_hash, train_rows=train_rows)
-        if log.request != request:
-            raise InputError(f"'{shown(folder)}' holds a search for another request; give a new folder")
+        for name in Request.model_fields:
+            was, now = (shown(getattr(one, name)) for one in (log.request, request))
+            if was != now:
+                said = f"'{shown(folder)}' holds a search for another request ({name} was {was}, is {now})"
+                raise InputError(f"{said}; give a new folder")
         if log.data_hash != data_hash:
             raise InputError(f"the data changed since the search in '{shown(folder)}'; give a new folder")
         return log

@@ -66,6 +66,10 @@ def in_words(saved: pd.DataFrame) -> list[str]:
         )
         if row.saves:
             sentences.append(f"{where}, a text takes {1 - row.over_dense:.0%} less time{lighter}.")
+        elif row.over_dense < 1:
+            differ = f", and the rounds differ by {row.spread:.0%}" if row.spread > FASTER else ""
+            of_dense = f"{row.over_dense:.2f} times dense attention's"
+            sentences.append(f"{where}, no saving is sure: it is {of_dense}{differ}{lighter}.")
         else:
             of_dense = f"{row.over_dense:.2f} times dense attention's"
             sentences.append(f"{where}, no time is saved: it is {of_dense}{lighter}.")

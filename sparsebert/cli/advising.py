@@ -11,7 +11,7 @@ import click
 from sparsebert.cli.benchmarks import lengths_of
 from sparsebert.cli.group import main
 from sparsebert.cli.options import answer, duration, folder_options, json_option, not_empty
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders
 
 
@@ -61,31 +61,39 @@ def advise(
         return
     from sparsebert.advise.advising import advise as search
     from sparsebert.advise.asking import Request
-    from sparsebert.chapters.reports import write_report
+    from sparsebert.chapters.notebooks import find_notebook
+    from sparsebert.chapters.reports import CHAPTER, write_report
     from sparsebert.training.runs import RunStore
 
     asked |= {"task": task, "budget": duration(asked["budget"])}
     request = Request.checked(**asked)
+    find_notebook(CHAPTER)  # the report is made from it, in the end
     os.environ |= folders.environment
     try:
         advice = search(request, out, RunStore(folders.runs), folders)
+        if not as_json:
+            click.echo("\n".join([advice.answer, *advice.saved, "", advice.lines(out), ""]))
+        say("writing the report")
+        page = write_report(asked | {"folder": out}, out)
     except KeyboardInterrupt:
         click.echo(f"interrupted: the same command goes on with the search in {out}", err=True)
         raise SystemExit(130) from None
-    page = write_report(asked | {"folder": out}, out)
     facts = {
+        "answer": advice.answer,
         "recommended": advice.recommended and advice.recommended.model_dump(exclude_defaults=True),
+        "model": advice.model,
         "promises": [asdict(promise) for promise in advice.promises],
         "findings": [asdict(finding) for finding in advice.findings],
         "savings": advice.savings.to_dict("records"),
         "report": str(page),
     }
-    lines = [advice.answer, *advice.saved, "", advice.lines(out), "", f"the report: {page}"]
-    answer(as_json, facts, "\n".join(lines))
+    answer(as_json, facts, f"the report: {page}")
 
 
 def _only_savings(plan: str, encoder: str, lengths: list[int], as_json: bool) -> None:
+    from sparsebert.advise.asking import check_lengths
     from sparsebert.advise.savings import in_words, measure
 
+    check_lengths(lengths)
     found = measure(plan, encoder, lengths)
     answer(as_json, found.to_dict("records"), "\n".join(in_words(found)))

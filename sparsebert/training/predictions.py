@@ -96,7 +96,8 @@ class Predictions(BaseModel):
 
     def in_pipeline(self, metric: str) -> tuple[str, str]:
         """The task of the transformers pipeline that predicts alike, and the options to write there."""
-        return "text-classification", "truncation=True"
+        numbers = "" if self.classes else ', function_to_apply="none"'
+        return "text-classification", f"truncation=True{numbers}"
 
     @model_validator(mode="after")
     def _whole(self) -> Predictions:
