@@ -129,11 +129,11 @@ def _held(path: Path, wait: bool = False) -> Iterator[None]:
     lock = FileLock(path, blocking=wait, thread_local=False)
     try:
         for attempt in range(9):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 lock.acquire()
                 break
-            except FileNotFoundError:  # another process has just removed the folder that it had made
+            except (FileNotFoundError, FileExistsError):  # another process has just removed the folder it made
                 if attempt == 8:
                     raise
     except Timeout:
