@@ -133,7 +133,7 @@ def _held(path: Path, wait: bool = False) -> Iterator[None]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lock.acquire()
                 break
-            except (FileNotFoundError, FileExistsError):  # another process has just removed the folder it made
+            except (FileNotFoundError, FileExistsError):  # another process has just removed it
                 if attempt == 8:
                     raise
     except Timeout:
