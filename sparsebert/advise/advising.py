@@ -205,7 +205,7 @@ def advise(
     if log.savings is None and (record := _to_measure(advice, log, search.records)):
         plan = savings.measurable(record, folder)
         found = measure(plan, request.encoder, request.lengths, lambda: search.left(reserve=0))
-        log.savings = found.assign(plan=plan).to_dict("records")
+        log.savings = found.assign(plan=plan.replace(f"{folder}/", "")).to_dict("records")
         search.write()
     return Advice.of(log, search.records.values())
 
