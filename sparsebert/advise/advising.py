@@ -18,9 +18,10 @@ from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.looking import Finding, check, look
 from sparsebert.advise.losses import gain
-from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order
+from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
 from sparsebert.advise.searching import MODELS, Runner, Search, trainer
 from sparsebert.data.tasks import get_task
+from sparsebert.data.tasks.task import CONFIRM
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
 from sparsebert.reading import path_of, read_model
@@ -72,12 +73,12 @@ class Advice:
             raise InputError(f"the record of run {min(missing)} is missing, so this search can't be shown")
         named = {name: named[name] for name in log.runs}
         baseline = record_of(log, named, log.rung("baseline"), DENSE)
-        plans = {str(candidate): own for candidate, own in _final(log, named).items()}
-        final = dict(plans)
-        dense = plans.pop(str(DENSE), [])
+        final = {str(candidate): own for candidate, own in _final(log, named).items()}
+        plans = {plan: own for plan, own in final.items() if plan != str(DENSE)}
+        dense = final.get(str(DENSE))
         promises = in_order(dense, plans, log.request.max_loss) if dense else []
-        held = [promise for promise in promises if promise.held]
-        chosen = plans[held[-1].plan][0] if held else baseline
+        held = recommended(promises)
+        chosen = plans[held.plan][0] if held else baseline
         return cls(
             request=log.request,
             findings=log.findings,
@@ -96,7 +97,7 @@ class Advice:
     @property
     def held(self) -> Promise | None:
         """The promise of the recommended plan, if it is a sparse one."""
-        return next((promise for promise in reversed(self.promises) if promise.held), None)
+        return recommended(self.promises)
 
     @property
     def answer(self) -> str:
@@ -133,10 +134,12 @@ class Advice:
 
         Where dense attention is recommended it is what the plan that came nearest would save.
         """
-        if self.savings.empty:
-            return [] if self.promises == [] else savings.in_words(self.savings)
+        if self.savings.empty and not self.promises:
+            return []
         said = savings.in_words(self.savings)
-        return said if self.held else [f"If the loss were allowed: {said[0]}", *said[1:]]
+        return (
+            said if self.held or self.savings.empty else [f"If the loss were allowed: {said[0]}", *said[1:]]
+        )
 
     @property
     def model(self) -> str | None:
@@ -151,7 +154,7 @@ class Advice:
             if value == field.default:
                 continue
             if name == "task":
-                value = value.removesuffix("+confirm")
+                value = value.removesuffix(CONFIRM)
             elif name == "lengths":
                 value = ",".join(map(str, value))
             elif name == "budget":
@@ -225,7 +228,7 @@ def advised(request: Request, folder: str | Path | None = None) -> Advice:
 def _recorded(request: Request) -> Advice | None:
     if project_root() is None or fresh_runs():
         return None
-    asked = request.task, f"{request.task}+confirm"
+    asked = request.task, f"{request.task}{CONFIRM}"
     for path in sorted((results_dir() / SEARCHES).glob("*.json")):
         log = read_model(path, Log, "the log of a search", "remove it")
         if log.request.task in asked and log.request == request.model_copy(update={"task": log.request.task}):
@@ -285,8 +288,7 @@ def _why(log: Log, promises: list[Promise]) -> str:
     trained = (
         f" Models were trained on {rung.rows:,} of {log.train_rows:,} rows." if rung and rung.rows else ""
     )
-    if held := [promise for promise in promises if promise.held]:
-        best = held[-1]
+    if best := recommended(promises):
         return (
             f"With 95 % confidence it loses at most the {log.request.max_loss:g} points that were allowed. "
             f"Over {best.seeds} seeds, on {best.rows:,} rows that were not used to choose it, it lost "

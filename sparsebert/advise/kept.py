@@ -20,7 +20,7 @@ from scipy import stats
 from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import Judged, best_first, finalists
 from sparsebert.advise.losses import gained, mean_loss, points
-from sparsebert.advise.promising import LEAST_SEEDS, tested
+from sparsebert.advise.promising import LEAST_SEEDS, recommended, tested
 from sparsebert.advise.searching import NOTHING_LEARNED
 from sparsebert.data.tasks.task import CONFIRMED
 from sparsebert.errors import InputError
@@ -117,8 +117,7 @@ def told(pool: Pool, uses: Sequence[Use], max_loss: float) -> Told | None:
     )
     final = {str(one.candidate): one.candidate for one in finalists(ranking)}
     lost = {plan: pool.lost(candidate, confirming) for plan, candidate in final.items()}
-    if held := [promise for promise in tested(lost, max_loss) if promise.held]:
-        best = held[-1]
+    if best := recommended(tested(lost, max_loss)):
         return Told(best.plan, best.bound, mean_loss(pool.lost(final[best.plan], fresh)))
     return None
 

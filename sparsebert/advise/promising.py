@@ -78,6 +78,11 @@ def upper_bound(mean: Mean, counted: int) -> float:
     return max(mean.interval(LEVEL)[1], mean.value + 300 / counted)
 
 
+def recommended(promises: Sequence[Promise]) -> Promise | None:
+    """Of promises in the order of their tests the last that holds: that of the sparsest plan."""
+    return next((promise for promise in reversed(promises) if promise.held), None)
+
+
 def in_order(
     dense: Sequence[RunRecord], finalists: Mapping[str, Sequence[RunRecord]], max_loss: float
 ) -> list[Promise]:
