@@ -448,6 +448,25 @@ def test_a_search_that_was_interrupted_goes_on(large, tmp_path, after):
     assert len(made) == after and fake.now <= 3000
 
 
+@pytest.mark.parametrize(("budget", "longer"), [(300, 1500), (700, 760), (1500, 3000)])
+def test_a_longer_budget_goes_on_with_a_search(large, tmp_path, budget, longer):
+    fake = Fake(LOST)
+    before, made = advice_of(fake, asked(large, budget=budget), tmp_path), set(fake.made)
+    after = advice_of(fake, asked(large, budget=longer), tmp_path)
+    assert made < set(fake.made) and fake.now <= longer
+    assert len(after.final.get("dense", [])) > len(before.final.get("dense", []))
+    assert f"went on from one with a budget of {budget / 60:.0f} min" in after.why
+    assert told(advice_of(fake, asked(large, budget=longer), tmp_path)) == told(after)
+
+
+def test_other_lengths_are_measured_without_another_search(large, tmp_path):
+    fake = Fake(LOST)
+    before, made = advice_of(fake, asked(large), tmp_path), len(fake.made)
+    after = advice_of(fake, asked(large, lengths=(64,)), tmp_path)
+    assert list(after.savings["length"]) == [64] and len(fake.made) == made
+    assert after.promises == before.promises and after.why == before.why
+
+
 def test_a_finished_search_is_replayed_from_its_log_and_records(large, tmp_path):
     fake = Fake(LOST)
     advice = advice_of(fake, asked(large), tmp_path)
@@ -473,10 +492,10 @@ def test_a_plan_that_cannot_be_trained_is_left_out(large, tmp_path):
 
 def test_a_folder_holds_one_search(large, tmp_path):
     advice_of(Fake(LOST), asked(large, budget=120), tmp_path)
-    with pytest.raises(
-        InputError, match=r"holds a search for another request \(budget was 120.0, is 121.0\)"
-    ):
-        advice_of(Fake(LOST), asked(large, budget=121), tmp_path)
+    with pytest.raises(InputError, match=r"\(budget was 120.0, is 119.0\); give a new folder or a longer"):
+        advice_of(Fake(LOST), asked(large, budget=119), tmp_path)
+    with pytest.raises(InputError, match=r"\(max_loss was 3.0, is 2.0\); give a new folder$"):
+        advice_of(Fake(LOST), asked(large, budget=120, max_loss=2), tmp_path)
     path = tmp_path / LOG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "0"}))
     with pytest.raises(InputError, match="the data changed since the search"):
@@ -536,7 +555,7 @@ def test_where_nothing_is_saved_is_said_first():
         "no saving is sure: it is 0.80 times dense attention's, and the rounds differ by 150%"
         in (savings.in_words(unsure)[0])
     )
-    assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved."]
+    assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved; give a longer budget."]
 
 
 def test_single_texts_and_batches_are_measured_while_there_is_time(monkeypatch):

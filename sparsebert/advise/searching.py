@@ -14,6 +14,7 @@ was interrupted goes on, and one that is finished is read again from both withou
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
@@ -103,8 +104,9 @@ class Search:
                     self.log.ended = decided
                 self.write()
             if (rung := self.log.rung(name)) is None:
-                return
+                break
             self._make(rung)
+        self.log.runs = [name for name in self.log.runs if name in self.records]  # of rungs decided anew
 
     def keep(self, config: RunConfig) -> None:
         """See that the model of a run is kept, as a rule from when it was made, and no other run's."""
@@ -165,10 +167,12 @@ class Search:
         ranking = ranked(self.log, self.records)
         for chosen in (finalists(ranking), ranking[:1]) if ranking else ():
             rung = self._rung("final", [DENSE, *(one.candidate for one in chosen)], self._full)
-            there = self._seconds(self._rung("final", [DENSE], self._full))  # the baseline
-            seeds = min(MOST_SEEDS, int((self.left() + there) / self._seconds(rung)))
+            most = replace(rung, seeds=tuple(SEED["final"] + number for number in range(MOST_SEEDS)))
+            there = [config for config in self._configs(most) if config.name in self.log.runs]
+            seeds = int((self.left() + self._expected(there)) / self._seconds(rung))
+            seeds = max(seeds, len(there) // len(rung.candidates))  # of a shorter search
             if seeds >= LEAST_SEEDS:
-                return replace(rung, seeds=tuple(SEED["final"] + number for number in range(seeds)))
+                return replace(most, seeds=most.seeds[:seeds])
         return "no time is left to confirm a plan; give a longer budget"
 
     def _rung(self, name: str, them: Iterable[Candidate], rows: int | None) -> Rung:
@@ -196,10 +200,15 @@ class Search:
 
     def _seconds(self, rung: Rung) -> float:
         """What the runs of a rung are expected to take, at most."""
-        configs = [
-            self.log.config(candidate, seed, rung) for candidate in rung.candidates for seed in rung.seeds
-        ]
+        return self._expected(self._configs(rung))
+
+    def _expected(self, configs: Iterable[RunConfig]) -> float:
         return MARGIN * sum(self.estimates.seconds(config) or 0.0 for config in configs)
+
+    def _configs(self, rung: Rung) -> list[RunConfig]:
+        """The runs of a rung, seed by seed."""
+        pairs = itertools.product(rung.seeds, rung.candidates)
+        return [self.log.config(candidate, seed, rung) for seed, candidate in pairs]
 
     # ---- the runs
 

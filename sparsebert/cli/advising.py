@@ -51,8 +51,9 @@ def advise(
     """How sparse can attention be on your task? A plan with a promise, a report, and the model to use.
 
     The command looks at the data, searches within the budget, and recommends the cheapest plan whose loss is
-    at most --max-loss with 95 % confidence. Stopped in any way, the same command goes on. Chapter 9 of the
-    book explains a report.
+    at most --max-loss with 95 % confidence. Stopped in any way, the same command goes on. A longer --budget
+    goes on with a finished search, and other --lengths are measured without a new one. Chapter 9 of the book
+    explains a report.
     """
     if (task is None) == (plan is None):
         raise InputError("give --task for advice on a task, or --plan for what a plan saves, and not both")
