@@ -189,7 +189,7 @@ LETTERS = [(chr(97 + n % 26), "ab"[n % 2]) for n in range(900)]
     ("kind", "severity", "said", "rows", "evaluated"),
     [
         ("too few rows", "stops", "4 confirmation rows can't show that at most 2 points", texts(30), None),
-        ("few rows", "warns", r"166 confirmation rows will hardly show .*takes about \d\d\d\.",
+        ("few rows", "warns", r"166 confirmation rows will hardly show .*takes about \d\d\d, as in a file of",
          texts(600), texts(250, 900)),
         ("one class", "stops", "Every confirmation row has the label 'a'", texts(900),
          [(f"row {n}", "a") for n in range(900)]),
@@ -228,6 +228,15 @@ def test_texts_that_are_cut_and_letters_that_differ_in_case_alone(tmp_path):
     found = found_in(tmp_path, rows, [(text.lower(), label) for text, label in rows], max_length=4)
     assert found["leakage"].severity == "stops" and found["lengths"].severity == "warns"
     assert found["lengths"].value == 4
+
+
+def test_a_file_with_the_rows_that_were_asked_for_is_taken(tmp_path):
+    for label in ("ab", "abc", ("0.5", "1.5")):
+        few, enough = ([(text, label[n % len(label)]) for n, (text, _) in enumerate(texts(rows))]
+                       for rows in (30, 1200))  # fmt: skip
+        said = found_in(tmp_path, few)["too few rows"].sentence
+        assert "150 are needed; give a file of about 1,200 labelled rows, or" in said
+        assert "too few rows" not in found_in(tmp_path, enough)
 
 
 def test_numbers_to_predict_have_a_range(tmp_path):
@@ -327,7 +336,8 @@ def test_a_promise_needs_three_seeds_and_says_what_it_needs_else():
     assert promise.held is None and np.isnan(promise.bound)
     dense, plan = finals(0.9, 0.9, count=150)
     (promise,) = in_order(dense, {"plan": plan}, 2.0)
-    assert promise.held is False and promise.needed(2.0).endswith("confirmation rows would be needed.")
+    said = "450 confirmation rows would be needed. 450 confirmation rows take a file of about 3,400 labelled"
+    assert promise.held is False and said in promise.needed(2.0)
 
 
 # ---- choices

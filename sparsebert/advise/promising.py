@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from sparsebert.advise.looking import files_of
 from sparsebert.advise.losses import counted, differences, mean_loss
 from sparsebert.study import power
 from sparsebert.study.intervals import LEVEL, Mean
@@ -59,14 +60,16 @@ class Promise:
         }
         least = math.ceil(300 / effect * self.rows / self.counted)  # that `upper_bound` takes with any seeds
         least = max(self.rows, least)
-        ways = []
+        ways, named = [], least  # rows
         if (rows := power.rows_needed(_CHANCE, seeds=self.seeds, **known)) and max(rows, least) > self.rows:
-            ways.append(f"about {max(rows, least):,} confirmation rows")
+            named = max(rows, least)
+            ways.append(f"about {named:,} confirmation rows")
         if (seeds := power.seeds_needed(_CHANCE, rows=least, **known)) and seeds > self.seeds:
             also = f" on {least:,} confirmation rows" if least > self.rows else ""
             ways.append(f"about {in_words((seeds - self.seeds) * self.seconds)} more for {seeds} seeds{also}")
         ways = ways or ["more rows and more time"]
-        return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed."
+        files = f" {named:,} confirmation rows take {files_of(named)}." if named > self.rows else ""
+        return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed.{files}"
 
 
 def upper_bound(mean: Mean, counted: int) -> float:
