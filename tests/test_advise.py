@@ -191,6 +191,8 @@ LETTERS = [(chr(97 + n % 26), "ab"[n % 2]) for n in range(900)]
         ("too few rows", "stops", "4 confirmation rows can't show that at most 2 points", texts(30), None),
         ("few rows", "warns", r"166 confirmation rows will hardly show .*takes about \d\d\d, as in a file of",
          texts(600), texts(250, 900)),
+        ("labels alike", "warns", "labels 'Pos' and 'pos' differ in case or blanks alone",
+         [(text, "Pos" if n % 3 else " pos ") for n, (text, _) in enumerate(texts(900))], None),
         ("one class", "stops", "Every confirmation row has the label 'a'", texts(900),
          [(f"row {n}", "a") for n in range(900)]),
         ("labels all different", "stops", "900 training rows have 900 different labels, nearly one each",

@@ -20,11 +20,13 @@ from sparsebert.data.tasks.task import CONFIRMED, one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import load_tokenizer, quiet
 from sparsebert.study import power
+from sparsebert.study.captions import listed
 
 LOOKED_AT = 2_000  # rows whose tokens are counted
 LEAKED = 0.1  # of the evaluation rows: with more of them, the loss on new texts stays unknown
 LOPSIDED = 0.9  # of the rows in the largest class, beyond which accuracy says little
 CUT = 0.1  # of the texts
+MOST_NAMED = 6  # labels in a sentence
 # What rows and seeds are taken to do before anything is measured, see `sparsebert.study.power.chance`: 3 % of
 # the rows differ with every seed, and losses scatter by 0.7 points over seeds.
 DISAGREEMENT, SCATTER, SEEDS = 0.03, 0.7, 5
@@ -125,6 +127,10 @@ def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
                 f"Every {PARTS[part]} {one} has the {label} '{name}'; give {one}s of at least two {classes}."
             )
             yield Finding("one class", "stops", said)
+    folded = pd.Series(task.label_names).str.casefold().str.split().str.join("")
+    if alike := [f"'{shown(task.label_names[n])}'" for n in folded.index[folded.duplicated(keep=False)]]:
+        said = f"The {label}s {listed(alike[:MOST_NAMED])} differ in case or blanks alone"
+        yield Finding("labels alike", "warns", f"{said}; write each class in one way.")
     labels = rows.loc[rows["part"] == "train", "label"].explode()
     count = labels.value_counts()
     if len(count) > max(2, len(labels) / 2):
