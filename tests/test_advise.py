@@ -398,13 +398,32 @@ def test_a_search_ends_in_time(large, tmp_path, budget, pace):
     if advice.promises:
         assert advice.promises[0].seeds >= 3
     else:
-        assert "give at least" in advice.why or "longer budget" in advice.why
+        assert advice.why.startswith(TOO_SHORT)
+
+
+TOO_SHORT = "The budget is too short to promise anything; give at least "
 
 
 def test_a_budget_that_is_too_short_says_how_much_is_needed(large, tmp_path):
     advice = advice_of(Fake(LOST, pace=20.0), asked(large, budget=120), tmp_path)
-    assert advice.why.startswith("The budget is too short to promise anything; give at least ")
+    assert advice.why.startswith(TOO_SHORT)
     assert advice.recommended is None and advice.promises == [] and advice.curve.empty
+
+
+@pytest.mark.parametrize(("stage", "slow"), [("first", lambda c: c.seed == 0 and c.plan != "dense"),
+                                             ("final", lambda c: c.seed == 3)])  # fmt: skip
+def test_runs_that_take_longer_than_expected_leave_a_budget_too_short(large, tmp_path, stage, slow):
+    fake = Fake(LOST)
+
+    def run(config, save_to):
+        record = fake.run(config, save_to)
+        fake.now += 700 * slow(config)
+        return record
+
+    advice = advise(asked(large), tmp_path, run=run, measure=no_measure, clock=fake.clock)
+    minutes = int(advice.why.removeprefix(TOO_SHORT).removesuffix(" min."))
+    assert minutes > 25, "more than was given"
+    assert Log.read(tmp_path).rungs[-1].name == {"first": "second", "final": "final"}[stage]
 
 
 def test_without_anything_to_lose_the_search_ends_after_the_baseline(large, tmp_path):

@@ -19,7 +19,7 @@ from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.looking import Finding, check, look
 from sparsebert.advise.losses import gain
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
-from sparsebert.advise.searching import MODELS, Runner, Search, trainer
+from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.task import CONFIRM
 from sparsebert.errors import InputError
@@ -284,8 +284,12 @@ def _time_over_dense(log: Log, records: Mapping[str, RunRecord], rung: Rung, can
 
 def _why(log: Log, promises: list[Promise]) -> str:
     """What is promised, or why nothing is."""
-    if log.ended:
-        return f"{log.ended[0].upper()}{log.ended[1:]}."
+    ended = log.ended
+    if ended is None and (not promises or math.isnan(promises[0].bound)):
+        missing = sum((LEAST_SEEDS - promise.seeds) * promise.seconds for promise in promises[:1])
+        ended = too_short(log.request.budget + missing)
+    if ended:
+        return f"{ended[0].upper()}{ended[1:]}."
     rung = log.rung("final")
     trained = (
         f" Models were trained on {rung.rows:,} of {log.train_rows:,} rows." if rung and rung.rows else ""
@@ -296,8 +300,6 @@ def _why(log: Log, promises: list[Promise]) -> str:
             f"Over {best.seeds} seeds, on {best.rows:,} rows that were not used to choose it, it lost "
             f"{best.loss.value:.1f} points, and the bound on the loss is {best.bound:.1f}.{trained}"
         )
-    if not promises or math.isnan(promises[0].bound):
-        return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."
     return f"No sparse plan can be promised. {promises[0].needed(log.request.max_loss)}{trained}"
 
 

@@ -63,6 +63,11 @@ def trainer(store: RunStore | None = None, folders: Folders | None = None) -> Ru
     return run
 
 
+def too_short(needed: float) -> str:
+    """Why a search ends that needs so many seconds at the least."""
+    return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
+
+
 class Search:
     """The rungs of a search, made one after the other; `log` and `records` are what remains of it.
 
@@ -136,8 +141,7 @@ class Search:
         least = 2 * LEAST_SEEDS * self._seconds(rung) + 3 * self._seconds(self._rung("first", [DENSE], 0))
         if least <= self.left():
             return rung
-        needed = (self.clock() - self.started + least + REPORT) / (1 - RESERVE)
-        return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
+        return self._too_short(least)
 
     def _first(self) -> Rung | str:
         """As many candidates as can have enough rows in half of the time that the finalists leave."""
@@ -173,7 +177,12 @@ class Search:
             seeds = max(seeds, len(there) // len(rung.candidates))  # of a shorter search
             if seeds >= LEAST_SEEDS:
                 return replace(most, seeds=most.seeds[:seeds])
-        return "no time is left to confirm a plan; give a longer budget"
+        return self._too_short(2 * LEAST_SEEDS * self._seconds(self._rung("final", [DENSE], self._full)))
+
+    def _too_short(self, more: float) -> str:
+        """That the budget has no place for so many seconds more."""
+        needed = (self.clock() - self.started + more + REPORT) / (1 - RESERVE)
+        return too_short(max(needed, self.log.request.budget))
 
     def _rung(self, name: str, them: Iterable[Candidate], rows: int | None) -> Rung:
         """A rung with one seed, on at least `LEAST_ROWS` rows, and before the final evaluated on as many."""
