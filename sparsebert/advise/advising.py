@@ -46,8 +46,8 @@ class Advice:
     `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
     row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
     of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
-    their tests, `recommended` is the run to use (None if nothing was trained), and `why` says how sure that
-    is. `savings` is empty if nothing was measured. Chapter 09 shows all of it.
+    their tests, and `why` says what is sure. `savings` is empty if nothing was measured.
+    Chapter 09 shows all of it.
     """
 
     request: Request
@@ -58,7 +58,6 @@ class Advice:
     gained: Mean | None
     curve: pd.DataFrame
     promises: list[Promise]
-    recommended: RunConfig | None
     why: str
     savings: pd.DataFrame
     spent: float
@@ -78,8 +77,6 @@ class Advice:
         plans = {plan: own for plan, own in final.items() if plan != str(DENSE)}
         dense = final.get(str(DENSE))
         promises = in_order(dense, plans, log.request.max_loss) if dense else []
-        held = recommended(promises)
-        chosen = plans[held.plan][0] if held else baseline
         return cls(
             request=log.request,
             findings=log.findings,
@@ -89,7 +86,6 @@ class Advice:
             gained=baseline and gain(baseline, PART),
             curve=_curve(log, named, promises),
             promises=promises,
-            recommended=chosen and chosen.config,
             why=_why(log, promises) + _went_on(log, promises),
             savings=pd.DataFrame(log.savings or []),
             spent=log.spent,
@@ -99,6 +95,12 @@ class Advice:
     def held(self) -> Promise | None:
         """The promise of the recommended plan, if it is a sparse one."""
         return recommended(self.promises)
+
+    @property
+    def recommended(self) -> RunConfig | None:
+        """The run to use; None if nothing was trained."""
+        run = self.final[self.held.plan][0] if self.held else self.baseline
+        return run and run.config
 
     @property
     def answer(self) -> str:
