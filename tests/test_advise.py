@@ -389,6 +389,24 @@ def test_a_search_recommends_the_plan_that_loses_nothing(large, tmp_path):
     compile(code, "lines", "exec")
 
 
+@pytest.mark.parametrize(
+    ("saves", "said"),
+    [
+        ([False, False], "Stay with dense attention: at 128 and 512 tokens nothing is saved by `PLAN`"),
+        ([False, True], "At 128 tokens nothing is saved, so stay with dense attention there. At 512 "),
+        ([True, True], "At 128 and 512 tokens use `PLAN`, which keeps "),
+    ],
+)
+def test_an_answer_says_at_which_lengths_the_plan_saves(large, tmp_path, saves, said):
+    def measure(plan, encoder, lengths, left):
+        return pd.DataFrame({"length": lengths, "saves": saves})
+
+    fake = Fake(LOST)
+    advice = advise(asked(large), tmp_path, run=fake.run, measure=measure, clock=fake.clock)
+    assert advice.answer.startswith(said.replace("PLAN", advice.held.plan))
+    assert "connections. With 95 % confidence it loses at most" in advice.answer
+
+
 @pytest.mark.parametrize("budget", [300, 700, 1500, 6000])
 @pytest.mark.parametrize("pace", [30.0, 100.0])
 def test_a_search_ends_in_time(large, tmp_path, budget, pace):

@@ -113,12 +113,10 @@ class Advice:
             return f"Use {plan}. {self.why}"
         saves = self.savings.groupby("length")["saves"].any()
         saved, unsaved = (listed([f"{n:,}" for n in saves.index[saves == yes]]) for yes in (True, False))
-        nothing = (
-            f"At {unsaved} tokens nothing is saved, so stay with dense attention there. " if unsaved else ""
-        )
         if not saved:
-            return f"{nothing}The loss of {plan}, would be allowed. {self.why}"
-        return f"{nothing}At {saved} tokens use {plan}. {self.why}"
+            return f"Stay with dense attention: at {unsaved} tokens nothing is saved by {plan}. {self.why}"
+        nothing = f"At {unsaved} tokens nothing is saved, so stay with dense attention there. "
+        return f"{nothing if unsaved else ''}At {saved} tokens use {plan}. {self.why}"
 
     @property
     def tried(self) -> str:
