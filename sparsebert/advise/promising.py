@@ -82,7 +82,7 @@ def upper_bound(mean: Mean, counted: int) -> float:
 
 
 def recommended(promises: Sequence[Promise]) -> Promise | None:
-    """Of promises in the order of their tests the last that holds: that of the sparsest plan."""
+    """Of promises in the order of their tests the last that holds: that of the sparsest plan among them."""
     return next((promise for promise in reversed(promises) if promise.held), None)
 
 
