@@ -7,6 +7,7 @@ import shlex
 import zlib
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from sparsebert.advise.losses import gain, loss, points
 from sparsebert.advise.promising import in_order, upper_bound
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
+from sparsebert.cli.options import RunCommand
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
@@ -688,3 +690,15 @@ def test_the_command_that_repeats_a_search_is_understood(large, tmp_path):
     options = advising.advise.make_context("advise", shlex.split(words)).params
     assert (options["out"], options["budget"], options["lengths"]) == ("a folder", "120s", [16, 64])
     assert (options["task"], options["max_loss"]) == (large, 3.0)
+
+
+def test_the_command_that_trains_the_plan_on_all_rows_is_understood(large, tmp_path):
+    fake = Fake({"learned": 0.0, "(": 9.0}, pace=30.0)
+    advice = advice_of(fake, asked(large), tmp_path)
+    assert advice.recommended.degrees and "of the 3,600 training rows. This command" in advice.seen
+    words, found = shlex.split(advice.on_all_rows(tmp_path)), {}
+    save = click.Option(["--save"])
+    command = RunCommand("finetune", params=[save], callback=lambda **given: found.update(given))
+    command.main(words[2:], standalone_mode=False)
+    assert Path(found["save"]).parent == tmp_path
+    assert found["config_of"]() == advice.recommended.model_copy(update={"task": large, "train_size": None})

@@ -31,6 +31,7 @@ from sparsebert.study.results import recorded, results_dir
 from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
+ALL_ROWS = "on_all_rows"  # folder of a model in that of a search
 SEARCHES = "searches"  # with the runs, and in book/results/ those that the book shows
 
 Measure = Callable[..., pd.DataFrame]
@@ -46,8 +47,8 @@ class Advice:
     `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
     row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
     of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
-    their tests, and `why` says what is sure. `savings` is empty if nothing was measured.
-    Chapter 09 shows all of it.
+    their tests, and `why` says what is sure. `train_rows` are those of the task. `savings` is empty if
+    nothing was measured. Chapter 09 shows all of it.
     """
 
     request: Request
@@ -59,6 +60,7 @@ class Advice:
     curve: pd.DataFrame
     promises: list[Promise]
     why: str
+    train_rows: int
     savings: pd.DataFrame
     spent: float
 
@@ -87,6 +89,7 @@ class Advice:
             curve=_curve(log, named, promises),
             promises=promises,
             why=_why(log, promises) + _went_on(log, promises),
+            train_rows=log.train_rows,
             savings=pd.DataFrame(log.savings or []),
             spent=log.spent,
         )
@@ -149,19 +152,31 @@ class Advice:
 
     def command(self, folder: str | Path) -> str:
         """The command that repeats the search, or goes on with it."""
-        words = ["sparsebert", "advise", "--out", str(folder)]
-        for name, field in Request.model_fields.items():
-            value = getattr(self.request, name)
-            if value == field.default:
-                continue
-            if name == "task":
-                value = value.removesuffix(CONFIRM)
-            elif name == "lengths":
-                value = ",".join(map(str, value))
-            elif name == "budget":
-                value = f"{value:g}s"
-            words += [f"--{name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
+        given = {"out": folder} | self.request.model_dump(exclude_defaults=True) | {"task": self._task}
+        if lengths := given.get("lengths"):
+            given["lengths"] = ",".join(map(str, lengths))
+        if budget := given.get("budget"):
+            given["budget"] = f"{budget:g}s"
+        return _command("advise", given)
+
+    @property
+    def seen(self) -> str:
+        """How many rows the model saw, before the command `on_all_rows`; or none, if it saw all of them."""
+        if self.recommended is None or self.recommended.train_size is None:
+            return ""
+        seen = f"The model saw {self.recommended.train_size:,} of the {self.train_rows:,} training rows."
+        return f"{seen} This command trains its plan on all rows, which the search did not test"
+
+    def on_all_rows(self, folder: str | Path) -> str:
+        """The command that trains the recommended plan on all training rows, into a folder in `folder`."""
+        config = self.recommended.model_copy(update={"train_size": None})
+        given = config.model_dump(exclude_defaults=True) | {"task": self._task}
+        degrees = given.pop("degrees", {})
+        return _command("finetune", given | degrees | {"save": Path(folder, ALL_ROWS)})
+
+    @property
+    def _task(self) -> str:
+        return self.request.task.removesuffix(CONFIRM)
 
     def lines(self, folder: str | Path) -> str:
         """Three lines of code that put the model, from the search in `folder`, into a pipeline; or none."""
@@ -225,6 +240,13 @@ def advised(request: Request, folder: str | Path | None = None) -> Advice:
         return found
     name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
     return advise(request, folder or runs_dir() / SEARCHES / name)
+
+
+def _command(name: str, options: Mapping[str, object]) -> str:
+    words = ["sparsebert", name]
+    for option, value in options.items():
+        words += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _recorded(request: Request) -> Advice | None:

@@ -73,7 +73,8 @@ def advise(
     try:
         advice = search(request, out, RunStore(folders.runs), folders)
         if not as_json:
-            click.echo("\n".join([advice.answer, *advice.saved, "", advice.lines(out), ""]))
+            more = [f"{advice.seen}:", advice.on_all_rows(out), ""] if advice.seen else []
+            click.echo("\n".join([advice.answer, *advice.saved, "", advice.lines(out), "", *more]))
         say("writing the report")
         page = write_report(asked | {"folder": out}, out)
     except KeyboardInterrupt:
