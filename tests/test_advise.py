@@ -506,7 +506,7 @@ def test_a_longer_budget_goes_on_with_a_search(large, tmp_path, budget, longer):
     after = advice_of(fake, asked(large, budget=longer), tmp_path)
     assert made < set(fake.made) and fake.now <= longer
     assert len(after.final.get("dense", [])) > len(before.final.get("dense", []))
-    assert f"went on from one with a budget of {budget / 60:.0f} min" in after.why
+    assert f"This search went on from one of {budget / 60:.0f} min." in after.why
     assert told(advice_of(fake, asked(large, budget=longer), tmp_path)) == told(after)
 
 

@@ -329,7 +329,7 @@ def _went_on(log: Log, promises: list[Promise]) -> str:
     """That shorter searches came before, and what that does to a promise."""
     if not log.budgets:
         return ""
-    said = f" This search went on from one with a budget of {listed([*map(in_words, log.budgets)])}."
+    said = f" This search went on from {listed([f'one of {in_words(budget)}' for budget in log.budgets])}."
     if recommended(promises):
         said += " Whoever goes on until a plan is promised errs more often than in 5 of 100 searches."
     return said

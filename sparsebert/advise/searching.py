@@ -111,7 +111,9 @@ class Search:
             if (rung := self.log.rung(name)) is None:
                 break
             self._make(rung)
-        self.log.runs = [name for name in self.log.runs if name in self.records]  # of rungs decided anew
+        for name in set(self.log.runs) - self.records.keys():  # of a rung that was decided anew
+            self.log.runs.remove(name)
+            shutil.rmtree(self._place(name), ignore_errors=True)
 
     def keep(self, config: RunConfig) -> None:
         """See that the model of a run is kept, as a rule from when it was made, and no other run's."""
