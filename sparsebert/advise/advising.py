@@ -25,7 +25,7 @@ from sparsebert.data.tasks.task import CONFIRM
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
 from sparsebert.reading import path_of, read_model
-from sparsebert.study.captions import code, listed
+from sparsebert.study.captions import code, listed, rounded
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.study.results import recorded, results_dir
 from sparsebert.sweeps.estimates import in_words
@@ -320,7 +320,7 @@ def _why(log: Log, promises: list[Promise]) -> str:
         return (
             f"With 95 % confidence it loses at most the {log.request.max_loss:g} points that were allowed. "
             f"Over {best.seeds} seeds, on {best.rows:,} rows that were not used to choose it, it lost "
-            f"{best.loss.value:.1f} points, and the bound on the loss is {best.bound:.1f}.{trained}"
+            f"{rounded(best.loss.value)} points, and the bound on the loss is {rounded(best.bound)}.{trained}"
         )
     return f"No sparse plan can be promised. {promises[0].needed(log.request.max_loss)}{trained}"
 

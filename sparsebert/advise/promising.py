@@ -21,6 +21,7 @@ from jaxtyping import Float
 from sparsebert.advise.looking import files_of
 from sparsebert.advise.losses import counted, differences, mean_loss
 from sparsebert.study import power
+from sparsebert.study.captions import rounded
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunRecord
@@ -50,7 +51,7 @@ class Promise:
     def needed(self, max_loss: float) -> str:
         """What it would take to promise this plan, in a sentence."""
         effect = max_loss - self.loss.value
-        lost = f"{self.plan} loses {self.loss.value:.1f} points, at most {self.bound:.1f}"
+        lost = f"{self.plan} loses {rounded(self.loss.value)} points, at most {rounded(self.bound)}"
         if effect <= 0:
             return f"{lost}; more rows would not change that, so allow a larger loss or give a longer budget."
         known = {
