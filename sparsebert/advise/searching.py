@@ -9,7 +9,8 @@
 
 What depends on the clock (the sizes of a rung, and which runs find no time) is written into the log before it
 is acted on, and the rest follows from the log and the records (`sparsebert.advise.halving`). So a search that
-was interrupted goes on, and one that is finished is read again from both without training.
+was interrupted goes on, and one that is finished is read again from both without training. With a longer
+budget a finished one goes on, too: its last rung is decided anew, as a rule the final with more seeds.
 """
 
 from __future__ import annotations
