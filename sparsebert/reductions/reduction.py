@@ -6,7 +6,7 @@ import re
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.nn.functional import dropout as dropped
@@ -24,7 +24,7 @@ from sparsebert.registry import REDUCTIONS, Registry
 Scores = Float[Tensor, "batch length"]
 
 _TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_QUERIES = 128  # whose scores are held at once where no gradient needs them
+_QUERIES = 64  # whose scores are held at once where no gradient needs them
 
 
 class Settings(BaseModel):
@@ -56,6 +56,11 @@ class Reduction(Companion):
 
     def __str__(self) -> str:
         return text_of(self.name, self.settings)
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first paragraph of its docstring, on one line."""
+        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
 
     # in a forward pass
 
@@ -102,24 +107,38 @@ def attend_and_score(
     real = context.batch.real
     everything = layout is not None and layout.dense and context.window is None
     allowed = real[:, None, None, :] if everything else context.allowed
+    masked = not everything or not bool(real.all())
     bias = context.pattern.bias(context.batch)
-    whole = everything and bool(real.all())
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
     counts = real.to(query.dtype)[:, None, None, :]
-    received, outputs = 0.0, []
-    step = context.length if torch.is_grad_enabled() else _QUERIES
-    for start in range(0, context.length, step):
-        rows = slice(start, start + step)
-        scores = query[..., rows, :] @ key.transpose(-1, -2)
-        if bias is not None:
-            scores = scores + bias[..., rows, :]
-        if not whole:
-            here = allowed if allowed.shape[2] == 1 else allowed[..., rows, :]
-            scores = scores.masked_fill(~here, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
-        received = received + (counts[..., rows] @ weights).sum((1, 2))
-        outputs.append((dropped(weights, dropout) if dropout else weights) @ value)
-    return torch.cat(outputs, 2), received / (query.shape[1] * real.sum(-1, keepdim=True))
+    length, texts, queries = context.length, len(real), context.length
+    if not torch.is_grad_enabled():  # few scores at a time, which stay in a processor's cache
+        texts, queries = (1 if query.device.type == "cpu" else texts), _QUERIES
+    output, received = torch.empty_like(query), query.new_zeros(real.shape)
+    for text in slices(len(real), texts):
+        keys, values = key[text].transpose(-1, -2), value[text]
+        for part in slices(length, queries):
+            scores = query[text, :, part] @ keys
+            if bias is not None:
+                scores = scores + _rows(bias, text, part)
+            if masked:
+                scores = scores.masked_fill(~_rows(allowed, text, part), torch.finfo(scores.dtype).min)
+            weights = scores.softmax(-1)
+            received[text] += (counts[text, ..., part] @ weights).sum((1, 2))
+            output[text, :, part] = (dropped(weights, dropout) if dropout else weights) @ values
+    return output, received / (query.shape[1] * real.sum(-1, keepdim=True))
+
+
+def slices(length: int, step: int) -> list[slice]:
+    """Slices of `step` that make up a length."""
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _rows(
+    table: Shaped[Tensor, "#batch #head #query key"], text: slice, part: slice
+) -> Shaped[Tensor, "text #head part key"]:
+    table = table if len(table) == 1 else table[text]
+    return table if table.shape[2] == 1 else table[:, :, part]
 
 
 def apart(logits: Logits, teacher: Logits) -> Float[Tensor, ""]:
