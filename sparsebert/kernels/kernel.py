@@ -121,6 +121,7 @@ def kernel_for(
     """
     if window is not None and window >= batch.real.shape[1] - 1:
         window = None
+    pattern.check_columns(batch)
     context = Context(pattern, batch, heads, dropout, gradient, window)
     layout = pattern.layout()
     dense = layout is not None and layout.dense and window is None
@@ -157,6 +158,8 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
     """`supports` of a kernel that builds no mask."""
     if layout is None:
         return f"'{context.pattern}' is not made of a band, global tokens and random keys alone"
+    if layout.by_kind:
+        return f"in '{context.pattern}' kinds of tokens decide about pairs"
     return None if context.batch.gapless else "a row has padding between its tokens"
 
 
