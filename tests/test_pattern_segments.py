@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Sentence, allowed, naive, pairs
+from test_kernels import Largest
 
 from sparsebert.data.tokenizing import one_sentence
 from sparsebert.errors import InputError
@@ -108,7 +109,7 @@ def test_the_second_text_begins_behind_the_first_separator_whatever_the_encoder(
 
 def test_a_batch_that_says_nothing_of_pairs_is_refused_in_one_sentence():
     real = torch.ones(2, 4, dtype=torch.bool)
-    with pytest.raises(InputError, match="end in different tokens.*token_type_ids that are 1"):
+    with pytest.raises(InputError, match=r"end in different tokens.*token_type_ids that are 1"):
         tokens_before_second(real, torch.arange(8).view(2, 4))
     with pytest.raises(InputError, match="without input_ids the batch doesn't say"):
         tokens_before_second(real, None)
@@ -264,11 +265,14 @@ def test_what_the_kernel_cannot_compute_is_left_to_the_reference(text, said):
 
 
 def test_auto_takes_the_kernel_for_long_documents_and_no_mask_is_made_then():
-    pattern = parse_pattern(ASYMMETRIC)
-    assert kernel_for(pattern, pairs_of_texts((10, 30, 0)), 2).name == "reference"
-    core = kernel_for(pattern, pairs_of_texts((30, 4000, 0)), 2)
-    assert core.name == "segmented"
-    assert max(mask.numel() for mask in core._calls[0][2]._masks.values() if mask is not None) < 60_000
+    for pattern in map(parse_pattern, (ASYMMETRIC, TEXTS[2], "neighbour(4) | segments(second > cls)")):
+        assert kernel_for(pattern, pairs_of_texts((10, 30, 0)), HEADS).name == "reference"
+        batch = pairs_of_texts((30, 4000, 0))
+        with Largest() as largest:
+            core = kernel_for(pattern, batch, HEADS)
+            core(*make_heads(batch, torch.float32)).sum().backward()
+        assert core.name == "segmented"
+        assert largest.elements < 4030**2 / 4
 
 
 def test_differences_of_patterns_by_position_alone_have_no_layout_of_kinds():

@@ -1,8 +1,8 @@
 """Attention where the kinds of tokens decide beside a band: `segments`, in blocks like those of `banded`.
 
-Each sequence is taken by itself, and of it the queries of each kind. Most of a text's queries meet the band of
-their own text and, in parts apart, all keys of the kinds that they see. The few whose band reaches over the end of
-their text, and [CLS], meet all keys under a mask of their own.
+Each sequence is taken by itself, and its queries kind by kind. Most queries of a text meet the band inside
+their text and, in parts apart, all keys of the kinds that they see. [CLS] and the few queries whose band
+reaches over the end of their text meet all keys under a mask.
 """
 
 from __future__ import annotations
@@ -41,10 +41,8 @@ class Segmented(Banded):
     def cost(cls, layout: Layout, context: Context) -> float:
         if context.device.type != "cpu":
             return torch.inf
-        means = (
-            x.float().mean().round().int().item() for x in (context.batch.real.sum(-1), context.batch.second)
-        )
-        spans = spans_of_kinds(*means)
+        means = (context.batch.real.sum(-1).float().mean(), context.batch.second.float().mean())
+        spans = spans_of_kinds(*(int(mean.round()) for mean in means))
         sizes = {kind: stop - start for kind, (start, stop) in spans.items()}
         scores = sum(sizes[query] * sizes[key] for query, key in layout.seen)
         scores += context.length * (block_size(layout.width) + 6 * layout.width + 1)

@@ -1,4 +1,4 @@
-"""What a pattern is made of where position alone decides: a band, global tokens, random keys, kinds of tokens.
+"""What a pattern is made of where positions decide: a band, global tokens, random keys, kinds of tokens.
 
 This is all that a kernel needs that never builds a [length, length] tensor.
 """
@@ -34,8 +34,10 @@ class Layout:
     larger distances, too. `tokens` first tokens are global. `random` lists (k, seed) as in `Random`.
     `weights[h, o]` is added to the scores of the band's pairs, with `weigh_all` to those of all pairs, the
     last column for all larger distances. With a `window` no pair is farther apart than that, whatever allows
-    it. Kinds of tokens (see `Batch.kinds`) see all of each other where they are `seen`, whatever the band says;
-    where they are `barred`, the band does not count. With either there is no more than a band beside them.
+    it.
+
+    Kinds of a query and of a key (see `Batch.kinds`) that are `seen` have all pairs, and those that are
+    `barred` none but of a token with itself. With either there is one band for all heads, and nothing else.
     """
 
     kept: Table = _ITSELF

@@ -21,15 +21,16 @@ class Segments(Pattern):
 
     `a` and `b` are `cls` (the first token), `first` (the other tokens of the first text), `second` (those of
     the second text) or `all`. A separator belongs to the text that it ends; of two between the texts, as
-    RoBERTa has them, the other one belongs to the second. A text alone is the first. Commas separate several
-    rules. The asymmetric cross-encoder reads: neighbours, except that the first text does not look at the
-    rest; the second text looks at the first and at [CLS], and [CLS] at all:
-    `neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)`.
-    Chapter 10 explains it.
+    RoBERTa has them, the other one belongs to the second. A text alone is the first. Commas separate rules.
+    Chapter 01 explains patterns.
+
+    The asymmetric cross-encoder (Schlatt et al., 2024) in one text. Its document, the second text, looks at
+    the query, the first one, and at [CLS]. The query looks at neither, and [CLS] at both:
 
     >>> from sparsebert.patterns import parse_pattern
-    >>> print(parse_pattern("neighbour(4) | segments(second>first,cls > all)"))
-    neighbour(4) | segments(second > first, cls > all)
+    >>> query = "neighbour(4) - segments(first > second, first > cls)"
+    >>> print(parse_pattern(f"{query} | segments(second>first, second>cls, cls>all)"))
+    neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)
     """
 
     rules: str
@@ -41,7 +42,7 @@ class Segments(Pattern):
     reads = frozenset({"second"})
 
     def __post_init__(self) -> None:
-        rules = [_rule(rule, self.rules) for rule in str(self.rules).split(",")]
+        rules = [_rule(rule) for rule in str(self.rules).split(",")]
         object.__setattr__(self, "rules", ", ".join(f"{a} > {b}" for a, b in rules))
 
     @cached_property
@@ -59,13 +60,13 @@ class Segments(Pattern):
         return Layout(seen=self.looks)
 
 
-def _rule(rule: str, rules: str) -> tuple[str, str]:
+def _rule(rule: str) -> tuple[str, str]:
     """Both sides of a rule; `InputError` says how one is written."""
     sides = tuple(side.strip().lower() for side in rule.split(">"))
     if len(sides) != 2 or not {*sides} <= {*KINDS, "all"}:
         raise InputError(
-            f"segments takes rules such as second > first, of {', '.join(KINDS)} and all, separated by commas; "
-            f"'{shown(rule.strip())}' in '{shown(rules)}' is none"
+            f"segments takes rules such as second > first, with {', '.join(KINDS)} or all on each side and "
+            f"commas between rules, not '{shown(rule.strip())}'"
         )
     return sides
 
