@@ -417,10 +417,9 @@ class _Call:
             mixed, total = flat(mixed, len(query)), flat(total, len(query))
             places = part.heads, part.places(*chunk)
             if part.merged:
-                before, known = normaliser[:, *places], output[:, *places]
-                both = torch.logaddexp(before, total)
-                known = known * (before - both).exp_()[..., None]
-                mixed, total = known + mixed * (total - both).exp_()[..., None], both
+                known, before = output[:, *places].to(total.dtype), normaliser[:, *places]
+                mixed = known.lerp(mixed.to(total.dtype), (total - before).sigmoid_()[..., None])
+                total = torch.logaddexp(before, total)
             output[:, *places], normaliser[:, *places] = mixed, total
         if pairs.columns:
             rest = slice(pairs.globals, None)
@@ -464,8 +463,11 @@ class _Call:
                         _add_product(into, left, right)
                     else:
                         part.add_windows(into, left.to(right.dtype) @ right, *chunk)
-            dq, places = flat(dq, len(query)), (part.heads, part.places(*chunk))
-            of_query[:, *places] = of_query[:, *places] + dq if part.merged else dq
+            into, dq = of_query[:, part.heads, part.places(*chunk)], flat(dq, len(query))
+            if part.merged:
+                into.add_(dq)
+            else:
+                into.copy_(dq)
         if pairs.columns:
             rest = slice(pairs.globals, None)
             weights = self.column_scores(pairs, query, key).sub_(normaliser[:, :, rest, None]).exp_()
