@@ -121,13 +121,14 @@ def kernel_for(
     """
     if window is not None and window >= batch.real.shape[1] - 1:
         window = None
-    pattern.check_columns(batch)
     context = Context(pattern, batch, heads, dropout, gradient, window)
     layout = pattern.layout()
     dense = layout is not None and layout.dense and window is None
     if layout is not None:
         layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
     _check(kernel, layout, context)
+    if layout is not None and layout.by_kind:
+        pattern.check_columns(batch)
     if kernel in KERNELS and not dense:
         return KERNELS[kernel](layout, context)
     # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.

@@ -19,18 +19,15 @@ from sparsebert.registry import register
 class Segments(Pattern):
     """Which text may look at which: `segments(a > b)` lets queries of `a` attend to keys of `b`.
 
-    `a` and `b` are `cls` (the first token), `first` (the other tokens of the first text), `second` (those of
-    the second text) or `all`. A separator belongs to the text that it ends; of two between the texts, as
-    RoBERTa has them, the other one belongs to the second. A text alone is the first. Commas separate rules.
-    Chapter 01 explains patterns.
+    Each side is `cls` (the first token), `first` (the rest of the first text), `second` (the second text) or
+    `all`. A separator belongs to the text that it ends. RoBERTa has two between its texts, and the other one
+    belongs to the second text. A single text is the first one. Commas separate rules. Raises `InputError` for
+    any other rule. Chapter 01 explains patterns.
 
-    The asymmetric cross-encoder (Schlatt et al., 2024) in one text. Its document, the second text, looks at
-    the query, the first one, and at [CLS]. The query looks at neither, and [CLS] at both:
+    In the asymmetric cross-encoder (Schlatt et al., 2024) the second text looks at the first and at [CLS].
+    The first text looks at neither, and [CLS] looks at both:
 
-    >>> from sparsebert.patterns import parse_pattern
-    >>> query = "neighbour(4) - segments(first > second, first > cls)"
-    >>> print(parse_pattern(f"{query} | segments(second>first, second>cls, cls>all)"))
-    neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)
+    `neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)`
     """
 
     rules: str
