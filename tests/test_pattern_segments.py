@@ -1,4 +1,4 @@
-"""`segments(a > b)`: its definition, for the generic tests, what a batch says of pairs, and its kernel."""
+"""`segments(a sees b)`: its definition, for the generic tests, what a batch says of pairs, and its kernel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sparsebert.selftest.attention import HEADS, attended, errors, make_heads, o
 from sparsebert.selftest.models import tiny_model
 
 ASYMMETRIC = (
-    "neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)"
+    "neighbour(4) - segments(first sees cls and second) | segments(second sees cls and first, cls sees all)"
 )
-_SIDE = st.sampled_from([*KINDS, "all"])
-_RULES = st.lists(st.builds("{} > {}".format, _SIDE, _SIDE), min_size=1, max_size=4).map(", ".join)
+_SIDE = st.lists(st.sampled_from([*KINDS, "all"]), min_size=1, max_size=2).map(" and ".join)
+_RULES = st.lists(st.builds("{} sees {}".format, _SIDE, _SIDE), min_size=1, max_size=3).map(", ".join)
 
 
 @naive(Segments, _RULES)
@@ -31,12 +31,12 @@ def segments(pattern, sentence):
     def kind(i):
         return "cls" if i == 0 else "first" if i < sentence.second else "second"
 
-    rules = [rule.split(" > ") for rule in pattern.rules.split(", ")]
+    rules = [rule.split(" sees ") for rule in pattern.rules.split(", ")]
 
-    def looks(i, j):
-        return any(a in (kind(i), "all") and b in (kind(j), "all") for a, b in rules)
+    def among(i, side):
+        return kind(i) in side.split(" and ") or "all" in side
 
-    return pairs(sentence, looks)
+    return pairs(sentence, lambda i, j: any(among(i, a) and among(j, b) for a, b in rules))
 
 
 def pairs_of_texts(*rows: tuple[int, int, int]) -> Batch:
@@ -54,8 +54,8 @@ def pairs_of_texts(*rows: tuple[int, int, int]) -> Batch:
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
-        ("segments(second>first)", "segments(second > first)"),
-        ("segments( Second > CLS,cls>all )", "segments(second > cls, cls > all)"),
+        ("segments( second  sees first )", "segments(second sees first)"),
+        ("segments(Second sees CLS,cls sees all)", "segments(second sees cls, cls sees all)"),
         (ASYMMETRIC, ASYMMETRIC),
     ],
 )
@@ -63,18 +63,20 @@ def test_its_text_has_one_form(text, canonical):
     pattern = parse_pattern(text)
     assert str(pattern) == canonical
     assert parse_pattern(canonical) == pattern
-    assert parse_pattern("segments(second > first)") == Segments("second>first")
+    assert parse_pattern("segments(second sees first)") == Segments(" second sees first")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("segments", "segments needs rules: write segments(second > first)"),
-        ("segments()", "with cls, first, second or all on each side and commas between rules, not ''"),
-        ("segments(second > third)", "not 'second > third'"),
-        ("segments(first > second > cls)", "not 'first > second > cls'"),
-        ("segments(first > cls, 2)", "not '2' (character 1 of"),
-        ("segments(first > cls", "expected ')', found 'the end'"),
+        ("segments", "segments needs rules: write segments(second sees first)"),
+        ("segments()", "of cls, first, second and all, with commas between rules, not '' (character 1"),
+        ("segments(second sees third)", "not 'second sees third'"),
+        ("segments(first sees second sees cls)", "not 'first sees second sees cls'"),
+        ("segments(second > first)", "such as 'second sees cls and first', of cls"),
+        ("segments(cls and sees first)", "not 'cls and sees first'"),
+        ("segments(first sees cls, 2)", "not '2' (character 1 of"),
+        ("segments(first sees cls", "expected ')', found 'the end'"),
         ("neighbour(2 > 1)", "unexpected '>'"),
     ],
 )
@@ -109,13 +111,13 @@ def test_the_second_text_begins_behind_the_first_separator_whatever_the_encoder(
 
 def test_a_batch_that_says_nothing_of_pairs_is_refused_in_one_sentence():
     real = torch.ones(2, 4, dtype=torch.bool)
-    with pytest.raises(InputError, match=r"end in different tokens.*token_type_ids that are 1"):
+    with pytest.raises(InputError, match=r"since its rows don't all end .*token_type_ids that are 1"):
         tokens_before_second(real, torch.arange(8).view(2, 4))
-    with pytest.raises(InputError, match="without input_ids the batch doesn't say"):
+    with pytest.raises(InputError, match="second text begins, since it has no input_ids; give"):
         tokens_before_second(real, None)
     for kernel in ("auto", "reference"):
         with pytest.raises(InputError, match=r"reads second, which this batch lacks; .*Batch.second"):
-            kernel_for(parse_pattern("segments(second > first)"), Batch(real), HEADS, kernel).count  # noqa: B018
+            kernel_for(parse_pattern("segments(second sees first)"), Batch(real), HEADS, kernel).count  # noqa: B018
     assert tokens_before_second(real & False, torch.zeros(2, 4).long()).tolist() == [0, 0]
 
 
@@ -156,15 +158,15 @@ def test_the_query_of_the_asymmetric_cross_encoder_sees_neither_the_document_nor
 
 TEXTS = [
     ASYMMETRIC,
-    "segments(second > first)",
-    "neighbour(3) | segments(second > first) | global(cls)",
-    "neighbour(3) | segments(second > cls, cls > second)",
-    "neighbour(5) - segments(second > first)",
-    "neighbour(20) - segments(first > all, second > second) | segments(cls > second)",
-    "dilated(2, 3) | segments(first > second, first > first)",
-    "dense - segments(first > second, all > cls)",
-    "(global(cls) | neighbour(2)) - segments(cls > all) | neighbour(0)",
-    "segments(first > first, second > second) | global(1)",
+    "segments(second sees first)",
+    "neighbour(3) | segments(second sees first) | global(cls)",
+    "neighbour(3) | segments(second sees cls, cls sees second)",
+    "neighbour(5) - segments(second sees first)",
+    "neighbour(20) - segments(first sees all, second sees second) | segments(cls sees second)",
+    "dilated(2, 3) | segments(first sees second, first sees first)",
+    "dense - segments(first sees second, all sees cls)",
+    "(global(cls) | neighbour(2)) - segments(cls sees all) | neighbour(0)",
+    "segments(first sees first, second sees second) | global(1)",
 ]
 BATCHES = [
     pairs_of_texts((7, 120, 0)),
@@ -248,9 +250,9 @@ def test_the_gradient_with_dropout_is_that_of_the_weights_that_were_left():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("segments(second > first) | random(2)", "one band"),
-        ("segments(second > first) | global(2)", "one band"),
-        ("neighbour(3) - segments(first > second) | neighbour(2)", "one band"),
+        ("segments(second sees first) | random(2)", "one band"),
+        ("segments(second sees first) | global(2)", "one band"),
+        ("neighbour(3) - segments(first sees second) | neighbour(2)", "one band"),
         ("neighbour(3) | global(cls)", "not made of segments"),
     ],
 )
@@ -265,7 +267,7 @@ def test_what_the_kernel_cannot_compute_is_left_to_the_reference(text, said):
 
 
 def test_auto_takes_the_kernel_for_long_documents_and_no_mask_is_made_then():
-    for pattern in map(parse_pattern, (ASYMMETRIC, TEXTS[2], "neighbour(4) | segments(second > cls)")):
+    for pattern in map(parse_pattern, (ASYMMETRIC, TEXTS[2], "neighbour(4) | segments(second sees cls)")):
         assert kernel_for(pattern, pairs_of_texts((10, 30, 0)), HEADS).name == "reference"
         batch = pairs_of_texts((30, 4000, 0))
         with Largest() as largest:

@@ -100,19 +100,19 @@ def tokens_before_second(
     types = torch.zeros_like(real) if token_type_ids is None else (token_type_ids > 0) & real
     typed = types.any(-1)
     if input_ids is None and token_type_ids is None:
-        raise InputError(f"without input_ids {_UNTOLD}")
+        raise InputError(_UNTOLD.format("it has no input_ids"))
     if input_ids is None:
         return before(types)
     ends = input_ids.gather(1, (real * place).argmax(-1, keepdim=True))
     if ends[real.any(-1) & ~typed].unique().numel() > 1:
-        raise InputError(f"since its rows end in different tokens, none of which is a separator, {_UNTOLD}")
+        raise InputError(_UNTOLD.format("its rows don't all end in the same token, a separator"))
     behind = torch.minimum(before(input_ids == ends) + 1, count)
     return torch.where(typed, before(types), behind)
 
 
 _UNTOLD = (
-    "the batch doesn't say where a second text begins; give token_type_ids that are 1 from there on, or "
-    "input_ids as a tokenizer makes them from two texts"
+    "the batch doesn't say where a second text begins, since {}; give token_type_ids that are 1 from there "
+    "on, or input_ids as a tokenizer makes them from two texts"
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
 
@@ -17,36 +19,44 @@ from sparsebert.registry import register
 @register
 @dataclass(frozen=True)
 class Segments(Pattern):
-    """Which text may look at which: `segments(a > b)` lets queries of `a` attend to keys of `b`.
+    """Which text sees which: `segments(a sees b)` lets queries of `a` attend to keys of `b`.
 
-    Each side is `cls` (the first token), `first` (the rest of the first text), `second` (the second text) or
-    `all`. A separator belongs to the text that it ends. RoBERTa has two between its texts, and the other one
-    belongs to the second text. A single text is the first one. Commas separate rules. Raises `InputError` for
-    any other rule. Chapter 01 explains patterns.
+    `a` and `b` are `cls` (the first token), `first` (the rest of the first text), `second` (the second text),
+    several of these joined by "and", or `all`. Commas separate rules. Raises `InputError` for any other rule.
+    Chapter 01 explains patterns.
 
-    In the asymmetric cross-encoder (Schlatt et al., 2024) the second text looks at the first and at [CLS].
-    The first text looks at neither, and [CLS] looks at both:
+    A separator belongs to the text that it ends. RoBERTa has two separators between its texts, and the later
+    one belongs to the second text. A single text is the first one.
 
-    `neighbour(4) - segments(first > second, first > cls) | segments(second > first, second > cls, cls > all)`
+    In the asymmetric cross-encoder (Schlatt et al., 2024) the second text sees the first one and [CLS]. The
+    first text sees neither, and [CLS] sees both:
+
+    `neighbour(4) - segments(first sees cls and second) | segments(second sees cls and first, cls sees all)`
     """
 
     rules: str
     name = "segments"
-    examples = ("segments(second > first)", "segments(second > first, second > cls, cls > all)")
-    forms = "segments(a > b, ...)"
+    examples = ("segments(second sees first)", "segments(second sees cls and first, cls sees all)")
+    forms = "segments(a sees b, ...)"
     free_text = True
     family = Family("segments", kind="other")
     reads = frozenset({"second"})
 
     def __post_init__(self) -> None:
-        rules = [_rule(rule) for rule in str(self.rules).split(",")]
-        object.__setattr__(self, "rules", ", ".join(f"{a} > {b}" for a, b in rules))
+        rules = [" ".join(rule.lower().split()) for rule in str(self.rules).split(",")]
+        object.__setattr__(self, "rules", ", ".join(rules))
+        for rule in rules:
+            if not _RULE.fullmatch(rule):
+                raise InputError(
+                    "segments takes rules such as 'second sees cls and first', of cls, first, second and all, "
+                    f"with commas between rules, not '{shown(rule)}'"
+                )
 
     @cached_property
     def looks(self) -> Looks:
         """The kinds of a query and of a key, for all pairs that it allows."""
-        rules = (rule.split(" > ") for rule in self.rules.split(", "))
-        return frozenset((a, b) for left, right in rules for a in _kinds(left) for b in _kinds(right))
+        sides = (map(_kinds, rule.split(" sees ")) for rule in self.rules.split(", "))
+        return frozenset(look for queries, keys in sides for look in product(queries, keys))
 
     def related(self, batch: Batch) -> Relation:
         table = torch.tensor([[(a, b) in self.looks for b in KINDS] for a in KINDS])
@@ -57,16 +67,11 @@ class Segments(Pattern):
         return Layout(seen=self.looks)
 
 
-def _rule(rule: str) -> tuple[str, str]:
-    """Both sides of a rule; `InputError` says how one is written."""
-    sides = tuple(side.strip().lower() for side in rule.split(">"))
-    if len(sides) != 2 or not {*sides} <= {*KINDS, "all"}:
-        raise InputError(
-            f"segments takes rules such as second > first, with {', '.join(KINDS)} or all on each side and "
-            f"commas between rules, not '{shown(rule.strip())}'"
-        )
-    return sides
+_KIND = f"(?:{'|'.join((*KINDS, 'all'))})"
+_SIDE = f"{_KIND}(?: and {_KIND})*"
+_RULE = re.compile(f"{_SIDE} sees {_SIDE}")
 
 
 def _kinds(side: str) -> tuple[str, ...]:
-    return KINDS if side == "all" else (side,)
+    kinds = tuple(side.split(" and "))
+    return KINDS if "all" in kinds else kinds
