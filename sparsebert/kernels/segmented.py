@@ -35,12 +35,12 @@ class Segmented(Banded):
             return f"'{context.pattern}' is not made of segments and one band that is the same for all heads"
         if layout.window is not None:
             return "the encoder has a window of its own here"
+        if context.device.type != "cpu":
+            return "it is for processors"
         return None if context.batch.gapless else "a row has padding between its tokens"
 
     @classmethod
     def cost(cls, layout: Layout, context: Context) -> float:
-        if context.device.type != "cpu":
-            return torch.inf
         means = (context.batch.real.sum(-1).float().mean(), context.batch.second.float().mean())
         spans = spans_of_kinds(*(int(mean.round()) for mean in means))
         sizes = {kind: stop - start for kind, (start, stop) in spans.items()}

@@ -48,8 +48,8 @@ class Segments(Pattern):
         for rule in rules:
             if not _RULE.fullmatch(rule):
                 raise InputError(
-                    "segments takes rules such as 'second sees cls and first', of cls, first, second and all, "
-                    f"with commas between rules, not '{shown(rule)}'"
+                    "segments takes rules such as 'second sees cls and first', of cls, first, second and "
+                    f"all, with commas between rules, not '{shown(rule)}'"
                 )
 
     @cached_property
