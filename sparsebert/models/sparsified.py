@@ -24,7 +24,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.batches import Batch, tokens_before_second
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -217,7 +217,10 @@ class Sparsified:
             embeddings = inputs.get("inputs_embeds")
             if embeddings is None:
                 embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
-        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), embeddings)
+        real, second = _real_tokens(inputs), None
+        if "second" in self.plan.needs:
+            second = tokens_before_second(real, *map(inputs.get, ("input_ids", "token_type_ids")))
+        return Batch(real, *map(inputs.get, _COLUMNS), embeddings, second)
 
 
 def sparsify(
