@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -274,11 +273,10 @@ class Pass:
         self, kept: Bool[Tensor, "batch length"], hidden: Float[Tensor, "batch length width"]
     ) -> Float[Tensor, "batch fewer width"]:
         """Let all other tokens leave; those that stay move up in their order, with their hidden states."""
-        before, most = self.batch, int(kept.sum(-1).max())
-        places = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]
-        self.go_on_with(replace(before.select(places), real=kept.gather(1, places)))
+        before, (after, places) = self.batch, self.batch.keep(kept)
+        self.go_on_with(after)
         if self.meter:
-            self.meter.count_fed(self.layer, before, self.batch)
+            self.meter.count_fed(self.layer, before, after)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:

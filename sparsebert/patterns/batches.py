@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -45,15 +45,20 @@ class Batch:
         real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         return cls(real, **columns)
 
-    def select(self, places: Int[Tensor, "batch fewer"]) -> Batch:
-        """Only the tokens at these places of each row."""
+    def keep(self, kept: Bool[Tensor, "batch length"]) -> tuple[Batch, Int[Tensor, "batch fewer"]]:
+        """The batch of these real tokens, which move up in their order; and the places where they stood."""
+        places = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, : int(kept.sum(-1).max())]
 
         def chosen(column: Tensor | None) -> Tensor | None:
             if column is None or column.ndim < 3:
                 return column if column is None else column.gather(1, places)
             return column.gather(1, places[..., None].expand(-1, -1, column.shape[-1]))
 
-        return Batch(**{field.name: chosen(getattr(self, field.name)) for field in fields(self)})
+        second = self.second
+        if second is not None:
+            second = (kept & (self.positions < second[:, None])).sum(-1)
+        columns = map(chosen, (kept, self.word_ids, self.head_ids, self.embeddings))
+        return Batch(*columns, second), places
 
     @cached_property
     def positions(self) -> Int[Tensor, "batch length"]:
