@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees.training import attach_degrees
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
@@ -104,7 +103,7 @@ def run_all(
                 raise outcome
             records[run.config] = outcome
             left = (time.perf_counter() - started) / done * (len(missing) - done)
-            _say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
+            say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
 
 
@@ -173,12 +172,12 @@ def sweep(
             place = f"  [{len(missing) - len(result.left)}/{len(missing)}]"
             if isinstance(outcome, Exception):
                 result.failed[run.config] = _keep_failure(store, run.config, outcome)
-                _say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
+                say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
                 continue
             (result.found if found else result.trained).append(run.config)
             estimates.add(outcome)
             left = in_words(estimates.total(result.left, executor.workers))
-            _say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
+            say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
     except ClusterGone:
         result.cut_off = True
     return result
@@ -210,7 +209,7 @@ def _announce(count: int, missing: list[RunConfig], estimates: Estimates, worker
     seconds = estimates.total(missing, workers)
     about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
     to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
-    _say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
+    say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
 
 
 def _estimates(
@@ -400,7 +399,3 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
     with suppress(OSError):  # the reason is told in any case
         write_whole(store.failure(config.name), json.dumps(entry, indent=1) + "\n")
     return reason.splitlines()[0]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
