@@ -121,14 +121,16 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
 
 @look.style()
 def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention") -> Figure:
-    """Points lost, each in a row with its interval, and a line at zero: a panel per task.
+    """Points lost or gained, each in a row with its interval, and a line at zero: a panel per task.
 
-    Columns of `frame`, as `claims.regained`, `by_connection` and `changed_degrees` give them: `label` (the
-    task), `what`, `kind`, which the markers show, and `mean`, `low` and `high` in points. The numbers stand
-    on the right. A dotted line is what [CLS] alone loses. Raises `InputError` if a column is missing or there
-    is no row.
+    Columns of `frame`, as `claims.regained`, `by_connection` and `taken_apart` give them: `label` (the task),
+    `what`, and `mean`, `low` and `high` in points. The numbers stand on the right. Markers show the `kind` if
+    the frame has it, and a dotted line what [CLS] alone loses. Raises `InputError` if a column is missing or
+    there is no row.
     """
-    look.check_columns(frame, "label", "what", "kind", *_NUMBERS)
+    look.check_columns(frame, "label", "what", *_NUMBERS)
+    frame = frame if "kind" in frame else frame.assign(kind="")
+    kinds = _KINDS | {"": {"color": look.BLUE, "marker": "o"}}
     height = 0.3 * frame.groupby("label").size().max() + 0.9
     figure, panels = look.panels_of(frame, "label", height, columns=1, share="x")
     panels[-1][0].set_xlabel(xlabel)
@@ -136,7 +138,7 @@ def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention
         axes.set_title(titled(str(label)))
         part = part.reset_index(drop=True)
         for place, row in part.iterrows():
-            look.draw_mean(axes, tuple(row[_NUMBERS]), place, _KINDS.get(row["kind"], _OTHER))
+            look.draw_mean(axes, tuple(row[_NUMBERS]), place, kinds.get(row["kind"], _OTHER))
         for alone in part.loc[part["kind"] == CLS_ALONE, "mean"]:
             axes.axvline(alone, color=look.PALE, linestyle=":", zorder=0)
         look.name_rows(axes, part["what"], 44, lines=())
