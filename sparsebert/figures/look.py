@@ -33,20 +33,11 @@ CONTROL = "its degree-matched random control"
 DENSE_LINE = {"color": INK, "linestyle": "--", "linewidth": 1.3}
 ZERO_LINE = {"color": INK, "linewidth": 1.2, "zorder": 1}
 
-_METHODS = (
-    "single width",
-    "BigBird mixture",
-    "learned, per head",
-    "learned, per layer",
-    "learned, per network",
-)
-_METHODS += "adaptive span", "gates per distance", "attention mass"
-_CONTENDERS = "auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird"
 # Names that are no patterns and look alike in every figure: their colours and markers.
+_CONTENDERS = "auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird"
 _KNOWN = {
     name: (COLOURS[place], marker)
-    for names, places in ((_METHODS, (1, 2, 0, 9, 4, 3, 5, 7)), (_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7)))
-    for name, place, marker in zip(names, places, MARKERS, strict=False)
+    for name, place, marker in zip(_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7), MARKERS, strict=False)
 } | {"plan": (BLUE, "o"), "inference": (BLUE, "o"), "training": (RED, "s"), "scores computed": (GREEN, "D")}
 # Of patterns whose family has none; pink comes last, and yellow is left out: both are pale.
 _FREE = list(zip((COLOURS[place] for place in (5, 7, 9, 6)), "X>*<", strict=True))
@@ -144,7 +135,7 @@ def wrapped(text: str, width: int = 30) -> str:
 def looks_of(levels: Iterable[object]) -> dict[str, dict]:
     """How to draw each level, as arguments of matplotlib's plot.
 
-    Methods, contenders and patterns of one family look alike in every figure where they can. A degree-matched
+    Contenders and patterns of one family look alike in every figure where they can. A degree-matched
     control has the label and colour of its pattern, but is hollow and dashed. Global tokens are left out of
     the labels if all the patterns have the same ones.
     """

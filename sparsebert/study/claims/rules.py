@@ -582,14 +582,12 @@ def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
     return [_judged(claim, own) for own in judged(records)]
 
 
-def verdicts(
-    records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True, moderated: bool = True
-) -> list[Verdict]:
+def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True) -> list[Verdict]:
     """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not.
 
-    `rows` and `moderated` say what the intervals hold; the rules want both.
+    `rows` says whether intervals hold the luck of evaluation rows, too; the rules want it.
     """
-    settings = judged(records, rows, moderated)
+    settings = judged(records, rows)
     recorded = {own.setting.task for own in settings}
     missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []

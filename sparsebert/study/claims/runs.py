@@ -70,17 +70,16 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def judged(records: Sequence[RunRecord], rows: bool = True, moderated: bool = True) -> list[Judged]:
+def judged(records: Sequence[RunRecord], rows: bool = True) -> list[Judged]:
     """The runs of each setting, as rules and tables take them.
 
-    `rows` and `moderated` say whether intervals hold the luck of evaluation rows, too, and whether variances
-    over seeds are shrunk.
+    `rows` says whether intervals hold the luck of evaluation rows, too.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
     if not rows:
         settings = {setting: runs.assign(correct=None) for setting, runs in settings.items()}
-    return [Judged(setting, labels[setting], runs, moderated) for setting, runs in settings.items()]
+    return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -262,8 +261,8 @@ def mean_of(scores: Sequence[Score]) -> Score:
 class Judged:
     """The runs of one `setting`, with its `label`: a frame `runs` as `runs_by_setting` gives it."""
 
-    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame, moderated: bool = True):
-        self.setting, self.label, self.runs, self.moderated = setting, label, runs, moderated
+    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame):
+        self.setting, self.label, self.runs = setting, label, runs
 
     def where(self, **values: object) -> pd.DataFrame:
         """The runs whose columns have these values."""
@@ -272,7 +271,7 @@ class Judged:
     @cached_property
     def scatter(self) -> Scatter | None:
         """What variances over seeds are shrunk towards, of the score of one condition."""
-        return scatter_of(self.runs.pivot_table("score", "seed", "condition")) if self.moderated else None
+        return scatter_of(self.runs.pivot_table("score", "seed", "condition"))
 
     @cached_property
     def dense(self) -> Score | None:
