@@ -66,7 +66,7 @@ def style() -> Iterator[None]:
 
 def panels_for(
     titles: Sequence[str],
-    height: float,
+    height: float | Sequence[float],
     *,
     columns: int = 4,
     margin: float = 0.0,
@@ -75,13 +75,16 @@ def panels_for(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel per title, at most `columns` in a line; each line is `height` inches high.
 
-    The figure is `margin` inches higher than its lines; `share` names the axes whose scale all panels share.
-    `axes` are settings of each panel, such as `xlabel`; a `ylabel` stands on the left alone.
+    The `height` may be a list, one for each line. The figure is `margin` inches higher than its lines;
+    `share` names the axes whose scale all panels share. `axes` are settings of each panel, such as `xlabel`;
+    a `ylabel` stands on the left alone.
     """
     columns = min(columns, len(titles))
     lines = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(WIDTH, lines * height + margin), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex="x" in share, sharey="y" in share)
+    heights = [height] * lines if isinstance(height, int | float) else height
+    figure = Figure(figsize=(WIDTH, sum(heights) + margin), layout="constrained")
+    shared = {"sharex": "x" in share, "sharey": "y" in share}
+    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights, **shared)
     for unused in grid.flat[len(titles) :]:
         unused.remove()
     panels = list(grid.flat[: len(titles)])
@@ -94,7 +97,7 @@ def panels_for(
 
 
 def panels_of(
-    frame: pd.DataFrame, col: str | None, height: float, **options: object
+    frame: pd.DataFrame, col: str | None, height: float | Sequence[float], **options: object
 ) -> tuple[Figure, list[tuple[Axes, object, pd.DataFrame]]]:
     """A panel per level of `col`, in the order they come, each with its level and its part of the frame.
 
