@@ -357,14 +357,10 @@ def _longformer(case: Case, gradient: bool) -> Made:
     mask = torch.zeros(1, case.length, device=case.device)
     mask[:, : layout.tokens] = 10_000
     layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
-    masks = {
-        "is_index_masked": mask < 0,
-        "is_index_global_attn": mask > 0,
-        "is_global_attn": layout.tokens > 0,
-    }
+    padding, is_global = mask < 0, mask > 0
 
     def run(query: Hidden) -> Hidden:
-        return layer(query, mask, **masks)[0]
+        return layer(query, mask, padding, is_global, layout.tokens > 0)[0]
 
     return Made(_without_projections(layer, run, case, length_first=True), lambda: _density(case))
 
