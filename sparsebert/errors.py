@@ -32,6 +32,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def shown(text: object, most: int = 0) -> str:
     """A text of the input as an error repeats it: printable, on one line, its middle left out if it is long.
 

@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.bench import measuring
 from sparsebert.bench.measuring import PASSES
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_line, unknown_name
 from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Neighbour, Pattern, parse_pattern
@@ -189,7 +189,7 @@ class _Trial:
         except Exception as error:  # other people's code may fail in any way; ours may not
             if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
                 raise
-            self.left_out = measuring.in_short(error)
+            self.left_out = first_line(error)
 
     def _warm_up(self) -> None:
         attend, density, self.kernel = self.contender.make(self.case, self.what == "both")

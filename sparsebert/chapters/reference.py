@@ -72,10 +72,7 @@ def _is_public(name: str, module: str) -> bool:
 def reference_page() -> str:
     """Markdown with all `entries`, a section for each part of the package; Sphinx's autodoc fills it."""
     found = entries()
-    wings = sorted(
-        {entry.wing for entry in found},
-        key=lambda wing: (wing == "", wing not in _FIRST, _FIRST.index(wing) if wing in _FIRST else 0, wing),
-    )
+    wings = [*_FIRST, *sorted({entry.wing for entry in found} - {*_FIRST, ""}), ""]
     parts = [
         "# Package reference",
         "What you import from `sparsebert`, and what else a chapter explains, in the docstrings' words. "
