@@ -91,7 +91,7 @@ def plain_markdown(text: str, link: Link) -> str:
     """
     lines, out, place = text.split("\n"), [], 0
     for block in _MYST.parse(text):
-        if block.level == 0 and block.type in ("fence", "colon_fence", "myst_target"):
+        if block.map and block.level == 0 and block.type in ("fence", "colon_fence", "myst_target"):
             start, end = block.map
             out += lines[place:start]
             if block.type != "myst_target":
