@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -68,22 +69,20 @@ def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
 
     Where no rows are on record, no column says how many are needed.
     """
-    rows = []
-    for row in open_numbers.sort_values("chance", ascending=False, kind="stable").to_dict("records"):
-        seeds, evaluated = row["seeds needed"], row["rows needed"]
-        known = f"up to {MOST_ROWS:,} do not do" if row["rows"] else "no rows on record"
-        rows.append(
-            {
-                "claim": f"{row['claim']} on {titled(row['label'])}",
-                "number that is open": row["what"],
-                "points, and bound": f"{row['mean']:.1f}, {row['bound']:g}",
-                "chance with 5 seeds": f"{row['chance']:.2f}",
-                "seeds needed": f"more than {MOST_SEEDS}" if pd.isna(seeds) else f"{seeds:.0f}",
-                "rows needed": known if pd.isna(evaluated) else f"{evaluated:,.0f}",
-            }
-        )
-    read = pd.DataFrame(rows)
-    return read if open_numbers["rows"].any() else read.drop(columns="rows needed", errors="ignore")
+    numbers = open_numbers.sort_values("chance", ascending=False, kind="stable", ignore_index=True)
+    unknown = np.where(numbers["rows"], f"up to {MOST_ROWS:,} do not do", "no rows on record")
+    seeds, rows = numbers["seeds needed"], numbers["rows needed"]
+    read = pd.DataFrame(
+        {
+            "claim": numbers["claim"] + " on " + numbers["label"].map(titled),
+            "number that is open": numbers["what"],
+            "points, and bound": numbers["mean"].map("{:.1f}, ".format) + numbers["bound"].map("{:g}".format),
+            "chance with 5 seeds": numbers["chance"].map("{:.2f}".format),
+            "seeds needed": np.where(seeds.isna(), f"more than {MOST_SEEDS}", seeds.map("{:.0f}".format)),
+            "rows needed": np.where(rows.isna(), unknown, rows.map("{:,.0f}".format)),
+        }
+    )
+    return read if numbers["rows"].any() else read.drop(columns="rows needed")
 
 
 def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.DataFrame:
