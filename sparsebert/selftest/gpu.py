@@ -120,8 +120,7 @@ def spend(
     if file.exists():
         progress = read_model(file, _Progress, "the progress", "give another folder")
     _restore(out, store)
-    named = {f"SPARSEBERT_{name.upper()}_DIR": folder for name, folder in vars(folders).items() if folder}
-    environment = {name: str(folder.absolute()) for name, folder in named.items()}
+    environment = folders.environment
     for part in parts(out, grid, notebook, given, profile, workers):
         had, state = progress.seconds.get(part.name, 0.0), progress.states.get(part.name, "not begun")
         left = min(end - time.monotonic(), part.seconds - had)
