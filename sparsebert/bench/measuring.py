@@ -193,12 +193,11 @@ def measured(
     it can be copied to those recorded with the book.
     """
     text = json.dumps(asked, sort_keys=True)
-    file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    root = project_root()
-    path = root / "book" / "results" / "costs" / file if root and not fresh_runs() else None
-    if path is None or not path.is_file():
-        path = write_whole(runs_dir() / "costs" / file, costs_json(measure(), provenance(**asked)))
-    return read_costs(path)
+    file = f"costs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    frame, found = recorded_costs(file)
+    if found and not fresh_runs():
+        return frame, found
+    return read_costs(write_whole(runs_dir() / f"{file}.json", costs_json(measure(), provenance(**asked))))
 
 
 class Kept:
