@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -69,15 +69,16 @@ def recorded_names() -> list[str]:
     return sorted(path.stem for path in results_dir().glob("*.jsonl") if path.is_file())
 
 
-def recorded(name: str | None = None) -> list[RunRecord]:
+def recorded(name: str | None = None, without: Collection[str] = ()) -> list[RunRecord]:
     """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
 
-    Without a name those of all files, each run once. Raises `InputError` for a line that is no record of
-    this version.
+    Without a name those of all files but some, each run once. Raises `InputError` for a line that is no
+    record of this version.
     """
     if project_root() is None:
         return []
-    paths = [results_dir() / f"{found}.jsonl" for found in recorded_names() if name in (None, found)]
+    names = [found for found in recorded_names() if name in (None, found) and found not in without]
+    paths = [results_dir() / f"{found}.jsonl" for found in names]
     records = [record for path in paths for _, record in _records(path, _refuse)]
     return records if name else list({record.name: record for record in records}.values())
 
@@ -92,9 +93,7 @@ def recorded_as(name: str) -> list[RunRecord]:
 
 def evidence() -> list[RunRecord]:
     """The recorded runs that claims are judged by: those of all files but `NO_EVIDENCE`."""
-    names = recorded_names() if project_root() else []
-    records = [record for name in names if name not in NO_EVIDENCE for record in recorded(name)]
-    return list({record.name: record for record in records}.values())
+    return recorded(without=NO_EVIDENCE)
 
 
 def run_named(name: str, store: RunStore) -> RunRecord:
