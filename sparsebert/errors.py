@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import PurePath
 
@@ -25,6 +26,15 @@ class ChapterError(RuntimeError):
 
     The command line shows it and exits with 1.
     """
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """An `InputError` that is raised in this context begins with what it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def say(line: str) -> None:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -18,7 +18,7 @@ from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees.training import attach_degrees
-from sparsebert.errors import InputError, say
+from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
@@ -237,7 +237,7 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
     task = cache(lambda name: get_task(name, folders))  # once for all of its runs
     runs = []
     for config in dict.fromkeys(configs):
-        with _about_run(config):
+        with about(f"run '{_asked(config)}'"):
             runs.append(Run.of(config, folders, task(config.task)))
     return runs
 
@@ -253,20 +253,12 @@ def _check(runs: list[Run]) -> list[Run]:
 
     for run in runs:
         config = run.config
-        with _about_run(config):
+        with about(f"run '{_asked(config)}'"):
             if isinstance(run.task, PreparedTask):
                 length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
                 run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
             check(config.encoder, run.plan, config.degrees, config.precision, config.kernel)
     return runs
-
-
-@contextmanager
-def _about_run(config: RunConfig) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"run '{_asked(config)}': {error}") from None
 
 
 def describe(record: RunRecord) -> str:

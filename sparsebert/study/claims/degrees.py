@@ -84,8 +84,8 @@ def open_heads(chosen: pd.DataFrame, first_two: Sequence[tuple[int, int]]) -> pd
     table["open heads, mean"] = lowest["unbounded"].map("{:.1f}".format)
     for layer, head in first_two:
         table[f"{layer}.{head} open in"] = [
-            f"{sum((layer, head) in heads for heads in row.by_seed)} of {row.seeds} seeds"
-            for row in lowest.itertuples()
+            f"{sum((layer, head) in heads for heads in row['by_seed'])} of {row['seeds']} seeds"
+            for row in lowest.to_dict("records")
         ]
     table["open with all seeds"] = [
         ", ".join(f"{layer}.{head}" for layer, head in always) or "–" for always in lowest["always"]
