@@ -17,8 +17,8 @@ import sparsebert
 from sparsebert.chapters import chapters, lessons, site
 from sparsebert.chapters.downloads import plain_markdown, standalone
 from sparsebert.chapters.notebooks import read_notebook
-from sparsebert.chapters.printing import find_browser, print_page
 from sparsebert.chapters.reference import entries, field_lines, in_rst, reference_page, with_reference
+from sparsebert.chapters.rendering import find_browser, print_page
 from sparsebert.errors import ChapterError, InputError
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""The book's page of the package's names, made from docstrings, and each chapter's links to them."""
+"""Pages made from the package itself: its components, its names with their docstrings, and links to these."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 import sparsebert
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
 
 PAGE = "reference"
 # Wings in the order in which a user meets them; the others follow in the order of the alphabet.
@@ -126,6 +128,42 @@ def _imported(chapter: nbformat.NotebookNode) -> set[str]:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sparsebert"):
                     names |= {alias.name for alias in node.names}
     return names
+
+
+def components_page() -> str:
+    """Markdown with a table for each kind of component: patterns, kernels, methods, architectures, tasks."""
+    import sparsebert.degrees
+    import sparsebert.kernels
+    import sparsebert.models.architectures  # noqa: F401  (each wing fills its registry)
+    from sparsebert.data.tasks import registered
+
+    patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
+    kernels, methods, encoders = (
+        [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
+        for registry in (KERNELS, METHODS, ARCHITECTURES)
+    )
+    tasks = [(f"`{task.name}`", task.summary, task.metrics[0]) for task in registered().values()]
+    parts = [
+        "# Components",
+        "What can be asked for by name, in the words of the classes themselves. Components of your own join "
+        "them: derive a class from the base class of its kind and call `sparsebert.register`.",
+        "## Patterns\n\n" + table(("pattern", "family", "pairs"), patterns),
+        "## Kernels\n\n" + table(("kernel", "how attention is computed"), kernels),
+        "## Methods of learning degrees\n\n" + table(("method", "what is learned"), methods),
+        "## Architectures\n\n" + table(("architecture", "about"), encoders),
+        "## Tasks\n\n" + table(("task", "about", "metric"), tasks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
+
+
+def _said(component: Any) -> str:
+    """The first sentence or line of a component's documentation."""
+    return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
 
 
 def in_rst(lines: list[str], pages: dict[str, str], paths: dict[str, str]) -> list[str]:
