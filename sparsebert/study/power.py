@@ -71,7 +71,7 @@ def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
     """
     numbers = open_numbers.sort_values("chance", ascending=False, kind="stable", ignore_index=True)
     unknown = np.where(numbers["rows"], f"up to {MOST_ROWS:,} do not do", "no rows on record")
-    seeds, rows = numbers["seeds needed"], numbers["rows needed"]
+    seeds, rows = (numbers[f"{what} needed"].astype(float) for what in ("seeds", "rows"))
     read = pd.DataFrame(
         {
             "claim": numbers["claim"] + " on " + numbers["label"].map(titled),

@@ -18,6 +18,7 @@ from sparsebert.study.claims.runs import (
     Setting,
     described_run,
     each_once,
+    frame_of,
     labels_of,
     runs_by_setting,
     score_of,
@@ -175,9 +176,7 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
             found.setdefault(setting, []).append(run | {"what": what, "named": named})
     rows = []
     for setting, described in sorted(found.items(), key=str):
-        runs = pd.DataFrame(described)
-        if len(set(runs.pop("rows"))) > 1:
-            runs["correct"] = None
+        runs = frame_of(described)
         own = Judged(setting, labels[setting], settings[setting])
         dense = scores_by_seed(runs[runs["what"] == "dense"])
         paired = runs[runs["seed"].isin(dense.index)]

@@ -52,13 +52,16 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees
     were learned for, or read off the encoder's attention for.
     """
-    found = {}
-    for setting, own in records_by_setting(records).items():
-        runs = pd.DataFrame([described_run(record) for record in own])
-        if len(set(runs.pop("rows"))) > 1:  # some have no predictions, or they are of other rows
-            runs["correct"] = None
-        found[setting] = runs
-    return found
+    settings = records_by_setting(records)
+    return {setting: frame_of(map(described_run, own)) for setting, own in settings.items()}
+
+
+def frame_of(described: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Described runs of one setting as a frame."""
+    runs = pd.DataFrame(described)
+    if len(set(runs.pop("rows"))) > 1:  # some have no predictions, or they are of other rows
+        runs["correct"] = None
+    return runs
 
 
 def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRecord]]:
