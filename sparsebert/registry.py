@@ -1,4 +1,4 @@
-"""Components by name: patterns, kernels, methods of learning degrees, architectures and tasks.
+"""Components by name: patterns, kernels, methods of learning degrees, architectures, tasks and reductions.
 
 Each wing fills its registry when it is imported. Whoever adds a component of their own, from a module or a
 notebook, calls `register`; worker processes get it through `external_components` and `load_components`.
@@ -73,7 +73,8 @@ KERNELS = Registry("kernel")
 METHODS = Registry("method of learning degrees")
 ARCHITECTURES = Registry("architecture")
 TASKS = Registry("task")
-_ALL = (PATTERNS, KERNELS, METHODS, ARCHITECTURES, TASKS)
+REDUCTIONS = Registry("reduction", r"[A-Za-z_]\w*")
+_ALL = (PATTERNS, KERNELS, METHODS, ARCHITECTURES, TASKS, REDUCTIONS)
 
 
 def _registry_of(kind: str) -> Registry:

@@ -29,6 +29,7 @@ from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
 from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.reductions import Reduction, attach_reduction
 
 PLAN = "neighbour(64) | global(cls)"
 LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -57,7 +58,8 @@ def model_rows(
     lengths: Sequence[int] = LENGTHS,
     *,
     encoder: str = "minilm",
-    modes: Sequence[str] = MODES,
+    reduce: str | None = None,
+    modes: Sequence[str] | None = None,
     tokens: int | None = None,
     rounds: int = 3,
     dtype: str = "fp32",
@@ -68,19 +70,24 @@ def model_rows(
     """The rows of `measure_models`, as soon as a length is done; progress goes to standard error.
 
     `encoder` is one that `load_classifier` takes, or `bert-base`, random weights of that size; its positions
-    are extended. `tokens` is how many a step has (by default the longest length); a length has as many
-    sequences as make them up, at least one. Dense attention is left out beyond `longest_dense` tokens and
-    where its scores would not fit into memory. `dtype` is that of autocast.
+    are extended. With `reduce` tokens leave under the plan (see `sparsebert.reductions`), and inference alone
+    is measured: training with it takes passes of its own. `tokens` is how many a step has (by default the
+    longest length); a length has as many sequences as make them up, at least one. Dense attention is left out
+    beyond `longest_dense` tokens and where its scores would not fit into memory. `dtype` is that of autocast.
     """
     device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     parsed = plan_without_parses(plan)
+    modes = modes or (MODES if reduce is None else ("inference",))
     for mode in modes:
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
+        if mode == "training" and reduce:
+            raise InputError("mode training is not measured with --reduce; write --mode inference")
     torch.manual_seed(seed)
     model = random_or_loaded(encoder, max(lengths)).to(device)
     speed_up_dropout(model)  # as in fine-tuning
     parsed.layers(architecture_of(model).layers)  # refuses what the model lacks before anything is measured
+    reduction = attach_reduction(model, reduce) if reduce else None
     cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
     for mode in modes:
         for length in lengths:
@@ -88,8 +95,8 @@ def model_rows(
             generator = torch.Generator().manual_seed(seed)
             ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
             trials = {
-                name: _Trial(model, mode == "training", ids, text, cast, longest_dense)
-                for name, text in (("dense", "dense"), ("plan", str(parsed)))
+                name: _Trial(model, mode == "training", ids, text, way, cast, longest_dense)
+                for name, text, way in (("dense", "dense", None), ("plan", str(parsed), reduction))
             }
             turns = [trial.take_turn for trial in trials.values()]
             measuring.take_turns(turns, rounds, f"{mode}, {batch} x {length:,} tokens")
@@ -123,6 +130,7 @@ class _Trial:
     training: bool
     ids: Int[Tensor, "batch length"]
     plan: str
+    reduction: Reduction | None
     cast: AbstractContextManager
     longest_dense: int | None
 
@@ -156,7 +164,7 @@ class _Trial:
         return ""
 
     def _under_plan(self) -> Sparsified:
-        return sparsify(self.model.train(self.training), self.plan)
+        return sparsify(self.model.train(self.training), self.plan, reduction=self.reduction)
 
     def _step(self) -> None:
         with torch.set_grad_enabled(self.training), self.cast:
@@ -187,7 +195,7 @@ class _Trial:
     def row(self, dense: _Trial) -> dict:
         taken = measuring.median(self.seconds)
         return {
-            "plan": self.plan,
+            "plan": f"{self.plan}, {self.reduction}" if self.reduction else self.plan,
             "kernel": self.kernels,
             "density": self.density,
             "seconds": taken,

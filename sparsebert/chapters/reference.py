@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 
 import sparsebert
-from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, REDUCTIONS
 
 PAGE = "reference"
 # Wings in the order in which a user meets them; the others follow in the order of the alphabet.
@@ -131,16 +131,17 @@ def _imported(chapter: nbformat.NotebookNode) -> set[str]:
 
 
 def components_page() -> str:
-    """Markdown with a table for each kind of component: patterns, kernels, methods, architectures, tasks."""
+    """Markdown with a table for each kind of component: patterns, kernels, methods, reductions and so on."""
     import sparsebert.degrees
     import sparsebert.kernels
-    import sparsebert.models.architectures  # noqa: F401  (each wing fills its registry)
+    import sparsebert.models.architectures
+    import sparsebert.reductions  # noqa: F401  (each wing fills its registry)
     from sparsebert.data.tasks import registered
 
     patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
-    kernels, methods, encoders = (
+    kernels, methods, encoders, reductions = (
         [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
-        for registry in (KERNELS, METHODS, ARCHITECTURES)
+        for registry in (KERNELS, METHODS, ARCHITECTURES, REDUCTIONS)
     )
     tasks = [(f"`{task.name}`", task.summary, task.metrics[0]) for task in registered().values()]
     parts = [
@@ -150,6 +151,7 @@ def components_page() -> str:
         "## Patterns\n\n" + table(("pattern", "family", "pairs"), patterns),
         "## Kernels\n\n" + table(("kernel", "how attention is computed"), kernels),
         "## Methods of learning degrees\n\n" + table(("method", "what is learned"), methods),
+        "## Reductions\n\n" + table(("reduction", "which tokens stay"), reductions),
         "## Architectures\n\n" + table(("architecture", "about"), encoders),
         "## Tasks\n\n" + table(("task", "about", "metric"), tasks),
     ]

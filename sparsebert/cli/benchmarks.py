@@ -120,8 +120,11 @@ def bench_attention(**options: object) -> None:
         click.Option(
             ["--mode", "modes"],
             multiple=True,
-            default=["training", "inference"],
-            help="What to time: training or inference; may be repeated.",
+            help="What to time: training or inference; may be repeated.  [default: both; inference "
+            "with --reduce]",
+        ),
+        click.Option(
+            ["--reduce"], help="Way to let tokens leave under the plan, see `sparsebert reductions`."
         ),
         click.Option(["--tokens"], type=_COUNT, help="Tokens per step.  [default: the longest length]"),
         *_common("512,1k,2k,4k,8k", rounds=3),
@@ -131,6 +134,8 @@ def bench_attention(**options: object) -> None:
 @json_option
 def bench_model(**options: object) -> None:
     """A whole encoder, training and inference, dense and under a plan: tokens per second and memory.
+
+    With --reduce tokens leave under the plan: --plan dense --reduce 'lat(keep=0.5 @ 1)'.
 
     Also where the time goes: attention's core, projections, feed-forward and the rest.
     """

@@ -75,6 +75,22 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
+@json_option
+def reductions(name: str | None, as_json: bool) -> None:
+    """List the ways to let tokens leave between the layers, or the settings of the one called NAME."""
+    from sparsebert.reductions import REDUCTIONS
+
+    if name is None:
+        _listing({kind.name: kind.summary() for kind in REDUCTIONS.values()}, as_json)
+        return
+    fields = REDUCTIONS[name].Settings.model_fields
+    _listing(
+        {field: f"{how.description}  [default: {how.default}]" for field, how in fields.items()}, as_json
+    )
+
+
+@main.command()
 def doctor() -> None:
     """Say what this machine can do."""
     from sparsebert.doctor import examine

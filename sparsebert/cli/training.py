@@ -74,6 +74,9 @@ def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: b
     metavar="VALUE",
     help="Kernel that computes attention, as in finetune.  [default: as in training]",
 )
+@click.option(
+    "--reduce", metavar="TEXT", help="Other settings of the way that tokens leave.  [default: as in training]"
+)
 @folder_options("data", "prepared")
 @json_option
 def evaluate(folder: str, as_json: bool, **how: Any) -> None:

@@ -7,9 +7,9 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from sparsebert.degrees.hardening import Table, count_pairs
 from sparsebert.degrees.methods import Method
 from sparsebert.errors import InputError
+from sparsebert.models.companions import Companion, Logits
 from sparsebert.patterns import Bias, HardLayer, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
@@ -119,7 +120,7 @@ class LiveLayer(HardLayer):
         return super().layout() if self.degrees.is_hard else None
 
 
-class LearnedDegrees(nn.Module):
+class LearnedDegrees(Companion):
     """Degree distributions of the layers in `layers`, to be trained with the model that they are attached to.
 
     It stands for the pattern `learned` in a plan, and for the weights of `weighted(P)`. It is soft until
@@ -147,6 +148,16 @@ class LearnedDegrees(nn.Module):
         self.density: Float[Tensor, " layer"] | None = None  # expected, of the batch that passes
         self.cost: Float[Tensor, ""] | None = None  # of that density
         self._soft: Table | None = None
+
+    # in training
+
+    def groups(self) -> list[dict[str, Any]]:
+        rates = ((self.theta, self.config.rate), (self.weights, self.config.weight_rate))
+        return [{"params": [parameter], "lr": rate, "weight_decay": 0.0} for parameter, rate in rates]
+
+    def added_loss(self, logits: Logits, again: Callable[[], Logits]) -> Float[Tensor, ""] | float:
+        """What the expected density of the last batch costs."""
+        return 0.0 if self.is_hard or self.cost is None else self.price * self.cost
 
     # the Learner of a plan
 

@@ -8,8 +8,6 @@ from operator import add
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -78,12 +76,6 @@ class DegreeTraining(TrainerCallback):
         self.learner, self.sparse, self.rows, self.evaluate = learner, sparse, rows, evaluate
         self.config = learner.config
         self.others = learner.others
-
-    def penalty(self) -> Float[Tensor, ""] | float:
-        """What the expected density of the last batch costs."""
-        if self.learner.is_hard or self.learner.cost is None:
-            return 0.0
-        return self.learner.price * self.learner.cost
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.learner.is_hard:

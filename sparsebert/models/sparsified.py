@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,35 +22,48 @@ from transformers.masking_utils import AttentionMaskInterface
 from sparsebert.errors import InputError
 from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
-from sparsebert.models.architectures import architecture_of
+from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
+
+if TYPE_CHECKING:
+    from sparsebert.reductions import Reduction
 
 _MOST_KEPT = 32  # kernels that are kept for lengths that come again
 _COLUMNS = ("word_ids", "head_ids")  # what patterns read beside the arguments of the encoder
 
 
 class DensityMeter:
-    """Counts allowed pairs per layer over the batches that pass: over real tokens and over the padded square.
+    """Counts pairs and tokens per layer over the batches that pass, of real tokens and of the padded square.
 
     `padded_to` is the length that sequences are said to be padded to (None: the longest of their batch).
     """
 
-    def __init__(self, layers: int, padded_to: int | None = None):
-        self.padded_to = padded_to
-        self._allowed = torch.zeros(layers, dtype=torch.float64)
-        self._real = self._padded = 0.0
+    def __init__(self, architecture: Architecture, padded_to: int | None = None):
+        self.architecture, self.padded_to = architecture, padded_to
+        self._allowed, self._tokens, self._fed = torch.zeros(3, architecture.layers, dtype=torch.float64)
+        self._rows = self._real_tokens = self._real = self._padded = 0.0
 
     def count_batch(self, batch: Batch) -> None:
         """Count the pairs there are: n² per sequence of n real tokens, and the square it is padded to."""
         rows, length = batch.real.shape
-        self._real += batch.real.sum(-1).double().square().sum().item()
+        lengths = batch.real.sum(-1).double()
+        self._rows += rows
+        self._real_tokens += lengths.sum().item()
+        self._real += lengths.square().sum().item()
         self._padded += rows * (self.padded_to or length) ** 2
 
-    def count_layer(self, layer: int, pairs: float) -> None:
-        """Count the pairs that one layer allows, averaged over its heads."""
+    def count_layer(self, layer: int, pairs: float, batch: Batch) -> None:
+        """Count the pairs that one layer allows, averaged over its heads, and the tokens that it has."""
         self._allowed[layer] += pairs
+        tokens = batch.real.sum().item()
+        self._tokens[layer] += tokens
+        self._fed[layer] += tokens
+
+    def count_fed(self, layer: int, before: Batch, after: Batch) -> None:
+        """Count tokens anew that go into a layer's feed-forward part, since some left after its attention."""
+        self._fed[layer] += (after.real.sum() - before.real.sum()).item()
 
     @property
     def over_real(self) -> list[float]:
@@ -61,6 +75,17 @@ class DensityMeter:
         """Allowed pairs / pairs of the padded square, as sparsity is often quoted."""
         return (self._allowed / self._padded).tolist()
 
+    @property
+    def kept(self) -> list[float]:
+        """The share of the tokens that goes into the feed-forward part of each layer."""
+        return (self._fed / self._real_tokens).tolist()
+
+    @property
+    def multiply_adds(self) -> float:
+        """Of the layers for a sequence, on average, without what it takes to choose tokens or pairs."""
+        layers = zip(self._tokens.tolist(), self._allowed.tolist(), self._fed.tolist(), strict=True)
+        return sum(self.architecture.multiply_adds(*layer) for layer in layers) / self._rows
+
 
 class Sparsified:
     """A model whose attention follows a plan, until `undo()` or the end of the `with` block.
@@ -69,9 +94,15 @@ class Sparsified:
     """
 
     def __init__(
-        self, model: PreTrainedModel, plan: Plan, learner: Learner | None = None, kernel: str = "auto"
+        self,
+        model: PreTrainedModel,
+        plan: Plan,
+        learner: Learner | None = None,
+        kernel: str = "auto",
+        reduction: Reduction | None = None,
     ):
         self.model, self.plan, self.learner, self.kernel = model, plan, learner, kernel
+        self.reduction = reduction
         self.architecture = architecture_of(model)
         self.patterns = plan.layers(self.architecture.layers, learner)
         for pattern in self.patterns:
@@ -84,6 +115,7 @@ class Sparsified:
         self._kept: dict[tuple, Kernel] = {}
         self._meter: DensityMeter | None = None
         self._columns: dict[str, Tensor] = {}
+        self._passing: Pass | None = None
         self._signature = inspect.signature(model.base_model.forward)
         self._attention = model.config._attn_implementation
         for layer, module in enumerate(self.architecture.modules):
@@ -91,6 +123,9 @@ class Sparsified:
         self._hooks = [model.base_model.register_forward_pre_hook(self._before_forward, with_kwargs=True)]
         if model.base_model is not model:
             self._hooks.append(model.register_forward_pre_hook(self._take_columns, with_kwargs=True))
+        if reduction:
+            for module in self.architecture.ends_of_attention:
+                self._hooks.append(module.register_forward_hook(self._after_attention))
         self.architecture.attach()
 
     def undo(self) -> None:
@@ -121,7 +156,7 @@ class Sparsified:
     @contextmanager
     def measure(self, padded_to: int | None = None) -> Iterator[DensityMeter]:
         """Measure density over the batches that pass the model inside the block."""
-        self._meter = DensityMeter(len(self.patterns), padded_to)
+        self._meter = DensityMeter(self.architecture, padded_to)
         try:
             yield self._meter
         finally:
@@ -142,7 +177,18 @@ class Sparsified:
             self.learner.prepare(batch)
         if self._meter:
             self._meter.count_batch(batch)
-        return args, self.architecture.hand_down(_Forward(self, batch), kwargs)
+        self._passing = Pass(self, batch)
+        if self.reduction:
+            self.reduction.begin(self._passing)
+        return args, self.architecture.hand_down(self._passing, kwargs)
+
+    def _after_attention(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """Let tokens leave before a layer's feed-forward part."""
+        if self.model.config._attn_implementation != "sparsebert":
+            return output
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        hidden = self.reduction.leave(self._passing.layer, hidden, self._passing)
+        return (hidden, *rest) if isinstance(output, tuple) else hidden
 
     def prepared(self, batch: Batch) -> list[Kernel]:
         """The kernel of each layer for a batch; layers of one pattern share it."""
@@ -175,7 +221,11 @@ class Sparsified:
 
 
 def sparsify(
-    model: PreTrainedModel, plan: Pattern | Plan | str, learner: Learner | None = None, kernel: str = "auto"
+    model: PreTrainedModel,
+    plan: Pattern | Plan | str,
+    learner: Learner | None = None,
+    kernel: str = "auto",
+    reduction: Reduction | None = None,
 ) -> Sparsified:
     """Make a model's attention follow a plan, in place, until the `with` block ends or `undo()` is called.
 
@@ -184,7 +234,8 @@ def sparsify(
     columns `word_ids` and `head_ids`, of shape [batch, length], as further keyword arguments of the model's
     call. Attention weights are not returned. `learner` gives patterns that name no file their content while
     it is learned (see `sparsebert.degrees`). `kernel` says how attention is computed, one of
-    `kernel_names()`; the result is the same. Raises `InputError` for an architecture that is not in
+    `kernel_names()`; the result is the same. `reduction` lets tokens leave between the layers (see
+    `sparsebert.reductions`). Raises `InputError` for an architecture that is not in
     `ARCHITECTURES`, a plan for layers that the model lacks, degrees that were learned for another number of
     heads, and a model that is sparsified already. Chapter 01 explains it.
 
@@ -195,34 +246,53 @@ def sparsify(
         raise InputError("this model follows a plan already; undo() that one first")
     if isinstance(plan, Pattern):
         plan = Plan(((plan, Placement()),))
-    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner, kernel)
+    return Sparsified(model, parse_plan(plan) if isinstance(plan, str) else plan, learner, kernel, reduction)
 
 
 # ---- what happens inside a forward pass -----------------------------------------------------------
 
 
-class _Forward:
-    """What the layers of one forward pass share."""
+class Pass:
+    """One forward pass: the tokens that are left, and what the layers share.
+
+    `layer` is the layer that attended last, and `batch` has its tokens until `keep` or `go_on_with`.
+    """
 
     def __init__(self, sparse: Sparsified, batch: Batch):
-        self.sparse, self.meter, self.calls = sparse, sparse._meter, 0
-        self.kernels = sparse.prepared(batch)
-        self.by_offset = sparse.architecture.by_offset(batch.real.shape[1])
+        self.sparse, self.meter, self.layer = sparse, sparse._meter, -1
+        self.go_on_with(batch)
+
+    def go_on_with(self, batch: Batch) -> None:
+        """Have these tokens in the layers that come."""
+        self.batch, self.kernels = batch, self.sparse.prepared(batch)
+        self.by_offset = self.sparse.architecture.by_offset(batch.real.shape[1])
+
+    def keep(
+        self, kept: Bool[Tensor, "batch length"], hidden: Float[Tensor, "batch length width"]
+    ) -> Float[Tensor, "batch fewer width"]:
+        """Let all other tokens leave; those that stay move up in their order, with their hidden states."""
+        before, most = self.batch, int(kept.sum(-1).max())
+        places = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]
+        self.go_on_with(replace(before.select(places), real=kept.gather(1, places)))
+        if self.meter:
+            self.meter.count_fed(self.layer, before, self.batch)
+        return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:
         """The output of the layer that is calling; query, key and value, `dropout` and `scale`."""
-        layer = module._sparsebert_layer
-        if layer is None:
-            layer, self.calls = self.calls, self.calls + 1
-        kernel = self.kernels[layer]
-        self.sparse.kernels[layer] = kernel.name
+        own: Any = module._sparsebert_layer
+        self.layer = self.layer + 1 if own is None else own
+        kernel = self.kernels[self.layer]
+        self.sparse.kernels[self.layer] = kernel.name
         if self.meter:
-            self.meter.count_layer(layer, kernel.count)
+            self.meter.count_layer(self.layer, kernel.count, self.batch)
+        if self.sparse.reduction:
+            return self.sparse.reduction.attend(self.layer, kernel, *heads, by_offset=self.by_offset, **how)
         return kernel(*heads, by_offset=self.by_offset, **how)
 
 
 def _attend(
-    module: nn.Module, query: Heads, key: Heads, value: Heads, _: None, *, sparse: _Forward, **how: Any
+    module: nn.Module, query: Heads, key: Heads, value: Heads, _: None, *, sparse: Pass, **how: Any
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
     dropout, scale = how.get("dropout", 0.0), how.get("scaling")
     output = sparse.attend(module, query, key, value, dropout=dropout, scale=scale)

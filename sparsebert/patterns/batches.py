@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,16 @@ class Batch:
         """A batch of sequences of these lengths, padded on the right to the longest."""
         real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         return cls(real, **columns)
+
+    def select(self, places: Int[Tensor, "batch fewer"]) -> Batch:
+        """Only the tokens at these places of each row."""
+
+        def chosen(column: Tensor | None) -> Tensor | None:
+            if column is None or column.ndim < 3:
+                return column if column is None else column.gather(1, places)
+            return column.gather(1, places[..., None].expand(-1, -1, column.shape[-1]))
+
+        return Batch(**{field.name: chosen(getattr(self, field.name)) for field in fields(self)})
 
     @cached_property
     def positions(self) -> Int[Tensor, "batch length"]:

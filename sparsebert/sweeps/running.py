@@ -14,16 +14,20 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
+from sparsebert.reductions import attach_reduction
 from sparsebert.registry import external_components, load_components
 from sparsebert.study.results import counted, recorded
 from sparsebert.sweeps import unfinished
@@ -243,13 +247,22 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
 
 
 def _check(runs: list[Run]) -> list[Run]:
-    model = cache(lambda encoder: load_classifier(encoder, ["any"]))
+    @cache
+    def model(encoder: str, layers: int | None = None) -> PreTrainedModel:
+        loaded = load_classifier(encoder, ["any"])
+        if layers:
+            architecture_of(loaded).keep_layers(layers)
+        return loaded
+
     tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
 
     @cache
-    def check(encoder: str, plan: Plan, degrees: object, precision: str, kernel: str) -> None:
-        resolve_precision(precision)
-        sparsify(model(encoder), plan, attach_degrees(model(encoder), plan, degrees), kernel).undo()
+    def check(plan: Plan, config: RunConfig) -> None:
+        resolve_precision(config.precision)
+        fresh = model(config.encoder, config.layers)
+        reduction = attach_reduction(fresh, config.reduce) if config.reduce else None
+        learner = attach_degrees(fresh, plan, config.degrees)
+        sparsify(fresh, plan, learner, config.kernel, reduction).undo()
 
     for run in runs:
         config = run.config
@@ -257,7 +270,7 @@ def _check(runs: list[Run]) -> list[Run]:
             if isinstance(run.task, PreparedTask):
                 length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
                 run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
-            check(config.encoder, run.plan, config.degrees, config.precision, config.kernel)
+            check(run.plan, config.model_copy(update={"task": "", "seed": 0, "train_size": None}))
     return runs
 
 
@@ -268,10 +281,11 @@ def describe(record: RunRecord) -> str:
 
 
 def _asked(config: RunConfig) -> str:
-    how = config.degrees
+    how, layers = config.degrees, f" of {config.layers} layers" if config.layers else ""
     learned = f" by {how.method} per {how.sharing}, {how.harden}" if how else ""
     kernel = "" if config.kernel == "auto" else f" by kernel {config.kernel}"
-    return f"{config.task} · {config.plan}{learned}{kernel} · seed {config.seed}"
+    reduced = f" · {config.reduce}" if config.reduce else ""
+    return f"{config.task} · {config.plan}{layers}{learned}{kernel}{reduced} · seed {config.seed}"
 
 
 def _outcomes(

@@ -37,10 +37,12 @@ from sparsebert.machine import (
     versions,
 )
 from sparsebert.models.architectures import architecture_of
+from sparsebert.models.companions import companions_of
 from sparsebert.models.encoders import columns_of, label_names, labelled_by, load_tokenizer, quiet
 from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
+from sparsebert.reductions import Reduction, attach_reduction
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
 from sparsebert.training.resolved import Run
@@ -83,12 +85,14 @@ def finetune(
     started = time.perf_counter()
     run = run if isinstance(run, Run) else Run.of(run)
     config, made_by, together = run.config, commit(), processes()  # the code's files may change meanwhile
-    if config.degrees and together.num_processes > 1:
-        raise InputError("degrees are learned by one process; start this run without accelerate launch")
+    if (config.degrees or config.reduce) and together.num_processes > 1:
+        learned = "degrees" if config.degrees else "reductions"
+        raise InputError(f"{learned} are learned by one process; start this run without accelerate launch")
     precision = resolve_precision(config.precision)
     model = run.model()
     max_length = run.length(model)
     learner = attach_degrees(model, run.plan, config.degrees)
+    reduction = attach_reduction(model, config.reduce) if config.reduce else None
     layers = architecture_of(model).layers
     run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
@@ -102,7 +106,9 @@ def finetune(
     forget_peak_memory()
     prepared = time.perf_counter()
 
-    with sparsify(model, run.plan, learner, config.kernel) as sparse, quiet():
+    if reduction:
+        trainer.add_callback(_Advance(reduction))
+    with sparsify(model, run.plan, learner, config.kernel, reduction) as sparse, quiet():
         if learner and run.plan.open_layers(layers, "degrees"):
             trainer.learn_degrees(
                 sparse, lambda: predict(trainer, run.task, data["validation"]).metrics(run.task.metrics)
@@ -127,6 +133,8 @@ def finetune(
         density_per_layer=meter.over_real,
         padded_density=fmean(meter.over_padded),
         padded_density_per_layer=meter.over_padded,
+        kept_per_layer=meter.kept if reduction else None,
+        multiply_adds=meter.multiply_adds,
         train_rows=len(data["train"]),
         eval_rows=len(data["validation"]),
         steps=outcome.global_step,
@@ -154,7 +162,7 @@ def finetune(
         recorded(record)
         if save_to:
             try:
-                save(model, run.plan, config, max_length, save_to, learner)
+                save(model, run.plan, config, max_length, save_to, learner, reduction)
             except (OSError, SafetensorError) as error:  # which says it where the disk is full
                 raise InputError(
                     f"the run is finished, but its model can't be saved to '{save_to}' ({error}); "
@@ -187,11 +195,13 @@ def evaluate(
     folders: Folders | None = None,
     precision: str | None = None,
     kernel: str | None = None,
+    reduce: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a saved model under its plan; task, rows, precision and kernel are its run's unless given.
 
-    Returns `metrics`, `density`, `density_per_layer`, `eval_rows`, `task` and `plan`. Raises `InputError`
-    for a folder that holds no saved model. Chapter 05 explains it.
+    `reduce` is as in `load`. Returns `metrics`, `density`, `density_per_layer`, `multiply_adds` (of the
+    layers, for a row), `eval_rows`, `task` and `plan`. Raises `InputError` for a folder that holds no saved
+    model. Chapter 05 explains it.
     """
     settings = read_settings(folder)
     given = {"precision": precision, "kernel": kernel, "encoder": str(folder)}
@@ -204,7 +214,7 @@ def evaluate(
             f"the model in '{folder}' gives {', '.join(settings.labels)}, and task '{task.name}' has "
             f"{', '.join(labels)}; name a task with the same labels"
         )
-    with load(folder, config.kernel) as sparse, quiet():
+    with load(folder, config.kernel, reduce) as sparse, quiet():
         if (own := labelled_by(sparse.model.config)) != task.labelled:
             raise InputError(f"the model in '{folder}' labels {own}, and task '{task.name}' {task.labelled}")
         parsed = "word_ids" in sparse.plan.needs
@@ -219,6 +229,7 @@ def evaluate(
         "metrics": metrics,
         "density": fmean(meter.over_real),
         "density_per_layer": meter.over_real,
+        "multiply_adds": meter.multiply_adds,
         "eval_rows": len(data["validation"]),
     }
 
@@ -340,13 +351,9 @@ class _Trainer(Trainer):
     The Trainer's own `group_by_length` draws the order from the global generator, which dropout moves on.
     """
 
-    learning: DegreeTraining | None = None
-
     def learn_degrees(self, sparse: Sparsified, evaluate: Callable[[], dict[str, float]]) -> None:
-        self.learning = DegreeTraining(
-            self.model.sparsebert_degrees, sparse, self.get_eval_dataloader, evaluate
-        )
-        self.add_callback(self.learning)
+        degrees = self.model.sparsebert_degrees
+        self.add_callback(DegreeTraining(degrees, sparse, self.get_eval_dataloader, evaluate))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         """A checkpoint whose files are all written; without space for them the run goes on without it."""
@@ -366,23 +373,27 @@ class _Trainer(Trainer):
         remove(folder)
         say(f"no checkpoint could be kept: {failed or 'another process found no space'}")
 
-    def compute_loss(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(model, *args, **kwargs)
-        return loss + self.learning.penalty() if self.learning and model.training else loss
+    def compute_loss(self, model: PreTrainedModel, inputs: dict, *args: Any, **kwargs: Any) -> Any:
+        companions = companions_of(self.model)
+        if not companions or not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, *args, **kwargs | {"return_outputs": True})
+        for companion in companions:
+            loss = loss + companion.added_loss(outputs.logits, lambda: model(**inputs).logits)
+        return loss
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
-        """AdamW, with learning rates of their own for the degrees and their weights."""
-        learner = getattr(self.model, "sparsebert_degrees", None)
-        if learner is None or self.optimizer is not None:
+        """AdamW, with learning rates of their own for what is trained with the encoder."""
+        companions = companions_of(self.model)
+        if not companions or self.optimizer is not None:
             return super().create_optimizer(model)
-        learner.requires_grad_(False)
+        for companion in companions:
+            companion.requires_grad_(False)
         optimizer = super().create_optimizer(model)
-        learner.requires_grad_(True)
-        for parameter, rate in (
-            (learner.theta, learner.config.rate),
-            (learner.weights, learner.config.weight_rate),
-        ):
-            optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
+        for companion in companions:
+            companion.requires_grad_(True)
+            for group in companion.groups():
+                optimizer.add_param_group(group)
         return optimizer
 
     def _get_train_sampler(self, train_dataset: Rows | None = None) -> LengthGroupedSampler:
@@ -405,6 +416,21 @@ class _EpochSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(self.seed + (self.epoch << 32))  # seeds are below 2**32
         return super().__iter__()
+
+
+class _Advance(TrainerCallback):
+    """Tell a reduction how much of the training is over."""
+
+    def __init__(self, reduction: Reduction):
+        self.reduction = reduction
+
+    def on_train_begin(self, args, state, control, **_):
+        self.reduction.advance(state.global_step / state.max_steps)
+
+    on_step_end = on_train_begin
+
+    def on_train_end(self, args, state, control, **_):
+        self.reduction.advance(1.0)
 
 
 class _Progress(TrainerCallback):

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel, set_seed
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
+from sparsebert.errors import InputError
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier
 from sparsebert.paths import Folders
 from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import Plan, parse_plan
-from sparsebert.registry import METHODS
+from sparsebert.registry import METHODS, REDUCTIONS
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
@@ -35,15 +37,20 @@ class Run:
     def of(cls, config: RunConfig, folders: Folders | None = None, task: Task | None = None) -> Run:
         """The run that a config names; its task, unless given, comes from `folders`, see `get_task`.
 
-        Raises `InputError` for a task, a plan or a file that does not exist.
+        Raises `InputError` for a task, a plan or a file that does not exist, and for words that leave.
         """
         folders = folders or Folders.named()
         task, plan = task or get_task(config.task, folders), parse_plan(config.plan)
+        if config.reduce and task.labelled == "words":
+            raise InputError(
+                f"task '{task.name}' labels words, and words that leave get no label; leave --reduce out"
+            )
         hashes = [task.data_hash, *map(file_hash, plan.files)]
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
         method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
-        hashes += filter(None, (plan.fingerprint, method))
+        reduction = REDUCTIONS.fingerprint([config.reduce.partition("(")[0]] if config.reduce else [])
+        hashes += filter(None, (plan.fingerprint, method, reduction))
         together = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return cls(config, task, plan, together, folders)
 
@@ -55,8 +62,11 @@ class Run:
     def model(self) -> PreTrainedModel:
         """Its encoder with a fresh head, the same each time."""
         set_seed(self.config.seed)
-        task, length = self.task, self.config.max_length
-        return load_classifier(self.config.encoder, task.label_names, length, task.labelled)
+        task, config = self.task, self.config
+        model = load_classifier(config.encoder, task.label_names, config.max_length, task.labelled)
+        if config.layers:
+            architecture_of(model).keep_layers(config.layers)
+        return model
 
     def length(self, model: PreTrainedModel) -> int:
         """Tokens that its rows are cut to."""

@@ -141,6 +141,14 @@ class RunConfig(BaseModel):
         "auto",
         description="Kernel that computes attention: reference, banded, flex or auto; the result is the same",
     )
+    layers: Positive | None = Field(
+        None, description="Layers of the encoder that are kept, from the lowest (default: all)"
+    )
+    reduce: Text | None = Field(
+        None,
+        description="Way to let tokens leave between the layers, such as lat(keep=0.8), see "
+        "`sparsebert reductions` (default: none)",
+    )
     degrees: DegreeConfig | None = Field(
         None, description="How the degrees of the pattern `learned` are learned"
     )
@@ -165,6 +173,15 @@ class RunConfig(BaseModel):
             raise unknown_name("kernel", text, kernel_names())
         return text
 
+    @field_validator("reduce")
+    @classmethod
+    def _known_reduction(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is None or info.mode == "json":
+            return text
+        from sparsebert.reductions import reduction_text
+
+        return reduction_text(text)
+
     @field_validator("labels")
     @classmethod
     def _in_order(cls, labels: dict[str, str]) -> dict[str, str]:
@@ -179,6 +196,8 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _computable(self) -> RunConfig:
+        if self.reduce and self.degrees:
+            raise InputError("degrees can't be learned while tokens leave; give --learn-degrees or --reduce")
         soft = self.degrees is not None and self.degrees.method_class.soft
         if soft and self.kernel != "auto":
             from sparsebert.kernels import needs_band
@@ -263,10 +282,13 @@ class RunRecord(BaseModel):
 
     Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs:
     `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
-    allowed pairs over the square of `max_length`. Times are wall seconds, memory is the process's peak in
-    MiB (the GPU's where there is one). `kernels` names the kernel that each layer used last, and `revision`
-    counts the changes to the method of learning degrees by then. `predictions` holds what was predicted for
-    each row of a part (validation, test, ...), or each word; records of early runs have None.
+    allowed pairs over the square of `max_length`. `kept_per_layer` is the share of the tokens that stays
+    behind each layer's attention, where tokens leave. `multiply_adds` are those of the layers for an
+    evaluation row, on average; records of early runs have None. Times are wall seconds, memory is the
+    process's peak in MiB (the GPU's where there is one). `kernels` names the kernel that each layer used
+    last, and `revision` counts the changes to the method of learning degrees by then. `predictions` holds
+    what was predicted for each row of a part (validation, test, ...), or each word; records of early runs
+    have None.
 
     `RunRecord.read` brings a record of an earlier version to today's schema. Chapter 02 explains it.
     """
@@ -282,6 +304,8 @@ class RunRecord(BaseModel):
     density_per_layer: Densities
     padded_density: Density
     padded_density_per_layer: Densities
+    kept_per_layer: Densities | None = None
+    multiply_adds: Measured | None = None
     train_rows: Count
     eval_rows: Count
     steps: Count

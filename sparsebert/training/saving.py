@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from sparsebert import __version__, reading
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
+from sparsebert.models.companions import Companion
 from sparsebert.models.encoders import (
     check_reads,
     columns_of,
@@ -27,10 +30,12 @@ from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.hard_degrees import load_degrees
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of
+from sparsebert.reductions import Reduction, attach_reduction
 from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
 DEGREES = "degrees.json"
+REDUCTION = "reduction.safetensors"
 CARD = "README.md"
 NOTE = (
     "Opened with AutoModel alone this model's attention is dense, and its answers are not those that were "
@@ -77,11 +82,12 @@ def save(
     max_length: int,
     folder: str | Path,
     learner: LearnedDegrees | None = None,
+    reduction: Reduction | None = None,
 ) -> Path:
     """Write a model that was fine-tuned under a plan, and all that `load` needs to make it sparse again.
 
     Asked to truncate, the tokenizer that is saved cuts texts to `max_length` tokens. `learner` holds the hard
-    degrees or weights that the plan left open. Returns the folder.
+    degrees or weights that the plan left open, `reduction` how tokens leave. Returns the folder.
     """
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,15 +98,20 @@ def save(
         names[path] = DEGREES if number == 1 else f"degrees-{number}.json"
         found.save(folder / names[path])
     saved_plan = str(plan.with_files(names.get))
-    attached = model._modules.pop("sparsebert_degrees", None)  # not among the weights: they are in the file
-    model.config.sparsebert = {"plan": saved_plan, "note": NOTE} if saved_plan != "dense" else None
+    if reduction:
+        save_file(reduction.state_dict(), folder / REDUCTION)
+    how = f"{saved_plan}, {reduction}" if reduction else saved_plan
+    companions = {name: part for name, part in model.named_children() if isinstance(part, Companion)}
+    for name in companions:  # which are not among the weights: they have files of their own
+        delattr(model, name)
+    model.config.sparsebert = {"plan": how, "note": NOTE} if how != "dense" else None
     try:
         with quiet():
             model.save_pretrained(folder)
     finally:
         del model.config.sparsebert
-        if attached is not None:
-            model.sparsebert_degrees = attached
+        for name, part in companions.items():
+            setattr(model, name, part)
     tokenizer = load_tokenizer(config.encoder)
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # as in the training
@@ -109,8 +120,8 @@ def save(
     tokenizer.save_pretrained(folder)
     labels = [str(label) for label in model.config.id2label.values()]
     settings = Settings(plan=saved_plan, max_length=max_length, labels=labels, config=config.model_dump())
-    if saved_plan != "dense":
-        write_whole(folder / CARD, _CARD.format(plan=saved_plan, note=NOTE, version=__version__))
+    if how != "dense":
+        write_whole(folder / CARD, _CARD.format(plan=how, note=NOTE, version=__version__))
     write_whole(folder / SETTINGS, settings.model_dump_json(indent=1) + "\n")
     return folder
 
@@ -130,13 +141,14 @@ def check_free(folder: Path, config: RunConfig) -> None:
     check_writable(folder, f"the folder '{folder}'", "--save")
 
 
-def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
+def load(folder: str | Path, kernel: str = "auto", reduce: str | None = None) -> Sparsified:
     """A model that `save` wrote, following its plan again: `load(folder).model` goes wherever a model goes.
 
     `truncation=True` cuts texts to the length of the training texts. A model that labels words goes into a
     pipeline "token-classification" with `aggregation_strategy="first"`, which is how it was trained. `kernel`
-    is as in `sparsify`. Raises `InputError` for a folder that `save` did not write, and for weights or
-    degrees that do not belong to it. Chapter 05 explains it.
+    is as in `sparsify`. `reduce` are other settings of the run's reduction, such as `lat(keep=0.6)` of a
+    model that was trained with `lat`. Raises `InputError` for a folder that `save` did not write, and for
+    weights or degrees that do not belong to it. Chapter 05 explains it.
 
     >>> sparse = load("my-model")  # doctest: +SKIP
     >>> pipeline(  # doctest: +SKIP
@@ -159,7 +171,29 @@ def load(folder: str | Path, kernel: str = "auto") -> Sparsified:
             f"{what} has {positions} positions and the labels {shown(', '.join(labels))}, and its "
             f"{SETTINGS} says otherwise; save it again"
         )
-    return sparsify(model, plan, kernel=kernel)
+    return sparsify(model, plan, None, kernel, _reduction(model, settings, folder, reduce))
+
+
+def _reduction(
+    model: PreTrainedModel, settings: Settings, folder: Path, reduce: str | None
+) -> Reduction | None:
+    trained = settings.config.get("reduce")
+    if not trained:
+        if reduce:
+            raise InputError(f"--reduce {reduce}: no token leaves the model in '{folder}'; leave it out")
+        return None
+    reduction = attach_reduction(model, reduce or trained)
+    if str(reduction).partition("(")[0] != trained.partition("(")[0]:
+        raise InputError(
+            f"--reduce {reduce}: the model in '{folder}' was trained with {trained}; give its settings"
+        )
+    try:
+        reduction.load_state_dict(load_file(folder / REDUCTION))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"the model in '{folder}': its {REDUCTION} can't be read ({error}); save it again"
+        ) from None
+    return reduction.eval()
 
 
 def read_settings(folder: str | Path) -> Settings:

@@ -32,6 +32,7 @@ class Architecture:
     registry: ClassVar[Registry] = ARCHITECTURES
     name: ClassVar[str]  # the `model_type` of its configs
     attention: ClassVar[str]  # the class of its self-attention
+    between: ClassVar[str] = ""  # the class whose output a feed-forward part takes, if there is one
     dropout_name: ClassVar[str] = "attention_probs_dropout_prob"  # in its configs
     shares_layers: ClassVar[bool] = False  # one module serves several layers, told apart by their order
 
@@ -56,6 +57,11 @@ class Architecture:
         return [module for module in self.model.modules() if type(module).__name__ == self.attention]
 
     @property
+    def ends_of_attention(self) -> list[nn.Module]:
+        """The modules whose output, after the sum with their layer's input, goes into feed-forward parts."""
+        return [module for module in self.model.modules() if type(module).__name__ == self.between]
+
+    @property
     def windows(self) -> dict[int, int]:
         """The layers that see a window only, and how far it reaches on each side."""
         return {}
@@ -64,6 +70,26 @@ class Architecture:
     def dropout(self) -> float:
         """The dropout of attention weights."""
         return getattr(self.config, self.dropout_name)
+
+    def keep_layers(self, count: int) -> None:
+        """Drop the layers from `count` on, for a smaller encoder; `InputError` if it has fewer."""
+        has = self.config.num_hidden_layers
+        if count > has:
+            raise InputError(f"layers={count}, and this encoder has {has}; write {has} or fewer")
+        for module in self.model.base_model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == has:
+                del module[count:]
+        self.config.num_hidden_layers = count
+
+    @property
+    def weights_of_feed_forward(self) -> int:
+        """How many numbers a token is multiplied by in a layer's feed-forward part."""
+        return 2 * self.config.hidden_size * self.config.intermediate_size
+
+    def multiply_adds(self, tokens: float, pairs: float, fed: float) -> float:
+        """Of a layer with so many tokens and pairs in its attention, and `fed` tokens behind it."""
+        width = self.config.hidden_size
+        return 4 * tokens * width**2 + 2 * pairs * width + fed * self.weights_of_feed_forward
 
     # its attention
 

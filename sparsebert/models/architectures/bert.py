@@ -1,5 +1,7 @@
 """BERT and the encoders that differ from it in little."""
 
+from torch import nn
+
 from sparsebert.models.architectures.architecture import Architecture
 from sparsebert.registry import register
 
@@ -10,6 +12,7 @@ class Albert(Architecture):
 
     name = "albert"
     attention = "AlbertAttention"
+    between = "AlbertAttention"
     shares_layers = True
 
     @property
@@ -23,6 +26,7 @@ class Bert(Architecture):
 
     name = "bert"
     attention = "BertSelfAttention"
+    between = "BertAttention"
 
 
 @register
@@ -33,6 +37,14 @@ class DistilBert(Architecture):
     attention = "DistilBertSelfAttention"
     dropout_name = "attention_dropout"
 
+    @property
+    def ends_of_attention(self) -> list[nn.Module]:
+        return [module.sa_layer_norm for module in self.model.modules() if hasattr(module, "sa_layer_norm")]
+
+    @property
+    def weights_of_feed_forward(self) -> int:
+        return 2 * self.config.dim * self.config.hidden_dim
+
 
 @register
 class Electra(Architecture):
@@ -40,6 +52,7 @@ class Electra(Architecture):
 
     name = "electra"
     attention = "ElectraSelfAttention"
+    between = "ElectraAttention"
 
 
 @register
@@ -55,6 +68,14 @@ class ModernBert(Architecture):
         kinds = enumerate(self.config.layer_types)
         return {layer: self.config.sliding_window for layer, kind in kinds if kind == "sliding_attention"}
 
+    def keep_layers(self, count: int) -> None:
+        super().keep_layers(count)
+        self.config.layer_types = self.config.layer_types[:count]
+
+    @property
+    def weights_of_feed_forward(self) -> int:
+        return 3 * self.config.hidden_size * self.config.intermediate_size  # there is a gate
+
     def extend_positions(self, length: int) -> None:
         self.config.max_position_embeddings = length  # there is no table
 
@@ -65,6 +86,7 @@ class Roberta(Architecture):
 
     name = "roberta"
     attention = "RobertaSelfAttention"
+    between = "RobertaAttention"
 
     @property
     def reserved(self) -> int:
@@ -77,3 +99,4 @@ class XlmRoberta(Roberta):
 
     name = "xlm-roberta"
     attention = "XLMRobertaSelfAttention"
+    between = "XLMRobertaAttention"
