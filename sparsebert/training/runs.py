@@ -139,7 +139,8 @@ class RunConfig(BaseModel):
     )
     kernel: Text = Field(
         "auto",
-        description="Kernel that computes attention: reference, banded, flex or auto; the result is the same",
+        description="Kernel that computes attention: reference, banded, segmented, flex or auto; the result "
+        "is the same",
     )
     layers: Positive | None = Field(
         None, description="Layers of the encoder that are kept, from the lowest (default: all)"
