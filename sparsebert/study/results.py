@@ -92,7 +92,7 @@ def recorded_as(name: str) -> list[RunRecord]:
 
 
 def evidence() -> list[RunRecord]:
-    """The recorded runs that claims are judged by: of most files, and of encoders with all layers and tokens."""
+    """The recorded runs that claims are judged by: of most files, with all layers and all tokens."""
     whole = ((record, record.config) for record in recorded(without=NO_EVIDENCE))
     return [record for record, config in whole if not config.layers and not config.reduce]
 
