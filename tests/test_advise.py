@@ -19,7 +19,6 @@ from sparsebert.advise.advising import Advice, advise
 from sparsebert.advise.asking import DENSE, LOG, Candidate, Log, Request
 from sparsebert.advise.halving import Judged, candidates, finalists, survivors
 from sparsebert.advise.looking import check, look
-from sparsebert.advise.losses import gain, loss, points
 from sparsebert.advise.promising import in_order, upper_bound
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
@@ -29,6 +28,7 @@ from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
 from sparsebert.patterns.batches import Rows
 from sparsebert.study.intervals import Mean, over_seeds_and_rows
+from sparsebert.study.losses import gain, loss, points
 from sparsebert.training.predictions import Predictions, metrics_of
 from sparsebert.training.runs import RunConfig, RunStore
 

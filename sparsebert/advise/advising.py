@@ -17,7 +17,6 @@ from sparsebert.advise import savings
 from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.looking import Finding, check, look
-from sparsebert.advise.losses import gain
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
 from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
@@ -27,6 +26,7 @@ from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, 
 from sparsebert.reading import path_of, read_model
 from sparsebert.study.captions import code, listed, rounded
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.losses import gain
 from sparsebert.study.results import recorded, results_dir
 from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 from sparsebert.advise.looking import files_of
-from sparsebert.advise.losses import counted, differences, mean_loss
 from sparsebert.study import power
 from sparsebert.study.captions import rounded
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.losses import counted, differences, mean_loss
 from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunRecord
 

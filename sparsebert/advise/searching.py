@@ -26,10 +26,10 @@ from pathlib import Path
 
 from sparsebert.advise.asking import DENSE, Candidate, Log, Rung
 from sparsebert.advise.halving import PART, candidates, finalists, ranked, record_of, survivors
-from sparsebert.advise.losses import gain
 from sparsebert.advise.promising import LEAST_SEEDS
 from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders
+from sparsebert.study.losses import gain
 from sparsebert.sweeps.estimates import Estimates, in_words
 from sparsebert.sweeps.running import describe, find_or_train
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
