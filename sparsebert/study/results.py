@@ -29,7 +29,7 @@ from sparsebert.training.runs import RunRecord, RunStore
 if TYPE_CHECKING:
     import pandas as pd  # takes long to import, and most commands make no table
 
-NO_EVIDENCE = "promises", "quick", "searches", "spending", "words"  # chapters' own runs, which no claim is about
+NO_EVIDENCE = "promises", "quick", "searches", "spending", "words"  # what no claim is about
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
 _LEFT_OUT = ("kernels", "learning", "predictions", "revision")  # of a line, where they are empty
