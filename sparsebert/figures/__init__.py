@@ -5,11 +5,11 @@
 A figure is 720 pixels wide. It has its own background, so that it reads on light and dark pages, and colours
 that colour-blind readers can tell apart; whatever a colour says, a marker or a place says, too.
 
-Figures of patterns and scores are imported here; `learned`, `verdicts`, `costs` and `advice` each serve
-one chapter.
+Figures of patterns and scores are imported here; `learned`, `verdicts`, `costs`, `advice` and `spending`
+each serve one chapter.
 """
 
-from sparsebert.figures import advice, costs, learned, look, verdicts
+from sparsebert.figures import advice, costs, learned, look, spending, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.look import style
 from sparsebert.figures.page import Picture, finding, show, table

@@ -23,7 +23,7 @@ class Segments(Pattern):
 
     `a` and `b` are `cls` (the first token), `first` (the rest of the first text), `second` (the second text),
     several of these joined by "and", or `all`. Commas separate rules. Raises `InputError` for any other rule.
-    Chapter 01 explains patterns.
+    Chapter 01 explains patterns, and chapter 10 explains this one.
 
     A separator belongs to the text that it ends. RoBERTa has two separators between its texts, and the later
     one belongs to the second text. A single text is the first one.

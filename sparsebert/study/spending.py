@@ -46,7 +46,7 @@ def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
     `way` and `setting`; `seeds`; `cost`, the multiply-adds over those of dense attention; `chosen`, the
     points lost on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to
     `high` over seeds and rows together, the points lost on the test rows. Runs without a test part, or from
-    before multiply-adds were counted, are left out.
+    before multiply-adds were counted, are left out. Chapter 10 explains it.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -73,7 +73,7 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
 
     `keeps` says whether its loss on the test rows lies below the points with its whole interval, and `best`
     whether its way is (one of) the cheapest that do. A way none of whose settings was within the points on
-    the validation rows has no row.
+    the validation rows has no row. Chapter 10 explains it.
     """
     allowed = settings[settings["chosen"] <= points]
     found = allowed.loc[allowed.groupby(["task", "way"])["cost"].idxmin()].copy()
