@@ -545,3 +545,16 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(column):
         with pytest.raises(InputError, match=f"mixes {column}: 1, 2"):
             draw(mixed)
     assert len(by_sparsity(mixed, col=column).axes) == 2
+
+
+# ---- ways to spend less ----------------------------------------------------------------------------
+
+
+def test_ways_have_a_panel_per_task_and_a_look_of_their_own():
+    columns = ["task", "way", "cost", "lost", "low", "high"]
+    rows = [(task, way, 0.5, 1.0, 0.0, 2.0) for task in ("QNLI", "reviews") for way in ("lat", "ltp", "new")]
+    figure = figures.spending.lost_by_cost(pd.DataFrame(rows, columns=columns))
+    assert [axes.get_title() for axes in figure.axes] == ["QNLI", "reviews"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lat", "ltp", "new"]
+    with pytest.raises(InputError, match="no rows"):
+        figures.spending.lost_by_cost(pd.DataFrame(columns=columns))

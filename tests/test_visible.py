@@ -48,6 +48,8 @@ CHANGES = [
     Change("07", "verdict", "bound = 1.0", "bound = 0.0"),
     Change("07", "states", 'task = "glue/sst2"', 'task = "glue/qnli"'),
     Change("08", "shares", "text[:, None] != text[None, :]", "text[:, None] == text[None, :]"),
+    Change("10", "shares", "1 - multiply_adds(n, 0, n) /", "multiply_adds(n, 0, n) /"),
+    Change("10", "passed", "weights[0].mean((0, 1))", "weights[0].mean((0, 2))"),
     Change("05", "learned_degrees", "largest=8", "largest=4"),
     Change("05", "learned_degrees", "distance <= k", "distance <= k + 1"),
     Change("05", "degree_at_price", "error + price * edges.mean()", "error"),

@@ -24,7 +24,8 @@ def lost_by_cost(frame: pd.DataFrame) -> Figure:
     """Points lost against cost: a panel per task, a line for each way through its settings.
 
     Columns of `frame`, as `spent` gives them: `task`, `way`, `cost` over dense attention, and `lost`, `low`
-    and `high` in points. Raises `InputError` if a column is missing or there is no row.
+    and `high` in points. Points of nearly equal cost stand side by side. Raises `InputError` if a column is
+    missing or there is no row.
     """
     look.check_columns(frame, "task", "way", "cost", "lost", "low", "high")
     labels = {"xlabel": "multiply-adds over dense attention", "ylabel": "points lost"}
@@ -33,7 +34,8 @@ def lost_by_cost(frame: pd.DataFrame) -> Figure:
     looks = {way: _LOOKS.get(way, _OTHER) for way in ways}
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)
-        for way, part in own.sort_values("cost").groupby("way"):
+        own = own.assign(cost=look.beside(100 * own["cost"]) / 100).sort_values("cost")
+        for way, part in own.groupby("way"):
             axes.plot(part["cost"], part["lost"], color=looks[way]["color"], linewidth=1)
             for row in part.itertuples():
                 look.draw_mean(axes, row.cost, (row.lost, row.low, row.high), looks[way])

@@ -43,10 +43,10 @@ def way_of(config: RunConfig) -> tuple[str, str]:
 def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
     """A row per task and setting, of the seeds that dense attention has, too.
 
-    `way` and `setting`; `seeds`; `cost`, the multiply-adds over those of dense attention; `chosen`, the
-    points lost on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to
-    `high` over seeds and rows together, the points lost on the test rows. Runs without a test part, or from
-    before multiply-adds were counted, are left out. Chapter 10 explains it.
+    `way` and `setting`; `seeds`; `cost`, the multiply-adds over dense attention's; `chosen`, the points lost
+    on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to `high` over
+    seeds and rows together, the points lost on the test rows. Runs without a test part, or from before
+    multiply-adds were counted, are left out. Chapter 10 explains it.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
