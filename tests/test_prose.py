@@ -28,8 +28,8 @@ from sparsebert.cli import main
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = yaml.safe_load((PROJECT / "tests" / "words.yaml").read_text(encoding="utf-8"))
 LONGEST = 36  # words of a sentence; most have half as many
-# Advice on quotes and marks in print, on the word "very", on ranges, which are of numbers here, and on adverbs
-# with a hyphen, which takes multiply-adds for one.
+# Advice on quotes and marks in print, on the word "very", on ranges, which are of numbers here, and
+# on adverbs with a hyphen, which takes multiply-adds for one.
 SKIPPED = ("typography", "weasel_words.very", "dates_times", "misc.phrasal_adjectives.ly")
 COMMITTED = "rules.md"  # written before the runs that it judges, and not changed since
 
