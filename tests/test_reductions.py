@@ -11,14 +11,14 @@ from models import tiny_batch, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsebert import attach_reduction, load, sparsify
+from sparsebert import load, sparsify
 from sparsebert.errors import InputError, UnknownName
 from sparsebert.kernels import kernel_for
 from sparsebert.models.architectures import ARCHITECTURES
 from sparsebert.paths import Folders
 from sparsebert.patterns import parse_pattern
 from sparsebert.patterns.batches import Batch
-from sparsebert.reductions import REDUCTIONS, reduction_text
+from sparsebert.reductions import REDUCTIONS, attach_reduction, reduction_text
 from sparsebert.reductions.reduction import apart, attend_and_score
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig

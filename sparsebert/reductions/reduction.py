@@ -41,7 +41,7 @@ class Reduction(Companion):
     """A way to let tokens leave; `sparsebert.register` adds one of your own.
 
     It needs a `name`, its `Settings` and `leave`. Tokens leave within each text by itself: neither padding
-    nor the other texts of a batch change who does. [CLS] always stays. Chapter 10 explains it.
+    nor the other texts of a batch change who does. [CLS] always stays.
     """
 
     registry: ClassVar[Registry] = REDUCTIONS
@@ -225,7 +225,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     """Give a model the reduction that a text stands for, so that its optimizer and its checkpoints hold it.
 
     Hand it on to `sparsify`, too. Raises `InputError` for an encoder that tokens can't leave, and as
-    `reduction_text` does. Chapter 10 explains it.
+    `reduction_text` does.
     """
     name, settings = _parsed(text)
     architecture = architecture_of(model)
