@@ -35,13 +35,13 @@ class Settings(ReductionSettings):
         0.65, gt=0, le=1, description="Multiply-adds to aim at, as a share of those with all tokens"
     )
     start: float = Field(
-        0.2,
+        0.1,
         gt=0,
         le=100,
-        description="Threshold of the first stage before it is learned; of later ones 2 x, 3 x",
+        description="First stage's threshold, before any is learned; later ones' are 2 x, 3 x",
     )
     temperature: float = Field(0.1, gt=0, le=100, description="Softness of thresholds in their gradient")
-    rate: float = Field(0.05, gt=0, le=10, description="Learning rate of the logarithms of the thresholds")
+    rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the logarithms of the thresholds")
 
 
 @register
@@ -106,7 +106,7 @@ class Adaptive(Reduction):
             output = dropped(weights, dropout) @ value
         else:
             output = kernel(query, key, value, dropout, scale, **how)
-            weights = Weights(kernel, query, key, scale)(_ALL, slice(0, 1)) if decides else None
+            weights = Weights(kernel, query[:, :, :1], key, scale)(_ALL, slice(0, 1)) if decides else None
         if decides:
             self._scores = read_by_first(weights[:, :, 0], output) * self._lengths
         return output
