@@ -35,13 +35,15 @@ class Settings(ReductionSettings):
         0.65, gt=0, le=1, description="Multiply-adds to aim at, as a share of those with all tokens"
     )
     start: float = Field(
-        0.1,
+        0.02,
         gt=0,
         le=100,
         description="First stage's threshold, before any is learned; later ones' are 2 x, 3 x",
     )
-    temperature: float = Field(0.1, gt=0, le=100, description="Softness of thresholds in their gradient")
-    rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the logarithms of the thresholds")
+    temperature: float = Field(
+        0.3, gt=0, le=100, description="Softness of thresholds in their gradient, in thresholds"
+    )
+    rate: float = Field(0.2, gt=0, le=10, description="Learning rate of the logarithms of the thresholds")
 
 
 @register
@@ -57,10 +59,12 @@ class Adaptive(Reduction):
 
     Ours: scores are multiplied by the tokens of the text, so that 1 is the average and a threshold means the
     same for short and long texts. The logarithms of thresholds are learned, so that a token that left never
-    comes back. The answer with all tokens is that of the encoder itself, not of a second, trained one. Start,
-    temperature and rate are chosen so that thresholds move within some hundred steps on short texts. When it
-    is used, each text has its own count of tokens; the paper's texts all keep the mean count of their
-    batch, so that an answer would depend on the other texts.
+    comes back; the temperature is a share of the threshold. An encoder in training reads most tokens far
+    less than average. So thresholds start low and have a high rate: few tokens leave at first, and some ten
+    steps are enough. The answer with all tokens is the encoder's own, not that of a second one.
+
+    When it is used, each text has its own count of tokens. The paper's texts all keep the mean count of
+    their batch, so that an answer would depend on the other texts.
     """
 
     name = "adaptive"
@@ -116,7 +120,8 @@ class Adaptive(Reduction):
     ) -> Float[Tensor, "batch fewer width"]:
         if layer not in self.stages or self.waits:
             return hidden
-        real, above = passing.batch.real, self._scores - self.logarithms[self.stages[layer]].exp()
+        real, threshold = passing.batch.real, self.logarithms[self.stages[layer]].exp()
+        above = self._scores / threshold - 1
         above = torch.cat([torch.full_like(above[:, :1], torch.inf), above[:, 1:]], 1)
         if not self.training:
             return passing.keep((above > 0) & real, hidden)
