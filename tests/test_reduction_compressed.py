@@ -9,11 +9,12 @@ import torch
 from models import tiny_batch, tiny_model
 from torch import nn
 from torch.nn.functional import gumbel_softmax
+from torch.utils.flop_counter import FlopCounterMode
 
-from sparsebert import attach_reduction, sparsify
+from sparsebert import sparsify
 from sparsebert.errors import InputError
 from sparsebert.models.architectures import architecture_of
-from sparsebert.reductions import compressed
+from sparsebert.reductions import attach_reduction, compressed
 from sparsebert.selftest.models import LAYERS, HandMasked, computed_by_hand
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
@@ -139,8 +140,22 @@ def test_combining_costs_two_projections_and_a_pair_with_each_slot():
     cost, width = architecture_of(model).multiply_adds, 16
     assert 2 <= slots <= 4
     expected = 2 * cost(9, 81, 9) + cost(slots, slots**2, slots)
-    expected += 2 * 9 * width**2 + 2 * (8 * 3) * width + cost(0, 0, slots)
+    expected += 2 * 9 * width**2 + 2 * (9 * 3) * width + cost(0, 0, slots)
     assert meter.multiply_adds == pytest.approx(expected)
+
+
+def test_multiply_adds_are_those_that_torch_counts():
+    """Of layers that are computed in the open; torch knows no fused attention."""
+    model, batch = tiny_model("bert"), columns((9,))
+    reduction = reduced(model, "compressed(share=0.7, protected=2, slots=3, at=3)")
+    sparse, counter = sparsify(model, "dense", reduction=reduction), FlopCounterMode(display=False)
+    with sparse, sparse.measure() as meter, counter, torch.no_grad():
+        model(**batch)
+    width, heads = model.config.hidden_size, model.config.num_attention_heads
+    beside = width * (width + model.config.num_labels)  # pooler and classifier
+    beside += 3 * width**2  # of the slots, which are the same for all texts
+    beside += sum(heads * 9 * keys for keys in (9, 6, 4))  # sums of the attention that is received
+    assert counter.get_total_flops() == pytest.approx(2 * (meter.multiply_adds + beside))
 
 
 def test_slots_get_the_gradient_of_the_softmax_at_the_values_of_its_choice(monkeypatch):

@@ -16,14 +16,7 @@ from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
 from sparsebert.models.companions import Logits
 from sparsebert.models.sparsified import Pass
-from sparsebert.reductions.reduction import (
-    Reduction,
-    ReductionSettings,
-    Scores,
-    Weights,
-    apart,
-    straight_through,
-)
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, Weights, apart
 from sparsebert.registry import register
 
 _STAGES = 3  # at a quarter, half and three quarters of the layers
@@ -151,6 +144,13 @@ class Adaptive(Reduction):
             spent = spent + self._multiply_adds(before.sum(), pairs, left.sum())
             whole = whole + self._multiply_adds(everyone.sum(), kernel.count, everyone.sum())
         return spent / whole
+
+
+def straight_through(
+    hard: Float[Tensor, "batch length"], soft: Float[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """The values of `hard`, with the gradient of `soft`."""
+    return hard + soft - soft.detach()
 
 
 def gated(

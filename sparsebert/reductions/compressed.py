@@ -121,7 +121,7 @@ class Compressed(Reduction):
             return hidden
         real, slots = passing.batch.real, self.settings.slots
         if passing.meter:
-            passing.meter.count_layer(layer, slots * (real.sum().item() - len(real)), passing.batch, 0.5)
+            passing.meter.count_layer(layer, slots * real.sum().item(), passing.batch, 0.5)
         others = real & (torch.arange(real.shape[1], device=real.device) > 0)
         combined, filled = self.combine(hidden, others)
         first = torch.zeros(len(real), 1 + slots, dtype=torch.long, device=real.device)

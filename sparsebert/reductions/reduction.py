@@ -184,11 +184,6 @@ def _rows(
     return table if table.shape[2] == 1 else table[:, :, part]
 
 
-def straight_through(hard: Float[Tensor, "*any"], soft: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    """The values of `hard`, with the gradient of `soft`."""
-    return hard + soft - soft.detach()
-
-
 def highest(
     scores: Scores, real: Bool[Tensor, "batch length"], counts: Shaped[Tensor, "batch 1"]
 ) -> Bool[Tensor, "batch length"]:
