@@ -10,12 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
@@ -25,7 +24,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.batches import Batch, tokens_before_second
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -234,7 +233,10 @@ class Sparsified:
             embeddings = inputs.get("inputs_embeds")
             if embeddings is None:
                 embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
-        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), embeddings)
+        real, second = _real_tokens(inputs), None
+        if "second" in self.plan.needs:
+            second = tokens_before_second(real, *map(inputs.get, ("input_ids", "token_type_ids")))
+        return Batch(real, *map(inputs.get, _COLUMNS), embeddings, second)
 
 
 def sparsify(
@@ -290,8 +292,8 @@ class Pass:
         self, kept: Bool[Tensor, "batch length"], hidden: Float[Tensor, "batch length width"]
     ) -> Float[Tensor, "batch fewer width"]:
         """Let all other tokens leave; those that stay move up in their order, with their hidden states."""
-        places, real = packed(kept)
-        self.go_on_with(replace(self.batch.select(places), real=real))
+        batch, places = self.batch.keep(kept)
+        self.go_on_with(batch)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def attend(self, module: nn.Module, *heads: Heads, **how: Any) -> Heads:
@@ -307,14 +309,6 @@ class Pass:
             pairs = reduction.pairs(kernel) if reduction else kernel.count
             self.meter.count_layer(self.layer, pairs, self.batch)
         return output
-
-
-def packed(
-    kept: Bool[Tensor, "batch length"],
-) -> tuple[Int[Tensor, "batch fewer"], Bool[Tensor, "batch fewer"]]:
-    """The places of the tokens that are kept, in their order, padded on the right, and which are real."""
-    places = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, : int(kept.sum(-1).max())]
-    return places, kept.gather(1, places)
 
 
 def _attend(

@@ -14,7 +14,8 @@ from sparsebert.errors import InputError
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
-from sparsebert.models.sparsified import Pass, packed
+from sparsebert.models.sparsified import Pass
+from sparsebert.patterns.batches import Batch
 from sparsebert.reductions.reduction import (
     Keys,
     Reduction,
@@ -94,8 +95,8 @@ class Compressed(Reduction):
         if keys is None:
             real = kernel.context.batch.real
             keys = Keys(torch.arange(real.shape[1], device=real.device).expand(real.shape), real)
-        places, left = packed(self.important(received.detach(), keys.real))
-        self._keys = Keys(keys.places.gather(1, places), left)
+        left, places = Batch(keys.real).keep(self.important(received.detach(), keys.real))
+        self._keys = Keys(keys.places.gather(1, places), left.real)
         return output
 
     def pairs(self, kernel: Kernel) -> float:
@@ -124,10 +125,9 @@ class Compressed(Reduction):
             passing.meter.count_layer(layer, slots * real.sum().item(), passing.batch, 0.5)
         others = real & (torch.arange(real.shape[1], device=real.device) > 0)
         combined, filled = self.combine(hidden, others)
-        first = torch.zeros(len(real), 1 + slots, dtype=torch.long, device=real.device)
-        passing.go_on_with(passing.batch.select(first))
-        self._keys = None
-        return passing.keep(torch.cat([real[:, :1], filled], 1), torch.cat([hidden[:, :1], combined], 1))
+        self._keys, filled = None, torch.cat([real[:, :1], filled], 1)
+        passing.go_on_with(passing.batch.like_first(filled))
+        return passing.keep(filled, torch.cat([hidden[:, :1], combined], 1))
 
 
 class Combining(nn.Module):
