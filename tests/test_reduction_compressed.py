@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsebert import sparsify
 from sparsebert.errors import InputError
 from sparsebert.models.architectures import architecture_of
+from sparsebert.patterns.batches import Batch
 from sparsebert.reductions import attach_reduction, compressed
 from sparsebert.selftest.models import LAYERS, HandMasked, computed_by_hand
 from sparsebert.training.finetuning import evaluate, finetune
@@ -242,3 +243,11 @@ def test_a_run_is_trained_saved_and_loaded(workspace, tmp_path):
     again = evaluate(tmp_path / "model")
     assert again["metrics"] == record.metrics
     assert again["multiply_adds"] == pytest.approx(record.multiply_adds)
+
+
+def test_slots_are_to_patterns_what_cls_is():
+    word_ids = torch.tensor([[-1, 0, 1], [-1, 0, -1]])
+    batch = Batch.of_lengths([3, 2], word_ids=word_ids, second=torch.tensor([2, 2]))
+    slots = batch.like_first(torch.tensor([[True, True, False, True], [True, False, False, True]]))
+    assert (slots.word_ids == -1).all() and slots.head_ids is None
+    assert slots.second.tolist() == [3, 2] and slots.kinds[slots.real].tolist() == [0, 1, 1, 0, 1]
