@@ -60,6 +60,15 @@ class Batch:
         columns = map(chosen, (kept, self.word_ids, self.head_ids, self.embeddings))
         return Batch(*columns, second), places
 
+    def like_first(self, real: Bool[Tensor, "batch other"]) -> Batch:
+        """A batch of one text a row, all of whose tokens are to patterns what the first ones are here."""
+
+        def first(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column[:, :1].repeat_interleave(real.shape[1], 1)
+
+        columns = map(first, (self.word_ids, self.head_ids, self.embeddings))
+        return Batch(real, *columns, None if self.second is None else real.sum(-1))
+
     @cached_property
     def positions(self) -> Int[Tensor, "batch length"]:
         """Position of each token among the real tokens of its sequence; meaningless for padding."""
