@@ -24,7 +24,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.batches import OF_A_LAYER, Batch
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -190,24 +190,33 @@ class Sparsified:
         hidden = self.reduction.leave(self._passing.layer, hidden, self._passing)
         return (hidden, *rest) if isinstance(output, tuple) else hidden
 
-    def prepared(self, batch: Batch) -> list[Kernel]:
-        """The kernel of each layer for a batch; layers of one pattern share it."""
+    def prepared(self, batch: Batch) -> list[Kernel | None]:
+        """The kernel of each layer for a batch; layers of one pattern share it.
+
+        None where the pattern reads what is of the layer: `kernel_at` makes it there.
+        """
         dropout = self.architecture.dropout if self.model.training else 0.0
         whole, gradient = bool(batch.real.all()), torch.is_grad_enabled()
         shared = whole, batch.real.shape, batch.real.device, dropout > 0
         shared += gradient, torch.is_inference_mode_enabled()
-        heads, windows = self.architecture.heads, self.architecture.windows
+        windows = self.architecture.windows
         keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
-        ready = dict(self._kept)
-        for key in keys:
-            pattern, window, *_ = key
+        ready: dict[tuple, Kernel | None] = dict(self._kept)
+        for layer, key in enumerate(keys):
+            pattern = self.patterns[layer]
             if key not in ready:
-                ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
+                ready[key] = None if pattern.needs & OF_A_LAYER else self.kernel_at(layer, batch)
                 if whole and pattern.keepable:
                     self._kept[key] = ready[key]
         for key in list(self._kept)[:-_MOST_KEPT]:
             del self._kept[key]
         return [ready[key] for key in keys]
+
+    def kernel_at(self, layer: int, batch: Batch) -> Kernel:
+        """The kernel of one layer for a batch."""
+        dropout = self.architecture.dropout if self.model.training else 0.0
+        how = dropout, torch.is_grad_enabled(), self.architecture.windows.get(layer)
+        return kernel_for(self.patterns[layer], batch, self.architecture.heads, self.kernel, *how)
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
@@ -283,6 +292,9 @@ class Pass:
         own = module._sparsebert_layer
         self.layer = self.layer + 1 if own is None else own
         kernel = self.kernels[self.layer]
+        if kernel is None:
+            query, key, _ = heads
+            kernel = self.sparse.kernel_at(self.layer, replace(self.batch, queries=query, keys=key))
         self.sparse.kernels[self.layer] = kernel.name
         if self.meter:
             self.meter.count_layer(self.layer, kernel.count, self.batch)

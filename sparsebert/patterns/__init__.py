@@ -15,6 +15,7 @@ from sparsebert.patterns.dilated import Dilated
 from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
+from sparsebert.patterns.predicted import Predicted
 # isort: on
 
 from sparsebert.patterns.pattern import Bias, Difference, Family, Learner, Pattern, Relation, Union, parts_of

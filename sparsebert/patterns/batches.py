@@ -18,6 +18,9 @@ _PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
 _PADDING |= {"word_ids": -1, "head_ids": -1, "tags": -1}
 
 
+OF_A_LAYER = frozenset({"queries", "keys"})  # fields of `Batch`
+
+
 @dataclass(frozen=True)
 class Batch:
     """The side of a batch that attention patterns read.
@@ -25,13 +28,15 @@ class Batch:
     `real` is True where a token is not padding. `word_ids` gives the word that a piece belongs to, counted
     over the whole sequence, and `head_ids` the word that is that word's syntactic head (a root is its own
     head); both are -1 for special tokens and padding. `embeddings` are the encoder's input embeddings.
-    Chapter 01 explains it.
+    `queries` and `keys` are those of one layer and there in its attention alone. Chapter 01 explains it.
     """
 
     real: Bool[Tensor, "batch length"]
     word_ids: Int[Tensor, "batch length"] | None = None
     head_ids: Int[Tensor, "batch length"] | None = None
     embeddings: Float[Tensor, "batch length width"] | None = None
+    queries: Float[Tensor, "batch head length size"] | None = None
+    keys: Float[Tensor, "batch head length size"] | None = None
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], **columns: Tensor) -> Batch:
@@ -40,14 +45,15 @@ class Batch:
         return cls(real, **columns)
 
     def select(self, places: Int[Tensor, "batch fewer"]) -> Batch:
-        """Only the tokens at these places of each row."""
+        """Only the tokens at these places of each row, without what is of one layer."""
 
         def chosen(column: Tensor | None) -> Tensor | None:
             if column is None or column.ndim < 3:
                 return column if column is None else column.gather(1, places)
             return column.gather(1, places[..., None].expand(-1, -1, column.shape[-1]))
 
-        return Batch(**{field.name: chosen(getattr(self, field.name)) for field in fields(self)})
+        names = {field.name for field in fields(self)} - OF_A_LAYER
+        return Batch(**{name: chosen(getattr(self, name)) for name in names})
 
     @cached_property
     def positions(self) -> Int[Tensor, "batch length"]:

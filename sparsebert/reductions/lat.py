@@ -14,11 +14,11 @@ from sparsebert.errors import InputError, shown
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
-from sparsebert.models.companions import Logits
+from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
 from sparsebert.patterns.plans import Placement
 from sparsebert.reductions import reduction
-from sparsebert.reductions.reduction import Reduction, Scores, apart, attend_and_score
+from sparsebert.reductions.reduction import Reduction, Scores, attend_and_score
 from sparsebert.registry import register
 
 _SLACK = 1e-6  # so that 0.7 of 10 tokens are 7, whatever binary fractions make of it
