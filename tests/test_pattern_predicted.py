@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_finetune import interrupt_at, results
 from test_saving import encoded, said
 
+from sparsebert.models.encoders import load_classifier
 from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import parse_pattern, parse_plan
@@ -21,6 +22,7 @@ from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.predicted import PredictedLayer, Predictor
 from sparsebert.selftest.models import HEADS, LAYERS, HandMasked, computed_by_hand, outputs_and_gradients
 from sparsebert.training.finetuning import evaluate, finetune
+from sparsebert.training.resolved import attach_learner
 from sparsebert.training.runs import RunConfig
 from sparsebert.training.saving import load, save
 
@@ -219,6 +221,17 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(tmp_path):
     assert "has no masks for layer 0" in said(lambda: parse_pattern(f'predicted("{path}")').at(0))
     save_file({name: table for name, table in load_file(path).items() if name != "1.sums"}, path)
     assert "holds no predicted masks" in said(lambda: parse_pattern(f'predicted("{path}")').at(1))
+
+
+def test_a_run_learns_masks_alone(small):
+    model = load_classifier("tiny", ["any"])
+    for plan, more, what in (
+        ("predicted", {"degrees": {}}, "--learn-degrees"),
+        ("predicted", {"reduce": "lat"}, "--reduce"),
+        ("predicted | weighted(neighbour(1))", {}, "masks or weights, not both"),
+    ):
+        config = RunConfig(**small | {"plan": plan} | more)
+        assert what in said(lambda c=config: attach_learner(model, parse_plan(c.plan), c, 32))
 
 
 # ---- in a run

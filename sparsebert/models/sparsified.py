@@ -2,7 +2,8 @@
 
 One hook on the encoder reads each batch, prepares a kernel for every pattern of the plan once and hands them
 down as a keyword argument; one attention function, registered with transformers' AttentionInterface, calls
-them layer by layer. Kernels of a length are kept where they depend on nothing else.
+them layer by layer. Kernels of a length are kept where they depend on nothing else, and made at their layer
+where a pattern reads its queries and keys.
 """
 
 from __future__ import annotations

@@ -121,7 +121,8 @@ class Predictor(nn.Module):
         with torch.autocast(batch.real.device.type, enabled=False), torch.no_grad():
             query, key = batch.queries.float(), batch.keys.float()
             scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            attention = scores.masked_fill(~batch.real[:, None, None], -torch.inf).softmax(-1)
+            least = torch.finfo(scores.dtype).min
+            attention = scores.masked_fill(~batch.real[:, None, None], least).softmax(-1)
         judged = batch.pairs & (batch.positions > 0)[:, None, :, None]
         squares = (self(batch, sparse=False) - attention).square().masked_fill(~judged, 0)
         queries = attention.shape[1] * (batch.real.sum() - len(batch.real))
@@ -151,8 +152,9 @@ def load_predictor(path: str, layer: int) -> Predictor:
         tables = {name.removeprefix(start): table for name, table in found.items()}
         if not tables:
             raise InputError(f"'{shown(path)}' has no masks for layer {layer}; place them elsewhere")
-        predictor = Predictor(tables["queries.weight"].shape[1], len(tables["sums"]))
-        predictor.load_state_dict(tables)
-    except (SafetensorError, KeyError, IndexError, RuntimeError):
+        with torch.device("meta"):  # draws no random numbers
+            predictor = Predictor(tables["queries.weight"].shape[1], len(tables["sums"]))
+        predictor.load_state_dict(tables, assign=True)
+    except (SafetensorError, KeyError, IndexError, TypeError, RuntimeError):
         raise InputError(f"'{shown(path)}' holds no predicted masks; {instead}") from None
     return predictor
