@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     )
     from sparsebert.patterns.batches import Batch
     from sparsebert.patterns.plans import Placement, Plan, parse_plan
-    from sparsebert.reductions import attach_reduction
     from sparsebert.registry import register
     from sparsebert.sweeps.running import run_all
     from sparsebert.training.finetuning import evaluate, finetune
@@ -75,7 +74,6 @@ _NAMES = {
     ),
     "sparsebert.patterns.batches": ("Batch",),
     "sparsebert.patterns.plans": ("Placement", "Plan", "parse_plan"),
-    "sparsebert.reductions": ("attach_reduction",),
     "sparsebert.registry": ("register",),
     "sparsebert.sweeps.running": ("run_all",),
     "sparsebert.training.finetuning": ("evaluate", "finetune"),

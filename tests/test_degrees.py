@@ -16,7 +16,7 @@ from sparsebert.degrees import DegreeConfig, LearnedDegrees
 from sparsebert.degrees.hardening import check_target, count_pairs, harden, mass_widths
 from sparsebert.degrees.learning import other_parts
 from sparsebert.degrees.methods import Survival, attention_mass
-from sparsebert.degrees.training import DegreeTraining, attach_degrees
+from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError
 from sparsebert.models.sparsified import sparsify
 from sparsebert.patterns import Global, parse_pattern
@@ -212,13 +212,13 @@ def test_the_density_to_expect_is_the_mean_of_graphs_that_are_drawn(method, open
 def test_the_gradient_of_the_penalty_is_that_of_finite_differences(method, sharing, open_ended):
     learner = learner_of(4, heads=2, method=method, sharing=sharing, open_ended=open_ended, price=3.0)
     plan = "learned | global(cls) @ 0-2; learned | neighbour(1) @ 3"
-    with sparsify(tiny_model("bert"), parse_plan(plan), learner) as sparse:
-        training = DegreeTraining(learner, sparse, list, dict)
-        assert training.penalty() == 0  # before a batch has passed
+    with sparsify(tiny_model("bert"), parse_plan(plan), learner):
+        no_logits = torch.zeros(1, 3), None
+        assert learner.added_loss(*no_logits) == 0  # before a batch has passed
 
         def penalty() -> torch.Tensor:
             learner.prepare(padded_anyhow())
-            return training.penalty()
+            return learner.added_loss(*no_logits)
 
         value = penalty()
         assert value.item() == pytest.approx(3 * learner.density.mean().item())

@@ -120,7 +120,8 @@ def bench_attention(**options: object) -> None:
         click.Option(
             ["--mode", "modes"],
             multiple=True,
-            help="What to time: training or inference; may be repeated.  [default: both, with --reduce inference]",
+            help="What to time: training or inference; may be repeated.  [default: both; inference "
+            "with --reduce]",
         ),
         click.Option(
             ["--reduce"], help="Way to let tokens leave under the plan, see `sparsebert reductions`."

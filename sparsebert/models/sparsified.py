@@ -290,7 +290,7 @@ class Pass:
 
     def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:
         """The output of the layer that is calling; query, key and value, `dropout` and `scale`."""
-        own = module._sparsebert_layer
+        own: Any = module._sparsebert_layer
         self.layer = self.layer + 1 if own is None else own
         kernel = self.kernels[self.layer]
         if kernel is None:

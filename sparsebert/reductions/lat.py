@@ -17,14 +17,13 @@ from sparsebert.models.architectures import Architecture
 from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
 from sparsebert.patterns.plans import Placement
-from sparsebert.reductions import reduction
-from sparsebert.reductions.reduction import Reduction, Scores, attend_and_score
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, attend_and_score
 from sparsebert.registry import register
 
 _SLACK = 1e-6  # so that 0.7 of 10 tokens are 7, whatever binary fractions make of it
 
 
-class Settings(reduction.Settings):
+class Settings(ReductionSettings):
     keep: str = Field(
         "0.8",
         description="Share of a layer's tokens that stay when the model is used, at all layers or as in "

@@ -15,12 +15,11 @@ from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
 from sparsebert.models.companions import Logits
 from sparsebert.models.sparsified import Pass
-from sparsebert.reductions import reduction
-from sparsebert.reductions.reduction import Reduction, Scores, attend_and_score
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, attend_and_score
 from sparsebert.registry import register
 
 
-class Settings(reduction.Settings):
+class Settings(ReductionSettings):
     price: float = Field(0.05, ge=0, le=1000, description="Loss per layer for a text whose tokens all stay")
     soft_share: float = Field(
         0.3, gt=0, lt=1, description="Share of the training steps in which thresholds are learned"

@@ -26,7 +26,7 @@ _TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _QUERIES = 64  # whose scores are held at once where no gradient needs them
 
 
-class Settings(BaseModel):
+class ReductionSettings(BaseModel):
     """What can be asked of a reduction; each has a subclass with what can be asked of it alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -40,15 +40,15 @@ class Reduction(Companion):
     """A way to let tokens leave; `sparsebert.register` adds one of your own.
 
     It needs a `name`, its `Settings` and `leave`. Tokens leave within each text by itself: neither padding
-    nor the other texts of a batch change who does. [CLS] always stays. Chapter 10 explains it.
+    nor the other texts of a batch change who does. [CLS] always stays.
     """
 
     registry: ClassVar[Registry] = REDUCTIONS
     name: ClassVar[str]
-    Settings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[type[ReductionSettings]] = ReductionSettings
     attribute = "sparsebert_reduction"  # of the model that it is attached to
 
-    def __init__(self, settings: Settings, architecture: Architecture):
+    def __init__(self, settings: ReductionSettings, architecture: Architecture):
         super().__init__()
         self.settings, self.layers = settings, architecture.layers
         self.register_buffer("done", torch.tensor(1.0))  # share of the training that is over
@@ -135,7 +135,7 @@ def slices(length: int, step: int) -> list[slice]:
 
 def _rows(
     table: Shaped[Tensor, "#batch #head #query key"], text: slice, part: slice
-) -> Shaped[Tensor, "text #head part key"]:
+) -> Shaped[Tensor, "#text #head part key"]:
     table = table if len(table) == 1 else table[text]
     return table if table.shape[2] == 1 else table[:, :, part]
 
@@ -158,7 +158,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     """Give a model the reduction that a text stands for, so that its optimizer and its checkpoints hold it.
 
     Hand it on to `sparsify`, too. Raises `InputError` for an encoder that tokens can't leave, and as
-    `reduction_text` does. Chapter 10 explains it.
+    `reduction_text` does.
     """
     name, settings = _parsed(text)
     architecture = architecture_of(model)
@@ -172,13 +172,13 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     return reduction
 
 
-def text_of(name: str, settings: Settings) -> str:
+def text_of(name: str, settings: ReductionSettings) -> str:
     """The text that stands for a reduction with these settings."""
     said = [f"{field}={value}" for field, value in settings.model_dump(exclude_defaults=True).items()]
     return f"{name}({', '.join(said)})" if said else name
 
 
-def _parsed(text: str) -> tuple[str, Settings]:
+def _parsed(text: str) -> tuple[str, ReductionSettings]:
     match = _TEXT.fullmatch(text)
     if not match:
         raise InputError(f"'{shown(text)}' is no reduction; write one such as lat(keep=0.8)")
