@@ -28,7 +28,7 @@ class Batch:
     `real` is True where a token is not padding. `word_ids` gives the word that a piece belongs to, counted
     over the whole sequence, and `head_ids` the word that is that word's syntactic head (a root is its own
     head); both are -1 for special tokens and padding. `embeddings` are the encoder's input embeddings.
-    `queries` and `keys` are those of one layer and there in its attention alone. Chapter 01 explains it.
+    `queries` and `keys` belong to one layer, and its attention alone has them. Chapter 01 explains it.
     """
 
     real: Bool[Tensor, "batch length"]
