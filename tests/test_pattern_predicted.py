@@ -147,7 +147,7 @@ def test_a_network_learns_the_attention_of_texts():
 # ---- in a model
 
 
-@pytest.mark.parametrize("kind", ["bert", "albert", "distilbert"])
+@pytest.mark.parametrize("kind", ["bert", "albert", "distilbert", "modernbert", "mpnet"])
 @pytest.mark.parametrize(
     "plan", ["predicted", "neighbour(1) | predicted(keep=40) @ late; random(2) - predicted @ 0"]
 )

@@ -92,6 +92,7 @@ class Predictor(nn.Module):
     def __init__(self, width: int, tokens: int):
         super().__init__()
         self.queries, self.keys = (nn.Linear(width, max(1, width // 2)) for _ in range(2))
+        # A row for each position: by bins of relative position, the keys of a bin would all score the same.
         shape = tokens, max(1, tokens // _TOKENS_PER_MAP)
         self.sums, self.maps = (nn.Parameter(torch.empty(shape)) for _ in range(2))
         for table in (self.sums, self.maps):
@@ -117,7 +118,10 @@ class Predictor(nn.Module):
             return share @ maps.transpose(-1, -2)
 
     def error(self, batch: Batch) -> Float[Tensor, ""]:
-        """Squared error of the scores as dense attention, summed over keys, mean over queries but [CLS]."""
+        """Squared error of the scores as dense attention, summed over keys, mean over queries but [CLS].
+
+        What an encoder adds to scores by relative position, or leaves out by a window, is not in it.
+        """
         with torch.autocast(batch.real.device.type, enabled=False), torch.no_grad():
             query, key = batch.queries.float(), batch.keys.float()
             scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
