@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_finetune import interrupt_at, results
 from test_saving import encoded, said
 
+from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import load_classifier
 from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.models.sparsified import sparsify
@@ -170,7 +171,9 @@ def test_a_model_answers_as_masked_by_hand_and_no_gradient_reaches_the_network(k
     assert not any(name.startswith(Predictors.attribute) for name in gradients)
     monkeypatch.setattr(PredictedLayer, "related", lambda pattern, columns: masks[pattern.layer])
     monkeypatch.setattr(PredictedLayer, "reads", frozenset())
-    hands = [pattern.allowed(columns).expand(3, HEADS, 9, 9) for pattern in patterns]
+    windows = architecture_of(model).windows
+    near = [columns.distances <= windows.get(layer, 9) for layer in range(LAYERS)]
+    hands = [(p.allowed(columns) & own).expand(3, HEADS, 9, 9) for p, own in zip(patterns, near, strict=True)]
     assert meter.over_real == pytest.approx([m.sum().item() / HEADS / (81 + 16 + 49) for m in hands])
     assert 0.2 < min(meter.over_real) < 0.8
     expected, exact = computed_by_hand(HandMasked(hands, [torch.zeros(1).double()] * LAYERS), model, batch)
