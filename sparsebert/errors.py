@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import PurePath
 
@@ -27,9 +28,23 @@ class ChapterError(RuntimeError):
     """
 
 
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """An `InputError` that is raised in this context begins with what it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
 def say(line: str) -> None:
     """Tell how far something is; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def shown(text: object, most: int = 0) -> str:

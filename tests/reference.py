@@ -38,6 +38,7 @@ class Sentence:
         self.n = len(keep)
         self.words = [batch.word_ids[row, i].item() for i in keep] if batch.word_ids is not None else None
         self.heads = [batch.head_ids[row, i].item() for i in keep] if batch.head_ids is not None else None
+        self.second = batch.second[row].item() if batch.second is not None else None
         self.embeddings = (
             [batch.embeddings[row, i].double() for i in keep] if batch.embeddings is not None else None
         )

@@ -7,6 +7,7 @@ import shlex
 import zlib
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,15 +19,16 @@ from sparsebert.advise.advising import Advice, advise
 from sparsebert.advise.asking import DENSE, LOG, Candidate, Log, Request
 from sparsebert.advise.halving import Judged, candidates, finalists, survivors
 from sparsebert.advise.looking import check, look
-from sparsebert.advise.losses import gain, loss, points
 from sparsebert.advise.promising import in_order, upper_bound
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
+from sparsebert.cli.options import RunCommand
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
 from sparsebert.patterns.batches import Rows
 from sparsebert.study.intervals import Mean, over_seeds_and_rows
+from sparsebert.study.losses import gain, loss, points
 from sparsebert.training.predictions import Predictions, metrics_of
 from sparsebert.training.runs import RunConfig, RunStore
 
@@ -189,8 +191,10 @@ LETTERS = [(chr(97 + n % 26), "ab"[n % 2]) for n in range(900)]
     ("kind", "severity", "said", "rows", "evaluated"),
     [
         ("too few rows", "stops", "4 confirmation rows can't show that at most 2 points", texts(30), None),
-        ("few rows", "warns", r"166 confirmation rows will hardly show .*takes about \d\d\d\.",
+        ("few rows", "warns", r"166 confirmation rows will hardly show .*takes about \d\d\d, as in a file of",
          texts(600), texts(250, 900)),
+        ("labels alike", "warns", "labels 'Pos' and 'pos' differ in case or blanks alone",
+         [(text, "Pos" if n % 3 else " pos ") for n, (text, _) in enumerate(texts(900))], None),
         ("one class", "stops", "Every confirmation row has the label 'a'", texts(900),
          [(f"row {n}", "a") for n in range(900)]),
         ("labels all different", "stops", "900 training rows have 900 different labels, nearly one each",
@@ -228,6 +232,15 @@ def test_texts_that_are_cut_and_letters_that_differ_in_case_alone(tmp_path):
     found = found_in(tmp_path, rows, [(text.lower(), label) for text, label in rows], max_length=4)
     assert found["leakage"].severity == "stops" and found["lengths"].severity == "warns"
     assert found["lengths"].value == 4
+
+
+def test_a_file_with_the_rows_that_were_asked_for_is_taken(tmp_path):
+    for label in ("ab", "abc", ("0.5", "1.5")):
+        few, enough = ([(text, label[n % len(label)]) for n, (text, _) in enumerate(texts(rows))]
+                       for rows in (30, 1200))  # fmt: skip
+        said = found_in(tmp_path, few)["too few rows"].sentence
+        assert "150 are needed; give a file of about 1,200 labelled rows, or" in said
+        assert "too few rows" not in found_in(tmp_path, enough)
 
 
 def test_numbers_to_predict_have_a_range(tmp_path):
@@ -327,7 +340,8 @@ def test_a_promise_needs_three_seeds_and_says_what_it_needs_else():
     assert promise.held is None and np.isnan(promise.bound)
     dense, plan = finals(0.9, 0.9, count=150)
     (promise,) = in_order(dense, {"plan": plan}, 2.0)
-    assert promise.held is False and promise.needed(2.0).endswith("confirmation rows would be needed.")
+    said = "450 confirmation rows would be needed. 450 confirmation rows take a file of about 3,400 labelled"
+    assert promise.held is False and said in promise.needed(2.0)
 
 
 # ---- choices
@@ -377,6 +391,24 @@ def test_a_search_recommends_the_plan_that_loses_nothing(large, tmp_path):
     compile(code, "lines", "exec")
 
 
+@pytest.mark.parametrize(
+    ("saves", "said"),
+    [
+        ([False, False], "Stay with dense attention: at 128 and 512 tokens nothing is saved by `PLAN`"),
+        ([False, True], "At 128 tokens nothing is saved, so stay with dense attention there. At 512 "),
+        ([True, True], "At 128 and 512 tokens use `PLAN`, which keeps "),
+    ],
+)
+def test_an_answer_says_at_which_lengths_the_plan_saves(large, tmp_path, saves, said):
+    def measure(plan, encoder, lengths, left):
+        return pd.DataFrame({"length": lengths, "saves": saves})
+
+    fake = Fake(LOST)
+    advice = advise(asked(large), tmp_path, run=fake.run, measure=measure, clock=fake.clock)
+    assert advice.answer.startswith(said.replace("PLAN", advice.held.plan))
+    assert "connections. With 95 % confidence it loses at most" in advice.answer
+
+
 @pytest.mark.parametrize("budget", [300, 700, 1500, 6000])
 @pytest.mark.parametrize("pace", [30.0, 100.0])
 def test_a_search_ends_in_time(large, tmp_path, budget, pace):
@@ -386,13 +418,32 @@ def test_a_search_ends_in_time(large, tmp_path, budget, pace):
     if advice.promises:
         assert advice.promises[0].seeds >= 3
     else:
-        assert "give at least" in advice.why or "longer budget" in advice.why
+        assert advice.why.startswith(TOO_SHORT)
+
+
+TOO_SHORT = "The budget is too short to promise anything; give at least "
 
 
 def test_a_budget_that_is_too_short_says_how_much_is_needed(large, tmp_path):
     advice = advice_of(Fake(LOST, pace=20.0), asked(large, budget=120), tmp_path)
-    assert advice.why.startswith("The budget is too short to promise anything; give at least ")
+    assert advice.why.startswith(TOO_SHORT)
     assert advice.recommended is None and advice.promises == [] and advice.curve.empty
+
+
+@pytest.mark.parametrize(("stage", "slow"), [("first", lambda c: c.seed == 0 and c.plan != "dense"),
+                                             ("final", lambda c: c.seed == 3)])  # fmt: skip
+def test_runs_that_take_longer_than_expected_leave_a_budget_too_short(large, tmp_path, stage, slow):
+    fake = Fake(LOST)
+
+    def run(config, save_to):
+        record = fake.run(config, save_to)
+        fake.now += 700 * slow(config)
+        return record
+
+    advice = advise(asked(large), tmp_path, run=run, measure=no_measure, clock=fake.clock)
+    minutes = int(advice.why.removeprefix(TOO_SHORT).removesuffix(" min."))
+    assert minutes > 25, "more than was given"
+    assert Log.read(tmp_path).rungs[-1].name == {"first": "second", "final": "final"}[stage]
 
 
 def test_without_anything_to_lose_the_search_ends_after_the_baseline(large, tmp_path):
@@ -448,6 +499,25 @@ def test_a_search_that_was_interrupted_goes_on(large, tmp_path, after):
     assert len(made) == after and fake.now <= 3000
 
 
+@pytest.mark.parametrize(("budget", "longer"), [(300, 1500), (700, 760), (1500, 3000)])
+def test_a_longer_budget_goes_on_with_a_search(large, tmp_path, budget, longer):
+    fake = Fake(LOST)
+    before, made = advice_of(fake, asked(large, budget=budget), tmp_path), set(fake.made)
+    after = advice_of(fake, asked(large, budget=longer), tmp_path)
+    assert made < set(fake.made) and fake.now <= longer
+    assert len(after.final.get("dense", [])) > len(before.final.get("dense", []))
+    assert f"This search went on from one of {budget / 60:.0f} min." in after.why
+    assert told(advice_of(fake, asked(large, budget=longer), tmp_path)) == told(after)
+
+
+def test_other_lengths_are_measured_without_another_search(large, tmp_path):
+    fake = Fake(LOST)
+    before, made = advice_of(fake, asked(large), tmp_path), len(fake.made)
+    after = advice_of(fake, asked(large, lengths=(64,)), tmp_path)
+    assert list(after.savings["length"]) == [64] and len(fake.made) == made
+    assert after.promises == before.promises and after.why == before.why
+
+
 def test_a_finished_search_is_replayed_from_its_log_and_records(large, tmp_path):
     fake = Fake(LOST)
     advice = advice_of(fake, asked(large), tmp_path)
@@ -473,10 +543,10 @@ def test_a_plan_that_cannot_be_trained_is_left_out(large, tmp_path):
 
 def test_a_folder_holds_one_search(large, tmp_path):
     advice_of(Fake(LOST), asked(large, budget=120), tmp_path)
-    with pytest.raises(
-        InputError, match=r"holds a search for another request \(budget was 120.0, is 121.0\)"
-    ):
-        advice_of(Fake(LOST), asked(large, budget=121), tmp_path)
+    with pytest.raises(InputError, match=r"\(budget was 120.0, is 119.0\); give a new folder or a longer"):
+        advice_of(Fake(LOST), asked(large, budget=119), tmp_path)
+    with pytest.raises(InputError, match=r"\(max_loss was 3.0, is 2.0\); give a new folder$"):
+        advice_of(Fake(LOST), asked(large, budget=120, max_loss=2), tmp_path)
     path = tmp_path / LOG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_hash": "0"}))
     with pytest.raises(InputError, match="the data changed since the search"):
@@ -536,7 +606,7 @@ def test_where_nothing_is_saved_is_said_first():
         "no saving is sure: it is 0.80 times dense attention's, and the rounds differ by 150%"
         in (savings.in_words(unsure)[0])
     )
-    assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved."]
+    assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved; give a longer budget."]
 
 
 def test_single_texts_and_batches_are_measured_while_there_is_time(monkeypatch):
@@ -620,3 +690,15 @@ def test_the_command_that_repeats_a_search_is_understood(large, tmp_path):
     options = advising.advise.make_context("advise", shlex.split(words)).params
     assert (options["out"], options["budget"], options["lengths"]) == ("a folder", "120s", [16, 64])
     assert (options["task"], options["max_loss"]) == (large, 3.0)
+
+
+def test_the_command_that_trains_the_plan_on_all_rows_is_understood(large, tmp_path):
+    fake = Fake({"learned": 0.0, "(": 9.0}, pace=30.0)
+    advice = advice_of(fake, asked(large), tmp_path)
+    assert advice.recommended.degrees and "of the 3,600 training rows. This command" in advice.seen
+    words, found = shlex.split(advice.on_all_rows(tmp_path)), {}
+    save = click.Option(["--save"])
+    command = RunCommand("finetune", params=[save], callback=lambda **given: found.update(given))
+    command.main(words[2:], standalone_mode=False)
+    assert Path(found["save"]).parent == tmp_path
+    assert found["config_of"]() == advice.recommended.model_copy(update={"task": large, "train_size": None})

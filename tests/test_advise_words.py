@@ -14,11 +14,11 @@ from test_runs import record_of
 from test_token_tasks import TAGS, columns, guesses, own, some_rows, words  # noqa: F401
 
 from sparsebert.advise.looking import look
-from sparsebert.advise.losses import gain, loss, points
 from sparsebert.advise.promising import in_order
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.errors import InputError
+from sparsebert.study.losses import gain, loss, points
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.predictions import WordPredictions
 from sparsebert.training.runs import RunConfig

@@ -25,8 +25,8 @@ from sparsebert.chapters import (
     run_notebook,
     running,
 )
-from sparsebert.chapters.components import components_page
 from sparsebert.chapters.notebooks import read_notebook
+from sparsebert.chapters.reference import components_page
 from sparsebert.data.tasks import task_names
 from sparsebert.errors import InputError
 from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS

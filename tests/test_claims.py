@@ -1112,6 +1112,8 @@ def test_points_lost_stand_in_rows_with_their_numbers_beside_them():
     assert written == ["9.0 (8.0 to 10.0)", "2.0 (1.0 to 3.0)", "3.0", "0.0"]
     drawn = [float(bars.lines[0].get_xdata()[0]) for bars in axes.containers]
     assert drawn == [9.0, 2.0, 3.0, 0.0]
+    [gained] = figures.verdicts.dots(frame.drop(columns="kind").assign(label=""), "points gained").axes
+    assert gained.get_xlabel() == "points gained" and len(gained.containers) == len(kinds)
     with pytest.raises(InputError, match="no rows"):
         figures.verdicts.dots(frame[:0].assign(label=""))
     markers = [(look["marker"], look["color"]) for look in figures.verdicts._KINDS.values()]

@@ -96,18 +96,6 @@ def test_survivals_start_at_one_and_have_a_line_per_head_and_one_for_their_mean(
 # ---- methods compared ----
 
 
-def test_changes_stand_in_rows_and_are_filled_where_zero_is_excluded():
-    columns = ["what", "mean", "low", "high", "task"]
-    rows = [("a", 2.0, 1.0, 3.0, "x"), ("b", 1.0, -1.0, 3.0, "x"), ("b", 5.0, np.nan, np.nan, "y")]
-    left, right = figures.learned.changes(pd.DataFrame(rows, columns=columns), "task").axes
-    places = [(line.get_xdata()[0], line.get_ydata()[0]) for line in markers_of(left) + markers_of(right)]
-    assert places == [(2, 0), (1, 1), (5, 1)]
-    hollow = [to_hex(line.get_markerfacecolor()) == figures.look.BACKGROUND for line in markers_of(left)]
-    assert hollow == [False, True]
-    assert to_hex(markers_of(right)[0].get_markerfacecolor()) == figures.look.BACKGROUND
-    assert [text.get_text() for text in left.get_yticklabels()] == ["a", "b"]
-
-
 def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
     figure = by_density(runs(), [0.8, 0.9])
     [axes] = figure.axes
@@ -150,7 +138,7 @@ def test_each_panel_has_its_own_dense_runs():
     ("draw", "message"),
     [
         (lambda: figures.learned.two_rows({}), "no graphs"),
-        (lambda: figures.learned.changes(pd.DataFrame({"what": ["a"]})), "lacks the column mean"),
+        (lambda: figures.verdicts.dots(pd.DataFrame({"label": [], "what": []})), "lacks the column mean"),
         (lambda: figures.learned.by_head([]), "no heads"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
         (

@@ -17,8 +17,8 @@ import sparsebert
 from sparsebert.chapters import chapters, lessons, site
 from sparsebert.chapters.downloads import plain_markdown, standalone
 from sparsebert.chapters.notebooks import read_notebook
-from sparsebert.chapters.printing import find_browser, print_page
 from sparsebert.chapters.reference import entries, field_lines, in_rst, reference_page, with_reference
+from sparsebert.chapters.rendering import find_browser, print_page
 from sparsebert.errors import ChapterError, InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ def test_fields_of_a_config_are_listed_with_what_they_mean():
         ("(a-label)=\n# Title", "# Title"),
         ("```python\nx = '{doc}`a`'\n```", "```python\nx = '{doc}`a`'\n```"),
         ("```{code-block} text\n:name: a\nkept\n```", "```text\nkept\n```"),
-        ("```{exercise} Why {term}`so`?\n:label: ex\n\nSay.\n```", "**Exercise: Why <term so>?**\n\nSay."),
+        (":::{exercise} Why {term}`so`?\n:label: ex\n\nSay.\n:::", "**Exercise: Why <term so>?**\n\nSay."),
         (
             "````{solution} ex\n:class: dropdown\n\n```python\n1\n```\n````\nAfter",
             "<details>\n<summary>Solution</summary>\n\n```python\n1\n```\n\n</details>\nAfter",
@@ -91,7 +91,7 @@ def test_fields_of_a_config_are_listed_with_what_they_mean():
         ("```{dropdown} More\nA\n```", "<details>\n<summary>More</summary>\n\nA\n\n</details>"),
         ("```{math}\n:label: e\nx\n```", "$$\nx\n$$"),
         ("```{unknown} a\nits content\n```", "its content"),
-        ("```{exercise}\nnever closed", "**Exercise**"),
+        ("```{exercise}\nnever closed", "**Exercise**\n\nnever closed"),
     ],
 )
 def test_myst_becomes_markdown_that_every_program_shows(myst, plain):

@@ -458,7 +458,7 @@ def test_flex_gives_the_same_forward(name):
 
 
 def test_kernels_are_named():
-    assert set(kernel_names()) == {"auto", "reference", "banded", "flex"}
+    assert set(kernel_names()) == {"auto", "reference", "banded", "segmented", "flex"}
 
 
 def test_a_kernel_from_outside_is_asked_for_by_name_and_considered_by_auto(monkeypatch):

@@ -82,7 +82,8 @@ def batches(draw) -> Batch:
             word_ids[row, start + i] = words[i]
             head_ids[row, start + i] = heads[words[i]] if words[i] >= 0 else -1
             embeddings[row, start + i] = vocabulary[draw(st.integers(0, 3))]
-    return Batch(real, word_ids, head_ids, embeddings)
+    second = torch.tensor([draw(st.integers(1, n)) for n in lengths])
+    return Batch(real, word_ids, head_ids, embeddings, second)
 
 
 @settings(max_examples=300, deadline=None)
@@ -134,7 +135,7 @@ def test_a_pattern_says_of_itself_what_lists_figures_and_errors_ask(kind):
     for example in kind.examples:
         made = parse_pattern(example)
         assert type(made) is kind and str(made) == example
-        assert made.needs <= {"word_ids", "head_ids", "embeddings"}
+        assert made.needs <= {"word_ids", "head_ids", "embeddings", "second"}
         assert made.keepable == (not made.needs)
     with pytest.raises(UnknownName, match=f"did you mean '{kind.name}'"):
         parse_pattern(f"{kind.name}x")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -292,7 +291,10 @@ def test_degrees_and_reductions_are_not_learned_at_once():
 
 
 def test_columns_of_tokens_that_leave_go_with_them():
-    batch = Batch.of_lengths([3, 2], word_ids=torch.tensor([[-1, 0, 1], [-1, 0, -1]]))
-    left = batch.select(torch.tensor([[0, 2], [0, 1]]))
-    assert left.word_ids.tolist() == [[-1, 1], [-1, 0]] and left.real.all()
-    assert replace(left, word_ids=None).embeddings is None
+    words = torch.tensor([[-1, 0, 1, 1], [-1, 0, -1, -1]])
+    batch = Batch.of_lengths([4, 2], word_ids=words, second=torch.tensor([3, 1]))
+    kept = torch.tensor([[True, False, True, True], [True, False, False, False]])
+    left, places = batch.keep(kept)
+    assert places[0].tolist() == [0, 2, 3]
+    assert left.real.tolist() == [[True] * 3, [True, False, False]]
+    assert left.word_ids[0].tolist() == [-1, 1, 1] and left.second.tolist() == [2, 1]

@@ -20,7 +20,6 @@ import click
 from sparsebert.advise.advising import advise
 from sparsebert.advise.asking import DENSE, Request
 from sparsebert.advise.kept import WHOLE_RUNS, WholeRun
-from sparsebert.advise.losses import loss
 from sparsebert.advise.searching import Runner, trainer
 from sparsebert.cli.options import duration, folder_options
 from sparsebert.data.tasks import Task, get_task, task_names
@@ -28,6 +27,7 @@ from sparsebert.data.tasks.task import hold_out
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import Folders, write_whole
 from sparsebert.reading import read_model
+from sparsebert.study.losses import loss
 from sparsebert.study.results import results_dir
 from sparsebert.training.runs import RunConfig, RunStore
 

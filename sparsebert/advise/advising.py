@@ -17,19 +17,21 @@ from sparsebert.advise import savings
 from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.looking import Finding, check, look
-from sparsebert.advise.losses import gain
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
-from sparsebert.advise.searching import MODELS, Runner, Search, trainer
+from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.task import CONFIRM
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
 from sparsebert.reading import path_of, read_model
-from sparsebert.study.captions import code, listed
+from sparsebert.study.captions import code, listed, rounded
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.losses import gain
 from sparsebert.study.results import recorded, results_dir
+from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
+ALL_ROWS = "on_all_rows"  # folder of a model in that of a search
 SEARCHES = "searches"  # with the runs, and in book/results/ those that the book shows
 
 Measure = Callable[..., pd.DataFrame]
@@ -45,8 +47,8 @@ class Advice:
     `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
     row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
     of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
-    their tests, `recommended` is the run to use (None if nothing was trained), and `why` says how sure that
-    is. `savings` is empty if nothing was measured. Chapter 09 shows all of it.
+    their tests, and `why` says what is sure. `train_rows` are those of the task. `savings` is empty if
+    nothing was measured. Chapter 09 shows all of it.
     """
 
     request: Request
@@ -57,8 +59,8 @@ class Advice:
     gained: Mean | None
     curve: pd.DataFrame
     promises: list[Promise]
-    recommended: RunConfig | None
     why: str
+    train_rows: int
     savings: pd.DataFrame
     spent: float
 
@@ -77,8 +79,6 @@ class Advice:
         plans = {plan: own for plan, own in final.items() if plan != str(DENSE)}
         dense = final.get(str(DENSE))
         promises = in_order(dense, plans, log.request.max_loss) if dense else []
-        held = recommended(promises)
-        chosen = plans[held.plan][0] if held else baseline
         return cls(
             request=log.request,
             findings=log.findings,
@@ -88,8 +88,8 @@ class Advice:
             gained=baseline and gain(baseline, PART),
             curve=_curve(log, named, promises),
             promises=promises,
-            recommended=chosen and chosen.config,
-            why=_why(log, promises),
+            why=_why(log, promises) + _went_on(log, promises),
+            train_rows=log.train_rows,
             savings=pd.DataFrame(log.savings or []),
             spent=log.spent,
         )
@@ -98,6 +98,12 @@ class Advice:
     def held(self) -> Promise | None:
         """The promise of the recommended plan, if it is a sparse one."""
         return recommended(self.promises)
+
+    @property
+    def recommended(self) -> RunConfig | None:
+        """The run to use; None if nothing was trained."""
+        run = self.final[self.held.plan][0] if self.held else self.baseline
+        return run and run.config
 
     @property
     def answer(self) -> str:
@@ -110,12 +116,10 @@ class Advice:
             return f"Use {plan}. {self.why}"
         saves = self.savings.groupby("length")["saves"].any()
         saved, unsaved = (listed([f"{n:,}" for n in saves.index[saves == yes]]) for yes in (True, False))
-        nothing = (
-            f"At {unsaved} tokens nothing is saved, so stay with dense attention there. " if unsaved else ""
-        )
         if not saved:
-            return f"{nothing}The loss of {plan}, would be allowed. {self.why}"
-        return f"{nothing}At {saved} tokens use {plan}. {self.why}"
+            return f"Stay with dense attention: at {unsaved} tokens nothing is saved by {plan}. {self.why}"
+        nothing = f"At {unsaved} tokens nothing is saved, so stay with dense attention there. "
+        return f"{nothing if unsaved else ''}At {saved} tokens use {plan}. {self.why}"
 
     @property
     def tried(self) -> str:
@@ -148,19 +152,31 @@ class Advice:
 
     def command(self, folder: str | Path) -> str:
         """The command that repeats the search, or goes on with it."""
-        words = ["sparsebert", "advise", "--out", str(folder)]
-        for name, field in Request.model_fields.items():
-            value = getattr(self.request, name)
-            if value == field.default:
-                continue
-            if name == "task":
-                value = value.removesuffix(CONFIRM)
-            elif name == "lengths":
-                value = ",".join(map(str, value))
-            elif name == "budget":
-                value = f"{value:g}s"
-            words += [f"--{name.replace('_', '-')}", str(value)]
-        return shlex.join(words)
+        given = {"out": folder} | self.request.model_dump(exclude_defaults=True) | {"task": self._task}
+        if lengths := given.get("lengths"):
+            given["lengths"] = ",".join(map(str, lengths))
+        if budget := given.get("budget"):
+            given["budget"] = f"{budget:g}s"
+        return _command("advise", given)
+
+    @property
+    def seen(self) -> str:
+        """How many rows the model saw, before the command `on_all_rows`; or none, if it saw all of them."""
+        if self.recommended is None or self.recommended.train_size is None:
+            return ""
+        seen = f"The model saw {self.recommended.train_size:,} of the {self.train_rows:,} training rows."
+        return f"{seen} This command trains its plan on all rows, which the search did not test"
+
+    def on_all_rows(self, folder: str | Path) -> str:
+        """The command that trains the recommended plan on all training rows, into a folder in `folder`."""
+        config = self.recommended.model_copy(update={"train_size": None})
+        given = config.model_dump(exclude_defaults=True) | {"task": self._task}
+        degrees = given.pop("degrees", {})
+        return _command("finetune", given | degrees | {"save": Path(folder, ALL_ROWS)})
+
+    @property
+    def _task(self) -> str:
+        return self.request.task.removesuffix(CONFIRM)
 
     def lines(self, folder: str | Path) -> str:
         """Three lines of code that put the model, from the search in `folder`, into a pipeline; or none."""
@@ -188,8 +204,9 @@ def advise(
 ) -> Advice:
     """Search within the request's budget, or go on with the search whose log is in `folder`.
 
-    The log and the recommended model are kept in `folder`, the records in the store. Raises `InputError` for
-    data with a finding that stops, and for a folder with the search of another request.
+    The log and the recommended model are kept in `folder`, the records in the store. A longer budget and
+    other lengths go on with a search, too. Raises `InputError` for data with a finding that stops, and for a
+    folder with the search of another request.
     """
     started, folder = clock(), path_of(folder)
     check_writable(folder, f"the folder '{folder}'", "one")
@@ -223,6 +240,13 @@ def advised(request: Request, folder: str | Path | None = None) -> Advice:
         return found
     name = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:16]
     return advise(request, folder or runs_dir() / SEARCHES / name)
+
+
+def _command(name: str, options: Mapping[str, object]) -> str:
+    words = ["sparsebert", name]
+    for option, value in options.items():
+        words += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _recorded(request: Request) -> Advice | None:
@@ -282,8 +306,12 @@ def _time_over_dense(log: Log, records: Mapping[str, RunRecord], rung: Rung, can
 
 def _why(log: Log, promises: list[Promise]) -> str:
     """What is promised, or why nothing is."""
-    if log.ended:
-        return f"{log.ended[0].upper()}{log.ended[1:]}."
+    ended = log.ended
+    if ended is None and (not promises or math.isnan(promises[0].bound)):
+        missing = sum((LEAST_SEEDS - promise.seeds) * promise.seconds for promise in promises[:1])
+        ended = too_short(log.request.budget + missing)
+    if ended:
+        return f"{ended[0].upper()}{ended[1:]}."
     rung = log.rung("final")
     trained = (
         f" Models were trained on {rung.rows:,} of {log.train_rows:,} rows." if rung and rung.rows else ""
@@ -292,8 +320,16 @@ def _why(log: Log, promises: list[Promise]) -> str:
         return (
             f"With 95 % confidence it loses at most the {log.request.max_loss:g} points that were allowed. "
             f"Over {best.seeds} seeds, on {best.rows:,} rows that were not used to choose it, it lost "
-            f"{best.loss.value:.1f} points, and the bound on the loss is {best.bound:.1f}.{trained}"
+            f"{rounded(best.loss.value)} points, and the bound on the loss is {rounded(best.bound)}.{trained}"
         )
-    if not promises or math.isnan(promises[0].bound):
-        return f"No time was left for {LEAST_SEEDS} seeds of a sparse plan; give a longer budget."
     return f"No sparse plan can be promised. {promises[0].needed(log.request.max_loss)}{trained}"
+
+
+def _went_on(log: Log, promises: list[Promise]) -> str:
+    """That shorter searches came before, and what that does to a promise."""
+    if not log.budgets:
+        return ""
+    said = f" This search went on from {listed([f'one of {in_words(budget)}' for budget in log.budgets])}."
+    if recommended(promises):
+        said += " Whoever goes on until a plan is promised errs more often than in 5 of 100 searches."
+    return said

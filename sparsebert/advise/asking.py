@@ -107,7 +107,7 @@ class Log(BaseModel):
 
     `train_rows` are those of the task, `spent` the seconds up to the last entry, `left_out` the runs for
     which there was no time, `ended` why the search ended before its last rung, and `savings` what was
-    measured in the end.
+    measured in the end. `budgets` are the seconds of searches that this one goes on from, which had ended.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -122,6 +122,7 @@ class Log(BaseModel):
     spent: float = 0.0
     ended: str | None = None
     savings: list[dict[Any, Any]] | None = None
+    budgets: list[float] = []
 
     def write(self, folder: Path) -> None:
         write_whole(folder / LOG, self.model_dump_json(indent=1) + "\n")
@@ -134,7 +135,7 @@ class Log(BaseModel):
 
     @classmethod
     def opened(cls, folder: Path, request: Request, data_hash: str, train_rows: int) -> Log:
-        """The log to go on with, or a new one.
+        """The log to go on with, or a new one; a longer budget and other lengths go on, too.
 
         `InputError` if the folder has that of another request or of other data, or other files alone.
         """
@@ -143,13 +144,29 @@ class Log(BaseModel):
                 raise InputError(f"'{shown(folder)}' holds files and no search; give a new folder")
             return cls(request=request, data_hash=data_hash, train_rows=train_rows)
         for name in Request.model_fields:
-            was, now = (shown(getattr(one, name)) for one in (log.request, request))
-            if was != now:
-                said = f"'{shown(folder)}' holds a search for another request ({name} was {was}, is {now})"
-                raise InputError(f"{said}; give a new folder")
+            was, now = (getattr(one, name) for one in (log.request, request))
+            if was != now and name != "lengths" and not (name == "budget" and was < now):
+                changed = f"{name} was {shown(was)}, is {shown(now)}"
+                said = f"'{shown(folder)}' holds a search for another request ({changed})"
+                longer = " or a longer budget" if name == "budget" else ""
+                raise InputError(f"{said}; give a new folder{longer}")
         if log.data_hash != data_hash:
             raise InputError(f"the data changed since the search in '{shown(folder)}'; give a new folder")
+        log._go_on(request)
         return log
+
+    def _go_on(self, request: Request) -> None:
+        """With a longer budget the last rung of a search that had ended is decided anew."""
+        if request == self.request:
+            return
+        self.savings = None
+        if request.budget > self.request.budget:
+            self.left_out = []
+            if self.ended or self.rung("final"):
+                self.budgets.append(self.request.budget)
+                self.rungs.pop()
+                self.ended = None
+        self.request = request
 
     def config(self, candidate: Candidate, seed: int, rung: Rung) -> RunConfig:
         """The run of a candidate and seed in a rung."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sparsebert.advise.asking import DENSE, Candidate, Log, Rung
-from sparsebert.advise.losses import gain, loss
 from sparsebert.study.intervals import Mean
+from sparsebert.study.losses import gain, loss
 from sparsebert.training.runs import RunRecord
 
 Records = Mapping[str, RunRecord]

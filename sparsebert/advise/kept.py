@@ -19,7 +19,6 @@ from scipy import stats
 
 from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import Judged, best_first, finalists
-from sparsebert.advise.losses import gained, mean_loss, points
 from sparsebert.advise.promising import LEAST_SEEDS, recommended, tested
 from sparsebert.advise.searching import NOTHING_LEARNED
 from sparsebert.data.tasks.task import CONFIRMED
@@ -28,6 +27,7 @@ from sparsebert.paths import project_root
 from sparsebert.reading import read_model
 from sparsebert.study.captions import listed, titled
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.losses import gained, mean_loss, points
 from sparsebert.study.results import results_dir
 from sparsebert.training.runs import RunRecord
 

@@ -5,6 +5,7 @@ A finding that makes every answer worthless stops (`check`); others are shown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -13,16 +14,19 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.data.tasks import Task
+from sparsebert.data.tasks.files import HELD_OUT
 from sparsebert.data.tasks.metrics import entity_counts
-from sparsebert.data.tasks.task import one_text
+from sparsebert.data.tasks.task import CONFIRMED, one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import load_tokenizer, quiet
 from sparsebert.study import power
+from sparsebert.study.captions import listed
 
 LOOKED_AT = 2_000  # rows whose tokens are counted
 LEAKED = 0.1  # of the evaluation rows: with more of them, the loss on new texts stays unknown
 LOPSIDED = 0.9  # of the rows in the largest class, beyond which accuracy says little
 CUT = 0.1  # of the texts
+MOST_NAMED = 6  # labels in a sentence
 # What rows and seeds are taken to do before anything is measured, see `sparsebert.study.power.chance`: 3 % of
 # the rows differ with every seed, and losses scatter by 0.7 points over seeds.
 DISAGREEMENT, SCATTER, SEEDS = 0.03, 0.7, 5
@@ -71,28 +75,45 @@ def look(task: Task, encoder: str, max_length: int | None = None, max_loss: floa
     return sorted(found, key=lambda finding: ("stops", "warns", "tells").index(finding.severity))
 
 
+def files_of(confirming: float) -> str:
+    """The files that have so many confirmation rows, in words: one that is split, or one to evaluate on.
+
+    >>> files_of(150)
+    'a file of about 1,200 labelled rows, or a second one of about 230 to evaluate on'
+    """
+    sizes = []
+    for rows in (confirming / CONFIRMED / HELD_OUT, confirming / CONFIRMED):
+        step = 10 ** max(0, len(str(int(rows))) - 2)  # rounded up, as each class is split by itself
+        sizes.append(f"{step * math.ceil(rows / step):,}")
+    return f"a file of about {sizes[0]} labelled rows, or a second one of about {sizes[1]} to evaluate on"
+
+
 def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]:
     train, choosing, confirming = (int((rows["part"] == part).sum()) for part in PARTS)
     said = (
         f"There are {train:,} rows to train on, {choosing:,} to choose by, and {confirming:,} to confirm on."
     )
     yield Finding("rows", "tells", said)
-    if not task.label_names:
-        return
     labels = rows.loc[rows["part"] == "test", "label"]
     what, confirming = f"confirmation {NOUNS[task.labelled][0]}s", len(labels.explode())
     if task.entities:
         tags = [[task.label_names[tag] for tag in sentence] for sentence in labels]
         what, confirming = "confirmation entities", int(entity_counts(tags, tags)[:, 0].sum())
     asked = f"that at most {max_loss:g} points are lost"
-    least = int(np.ceil(300 / max_loss))  # the rule of three: if none of n rows differs, up to 3 in n may
-    usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
+    least = math.ceil(300 / max_loss)  # the rule of three: if none of n rows differs, up to 3 in n may
+    in_a_row = max(1, confirming) / len(labels)
     if confirming < least:
         said = f"{confirming:,} {what} can't show {asked}, whatever they say: {least:,} are needed"
-        yield Finding("too few rows", "stops", f"{said}; add labelled rows, or allow a larger loss.")
-    elif usual is None or confirming < usual:
+        said += f"; give {files_of(least / in_a_row)}, or allow a larger loss."
+        yield Finding("too few rows", "stops", said)
+        return
+    usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
+    if task.label_names and (usual is None or confirming < usual):
         said = f"{confirming:,} {what} will hardly show {asked}"
-        said += f"; an even chance takes about {usual:,}." if usual else ", as seeds alone scatter by more."
+        if usual:
+            said += f"; an even chance takes about {usual:,}, as in {files_of(usual / in_a_row)}."
+        else:
+            said += ", as seeds alone scatter by more."
         yield Finding("few rows", "warns", said)
 
 
@@ -106,6 +127,10 @@ def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
                 f"Every {PARTS[part]} {one} has the {label} '{name}'; give {one}s of at least two {classes}."
             )
             yield Finding("one class", "stops", said)
+    folded = pd.Series(task.label_names).str.casefold().str.split().str.join("")
+    if alike := [f"'{shown(task.label_names[n])}'" for n in folded.index[folded.duplicated(keep=False)]]:
+        said = f"The {label}s {listed(alike[:MOST_NAMED])} differ in case or blanks alone"
+        yield Finding("labels alike", "warns", f"{said}; write each class in one way.")
     labels = rows.loc[rows["part"] == "train", "label"].explode()
     count = labels.value_counts()
     if len(count) > max(2, len(labels) / 2):

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from sparsebert.advise.losses import counted, differences, mean_loss
+from sparsebert.advise.looking import files_of
 from sparsebert.study import power
+from sparsebert.study.captions import rounded
 from sparsebert.study.intervals import LEVEL, Mean
+from sparsebert.study.losses import counted, differences, mean_loss
 from sparsebert.sweeps.estimates import in_words
 from sparsebert.training.runs import RunRecord
 
@@ -49,7 +51,7 @@ class Promise:
     def needed(self, max_loss: float) -> str:
         """What it would take to promise this plan, in a sentence."""
         effect = max_loss - self.loss.value
-        lost = f"{self.plan} loses {self.loss.value:.1f} points, at most {self.bound:.1f}"
+        lost = f"{self.plan} loses {rounded(self.loss.value)} points, at most {rounded(self.bound)}"
         if effect <= 0:
             return f"{lost}; more rows would not change that, so allow a larger loss or give a longer budget."
         known = {
@@ -59,14 +61,16 @@ class Promise:
         }
         least = math.ceil(300 / effect * self.rows / self.counted)  # that `upper_bound` takes with any seeds
         least = max(self.rows, least)
-        ways = []
+        ways, named = [], least  # rows
         if (rows := power.rows_needed(_CHANCE, seeds=self.seeds, **known)) and max(rows, least) > self.rows:
-            ways.append(f"about {max(rows, least):,} confirmation rows")
+            named = max(rows, least)
+            ways.append(f"about {named:,} confirmation rows")
         if (seeds := power.seeds_needed(_CHANCE, rows=least, **known)) and seeds > self.seeds:
             also = f" on {least:,} confirmation rows" if least > self.rows else ""
             ways.append(f"about {in_words((seeds - self.seeds) * self.seconds)} more for {seeds} seeds{also}")
         ways = ways or ["more rows and more time"]
-        return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed."
+        files = f" {named:,} confirmation rows take {files_of(named)}." if named > self.rows else ""
+        return f"{lost}; to promise {max_loss:g}, {' or '.join(ways)} would be needed.{files}"
 
 
 def upper_bound(mean: Mean, counted: int) -> float:
@@ -79,7 +83,7 @@ def upper_bound(mean: Mean, counted: int) -> float:
 
 
 def recommended(promises: Sequence[Promise]) -> Promise | None:
-    """Of promises in the order of their tests the last that holds: that of the sparsest plan."""
+    """Of promises in the order of their tests the last that holds: that of the sparsest plan among them."""
     return next((promise for promise in reversed(promises) if promise.held), None)
 
 

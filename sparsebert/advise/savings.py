@@ -54,7 +54,7 @@ def measure(
 def in_words(saved: pd.DataFrame) -> list[str]:
     """What is saved, a sentence for each length and batch; where nothing is saved stands first."""
     if saved.empty:
-        return ["No time was left to measure what is saved."]
+        return ["No time was left to measure what is saved; give a longer budget."]
     sentences = []
     for row in saved.sort_values("saves", kind="stable").itertuples():
         where = (

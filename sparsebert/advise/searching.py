@@ -9,11 +9,13 @@
 
 What depends on the clock (the sizes of a rung, and which runs find no time) is written into the log before it
 is acted on, and the rest follows from the log and the records (`sparsebert.advise.halving`). So a search that
-was interrupted goes on, and one that is finished is read again from both without training.
+was interrupted goes on, and one that is finished is read again from both without training. With a longer
+budget a finished one goes on, too: its last rung is decided anew, as a rule the final with more seeds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
@@ -24,10 +26,10 @@ from pathlib import Path
 
 from sparsebert.advise.asking import DENSE, Candidate, Log, Rung
 from sparsebert.advise.halving import PART, candidates, finalists, ranked, record_of, survivors
-from sparsebert.advise.losses import gain
 from sparsebert.advise.promising import LEAST_SEEDS
 from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders
+from sparsebert.study.losses import gain
 from sparsebert.sweeps.estimates import Estimates, in_words
 from sparsebert.sweeps.running import describe, find_or_train
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
@@ -60,6 +62,11 @@ def trainer(store: RunStore | None = None, folders: Folders | None = None) -> Ru
         return find_or_train(config, store, folders, None if saved else save_to)[0]
 
     return run
+
+
+def too_short(needed: float) -> str:
+    """Why a search ends that needs so many seconds at the least."""
+    return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
 
 
 class Search:
@@ -103,8 +110,11 @@ class Search:
                     self.log.ended = decided
                 self.write()
             if (rung := self.log.rung(name)) is None:
-                return
+                break
             self._make(rung)
+        for name in set(self.log.runs) - self.records.keys():  # of a rung that was decided anew
+            self.log.runs.remove(name)
+            shutil.rmtree(self._place(name), ignore_errors=True)
 
     def keep(self, config: RunConfig) -> None:
         """See that the model of a run is kept, as a rule from when it was made, and no other run's."""
@@ -134,8 +144,7 @@ class Search:
         least = 2 * LEAST_SEEDS * self._seconds(rung) + 3 * self._seconds(self._rung("first", [DENSE], 0))
         if least <= self.left():
             return rung
-        needed = (self.clock() - self.started + least + REPORT) / (1 - RESERVE)
-        return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
+        return self._too_short(least)
 
     def _first(self) -> Rung | str:
         """As many candidates as can have enough rows in half of the time that the finalists leave."""
@@ -165,11 +174,18 @@ class Search:
         ranking = ranked(self.log, self.records)
         for chosen in (finalists(ranking), ranking[:1]) if ranking else ():
             rung = self._rung("final", [DENSE, *(one.candidate for one in chosen)], self._full)
-            there = self._seconds(self._rung("final", [DENSE], self._full))  # the baseline
-            seeds = min(MOST_SEEDS, int((self.left() + there) / self._seconds(rung)))
+            most = replace(rung, seeds=tuple(SEED["final"] + number for number in range(MOST_SEEDS)))
+            there = [config for config in self._configs(most) if config.name in self.log.runs]
+            seeds = int((self.left() + self._expected(there)) / self._seconds(rung))
+            seeds = max(seeds, len(there) // len(rung.candidates))  # of a shorter search
             if seeds >= LEAST_SEEDS:
-                return replace(rung, seeds=tuple(SEED["final"] + number for number in range(seeds)))
-        return "no time is left to confirm a plan; give a longer budget"
+                return replace(most, seeds=most.seeds[:seeds])
+        return self._too_short(2 * LEAST_SEEDS * self._seconds(self._rung("final", [DENSE], self._full)))
+
+    def _too_short(self, more: float) -> str:
+        """That the budget has no place for so many seconds more."""
+        needed = (self.clock() - self.started + more + REPORT) / (1 - RESERVE)
+        return too_short(max(needed, self.log.request.budget))
 
     def _rung(self, name: str, them: Iterable[Candidate], rows: int | None) -> Rung:
         """A rung with one seed, on at least `LEAST_ROWS` rows, and before the final evaluated on as many."""
@@ -196,10 +212,15 @@ class Search:
 
     def _seconds(self, rung: Rung) -> float:
         """What the runs of a rung are expected to take, at most."""
-        configs = [
-            self.log.config(candidate, seed, rung) for candidate in rung.candidates for seed in rung.seeds
-        ]
+        return self._expected(self._configs(rung))
+
+    def _expected(self, configs: Iterable[RunConfig]) -> float:
         return MARGIN * sum(self.estimates.seconds(config) or 0.0 for config in configs)
+
+    def _configs(self, rung: Rung) -> list[RunConfig]:
+        """The runs of a rung, seed by seed."""
+        pairs = itertools.product(rung.seeds, rung.candidates)
+        return [self.log.config(candidate, seed, rung) for seed, candidate in pairs]
 
     # ---- the runs
 

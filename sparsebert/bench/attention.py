@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.bench import measuring
 from sparsebert.bench.measuring import PASSES
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, first_line, unknown_name
 from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Neighbour, Pattern, parse_pattern
@@ -189,7 +189,7 @@ class _Trial:
         except Exception as error:  # other people's code may fail in any way; ours may not
             if contender.ours and not isinstance(error, Missing | InputError | torch.OutOfMemoryError):
                 raise
-            self.left_out = measuring.in_short(error)
+            self.left_out = first_line(error)
 
     def _warm_up(self) -> None:
         attend, density, self.kernel = self.contender.make(self.case, self.what == "both")
@@ -357,14 +357,10 @@ def _longformer(case: Case, gradient: bool) -> Made:
     mask = torch.zeros(1, case.length, device=case.device)
     mask[:, : layout.tokens] = 10_000
     layer.query_global, layer.key_global, layer.value_global = nn.Identity(), layer.key, layer.value
-    masks = {
-        "is_index_masked": mask < 0,
-        "is_index_global_attn": mask > 0,
-        "is_global_attn": layout.tokens > 0,
-    }
+    padding, is_global = mask < 0, mask > 0
 
     def run(query: Hidden) -> Hidden:
-        return layer(query, mask, **masks)[0]
+        return layer(query, mask, padding, is_global, layout.tokens > 0)[0]
 
     return Made(_without_projections(layer, run, case, length_first=True), lambda: _density(case))
 

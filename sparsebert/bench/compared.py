@@ -18,8 +18,6 @@ _COLUMNS = ("contender", "length", "what", "ratio", "low", "high")
 
 def layers_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `measure_attention`: a row per `pattern`, `pass`, contender, length and ratio."""
-    if frame.empty:
-        return pd.DataFrame(columns=["pattern", "pass", *_COLUMNS])
     parts = [
         _ratios(frame, "pattern", f"{what}_over_dense", f"memory_{what}").assign(**{"pass": words})
         for what, words in PASSES.items()
@@ -29,8 +27,6 @@ def layers_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
 
 def encoders_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame of `measure_models`: a row per `mode`, contender, length and ratio."""
-    if frame.empty:
-        return pd.DataFrame(columns=["mode", *_COLUMNS])
     return _ratios(frame, "mode", "over_dense", "memory")
 
 
@@ -65,6 +61,8 @@ def _ratios(frame: pd.DataFrame, group: str, time: str, memory: str) -> pd.DataF
     over dense attention's upper end, and the other way round. With three rounds they hold the true ratio in
     98 of 100 measurements, and more often with more.
     """
+    if frame.empty:
+        return pd.DataFrame(columns=[group, *_COLUMNS])
     ours, dense = 2 * frame["spread"], 2 * _of_dense(frame, "spread", group)
     times = frame.assign(
         what="time",

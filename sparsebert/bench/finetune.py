@@ -82,18 +82,15 @@ def _bench_length(run: Run, rounds: int) -> dict:
         return taken
 
     def default_trainer(steps: int) -> float:
-        nothing_written = {
-            "output_dir": ".",
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-        }
         arguments = TrainingArguments(
+            output_dir=".",  # in which nothing is written
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
             num_train_epochs=config.epochs,
             max_steps=steps,
             per_device_train_batch_size=config.batch_size,
             use_cpu=not torch.cuda.is_available(),
-            **nothing_written,
         )
         train = plain["train"]
         columns = {name: np.split(tokens, train.ends[:-1]) for name, tokens in train.tokens.items()}
@@ -118,7 +115,8 @@ def _bench_length(run: Run, rounds: int) -> dict:
     rows = round(config.epochs * len(data["train"]))
     cost = paired_ratio(times["masked"], times["dense"])
     faster = {name: paired_ratio(times["default trainer"], times[name]) for name in ("masked", "dense")}
-    over, speedup = "masked_over_dense_time", "speedup_over_default_trainer"
+    met = {"masked_over_dense_time": cost <= BARS["masked_over_dense_time"]}
+    met["speedup_over_default_trainer"] = faster["masked"] >= BARS["speedup_over_default_trainer"]
     return {
         "max_length": max_length,
         "rows": rows,
@@ -127,9 +125,9 @@ def _bench_length(run: Run, rounds: int) -> dict:
         "kernels": kernels,
         "seconds": times,
         "examples_per_second": {name: rows / statistics.median(taken) for name, taken in times.items()},
-        over: cost,
-        speedup: faster,
-        "met": {over: cost <= BARS[over], speedup: faster["masked"] >= BARS[speedup]},
+        "masked_over_dense_time": cost,
+        "speedup_over_default_trainer": faster,
+        "met": met,
     }
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sparsebert.errors import InputError, say, unknown_name
+from sparsebert.errors import InputError, first_line, say, unknown_name
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import check_writable, fresh_runs, project_root, runs_dir, write_whole
 from sparsebert.reading import path_of, read_text
@@ -167,7 +167,7 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
         frame, found = pd.DataFrame(content["records"]), dict(content["provenance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"'{path}' holds no recorded costs ({in_short(error)}); write one with "
+            f"'{path}' holds no recorded costs ({first_line(error)}); write one with "
             "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
         ) from None
     # A column in which nothing was measured is full of nulls.
@@ -193,12 +193,11 @@ def measured(
     it can be copied to those recorded with the book.
     """
     text = json.dumps(asked, sort_keys=True)
-    file = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    root = project_root()
-    path = root / "book" / "results" / "costs" / file if root and not fresh_runs() else None
-    if path is None or not path.is_file():
-        path = write_whole(runs_dir() / "costs" / file, costs_json(measure(), provenance(**asked)))
-    return read_costs(path)
+    file = f"costs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    frame, found = recorded_costs(file)
+    if found and not fresh_runs():
+        return frame, found
+    return read_costs(write_whole(runs_dir() / f"{file}.json", costs_json(measure(), provenance(**asked))))
 
 
 class Kept:
@@ -217,7 +216,7 @@ class Kept:
             rows = [line["row"] for line in kept if line["asked"] == self.asked]
             self.lengths = Counter(row["length"] for row in rows if row["contender"] == rows[0]["contender"])
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"--out {file}: it holds other things than rows ({in_short(error)})") from None
+            raise InputError(f"--out {file}: it holds other things than rows ({first_line(error)})") from None
 
     def left(self, lengths: Sequence[int]) -> list[int]:
         """The lengths that are not there, or not for all patterns or modes."""
@@ -241,8 +240,3 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
                 "or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
             )
     return sorted(lengths)
-
-
-def in_short(error: BaseException) -> str:
-    """The first line of what went wrong."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -106,11 +106,12 @@ def model_rows(
 
 
 def plan_without_parses(text: str) -> Plan:
-    """A plan that can be timed on random tokens. Raises `InputError` if it reads parses."""
+    """A plan that can be timed on random tokens. Raises `InputError` if it reads parses or pairs of texts."""
     plan = parse_plan(text)
-    if plan.needs & {"word_ids", "head_ids"}:
+    if lacking := plan.needs - {"embeddings"}:
+        read = "pairs of texts" if lacking == {"second"} else "parses"
         raise InputError(
-            f"plan '{text}' reads parses, which random tokens don't have; write one without, such as '{PLAN}'"
+            f"plan '{text}' reads {read}, which random tokens don't have; write one without, such as '{PLAN}'"
         )
     return plan
 

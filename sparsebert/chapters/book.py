@@ -21,12 +21,17 @@ from yaml import YAMLError
 
 import sparsebert
 from sparsebert import paths
-from sparsebert.chapters.components import components_page, table
 from sparsebert.chapters.notebooks import find_root, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parse_parameters
-from sparsebert.chapters.printing import find_browser, print_page
-from sparsebert.chapters.reference import PAGE, entries, reference_page, with_reference
-from sparsebert.chapters.rendering import render
+from sparsebert.chapters.reference import (
+    PAGE,
+    components_page,
+    entries,
+    reference_page,
+    table,
+    with_reference,
+)
+from sparsebert.chapters.rendering import find_browser, print_page, render
 from sparsebert.chapters.running import execute, was_executed
 from sparsebert.chapters.site import write_pages
 from sparsebert.chapters.slides import build_slides

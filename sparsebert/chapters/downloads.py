@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 
 import nbformat
+from markdown_it import MarkdownIt
+from mdit_py_plugins.colon_fence import colon_fence_plugin
+from mdit_py_plugins.myst_blocks import myst_block_plugin
 
 Link = Callable[[str, str], str]  # a role's name and content as plain Markdown
 
+_MYST = MarkdownIt("commonmark").use(colon_fence_plugin).use(myst_block_plugin)
 _ROLE = re.compile(r"(?<!`)\{([a-z:]+)\}`([^`\n]+(?:\n[^`\n]+)?)`")
-_FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,}|~{3,})(?P<head>.*)$")
 _CODE = frozenset({"code", "code-block", "code-cell", "sourcecode"})
-_FOLDED = {"dropdown": "", "toggle": ""}
+_FOLDED = frozenset({"solution", "dropdown", "toggle"})
 _BOXES = frozenset({"admonition", "note", "tip", "hint", "important", "warning", "caution", "attention"})
 _LEFT_OUT = frozenset({"eval-rst", "solution-end", "exercise-end", "tableofcontents", "bibliography", "glue"})
 
@@ -87,33 +90,22 @@ def plain_markdown(text: str, link: Link) -> str:
     Exercises and solutions become headed or folded text, other directives their content.
     """
     lines, out, place = text.split("\n"), [], 0
-    while place < len(lines):
-        line = lines[place]
-        if opening := _FENCE.match(line):
-            end = _closing(lines, place, opening["fence"])
-            out += _directive(opening["head"].strip(), lines[place + 1 : end], lines[place : end + 1], link)
+    for block in _MYST.parse(text):
+        if block.map and block.level == 0 and block.type in ("fence", "colon_fence", "myst_target"):
+            start, end = block.map
+            out += lines[place:start]
+            if block.type != "myst_target":
+                out += _directive(block.info.strip(), block.content, lines[start:end], link)
             place = end
-        elif not re.fullmatch(r"\([\w.-]+\)=\s*", line):
-            out.append(line)
-        place += 1
-    return _with_roles(out, link).strip()
+    return _with_roles([*out, *lines[place:]], link).strip()
 
 
-def _closing(lines: list[str], start: int, fence: str) -> int:
-    """The line that closes a fence; the last one if none does."""
-    for place in range(start + 1, len(lines)):
-        line = lines[place].strip()
-        if line and set(line) == {fence[0]} and len(line) >= len(fence):
-            return place
-    return len(lines) - 1
-
-
-def _directive(head: str, body: list[str], whole: list[str], link: Link) -> list[str]:
+def _directive(head: str, text: str, whole: list[str], link: Link) -> list[str]:
     named = re.match(r"\{([\w:-]+)\}\s*(.*)", head)
     if not named:
         return whole  # code, or a fence that is none of Sphinx's
     name, title = named.groups()
-    options, body = _options(body)
+    options, body = _options(text.removesuffix("\n").split("\n"))
     if name in _CODE:
         return [f"```{title}", *body, "```"]
     if name.partition(":")[0] in _LEFT_OUT:
@@ -124,17 +116,9 @@ def _directive(head: str, body: list[str], whole: list[str], link: Link) -> list
         return [f"**Exercise{': ' + title if title else ''}**", "", content]
     if name == "solution-start":
         return ["**Solution**"]
-    if name == "solution":
-        return ["<details>", "<summary>Solution</summary>", "", content, "", "</details>"]
     if name in _FOLDED or (name in _BOXES and "dropdown" in options.get("class", "")):
-        return [
-            "<details>",
-            f"<summary>{title or name.capitalize()}</summary>",
-            "",
-            content,
-            "",
-            "</details>",
-        ]
+        said = "Solution" if name == "solution" else title or name.capitalize()
+        return ["<details>", f"<summary>{said}</summary>", "", content, "", "</details>"]
     if name in _BOXES:
         heading = title if name == "admonition" else name.capitalize()
         return [f"> **{heading}**", ">", *(f"> {line}".rstrip() for line in content.split("\n"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 from sparsebert import paths
-from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.errors import InputError, first_line, shown, unknown_name
 from sparsebert.reading import path_of, read_text
 
 
@@ -54,7 +54,7 @@ def read_notebook(notebook: Path) -> nbformat.NotebookNode:
         book = nbformat.reads(text, as_version=4)
         nbformat.validate(book)
     except Exception as error:  # whatever nbformat comes to when it reads something else
-        reason = shown(str(error).strip().partition("\n")[0] or type(error).__name__)
+        reason = shown(first_line(error))
         raise InputError(f"'{shown(notebook)}' is no notebook that Jupyter could open: {reason}") from None
     return book
 

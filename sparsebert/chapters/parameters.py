@@ -26,7 +26,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsebert.chapters.notebooks import read_notebook
-from sparsebert.errors import InputError, first_mistake, shown, unknown_name
+from sparsebert.errors import InputError, about, first_mistake, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_yaml
 
 PROFILES = ("smoke", "quick", "full")  # quick is what the notebooks' own cells say
@@ -128,10 +128,8 @@ def parse_parameters(
         values |= given
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
-            try:
+            with about(f"{stem}: parameter '{name}'"):
                 _check_meaning(name, item, values.get("encoder"))
-            except InputError as error:
-                raise InputError(f"{stem}: parameter '{name}': {error}") from None
     return values
 
 

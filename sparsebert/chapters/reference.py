@@ -1,4 +1,4 @@
-"""The book's page of the package's names, made from docstrings, and each chapter's links to them."""
+"""Pages made from the package itself: its components, its names with their docstrings, and links to these."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 import sparsebert
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, REDUCTIONS
 
 PAGE = "reference"
 # Wings in the order in which a user meets them; the others follow in the order of the alphabet.
@@ -72,10 +74,7 @@ def _is_public(name: str, module: str) -> bool:
 def reference_page() -> str:
     """Markdown with all `entries`, a section for each part of the package; Sphinx's autodoc fills it."""
     found = entries()
-    wings = sorted(
-        {entry.wing for entry in found},
-        key=lambda wing: (wing == "", wing not in _FIRST, _FIRST.index(wing) if wing in _FIRST else 0, wing),
-    )
+    wings = [*_FIRST, *sorted({entry.wing for entry in found} - {*_FIRST, ""}), ""]
     parts = [
         "# Package reference",
         "What you import from `sparsebert`, and what else a chapter explains, in the docstrings' words. "
@@ -129,6 +128,44 @@ def _imported(chapter: nbformat.NotebookNode) -> set[str]:
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sparsebert"):
                     names |= {alias.name for alias in node.names}
     return names
+
+
+def components_page() -> str:
+    """Markdown with a table for each kind of component: patterns, kernels, methods, reductions and so on."""
+    import sparsebert.degrees
+    import sparsebert.kernels
+    import sparsebert.models.architectures
+    import sparsebert.reductions  # noqa: F401  (each wing fills its registry)
+    from sparsebert.data.tasks import registered
+
+    patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
+    kernels, methods, encoders, reductions = (
+        [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
+        for registry in (KERNELS, METHODS, ARCHITECTURES, REDUCTIONS)
+    )
+    tasks = [(f"`{task.name}`", task.summary, task.metrics[0]) for task in registered().values()]
+    parts = [
+        "# Components",
+        "What can be asked for by name, in the words of the classes themselves. Components of your own join "
+        "them: derive a class from the base class of its kind and call `sparsebert.register`.",
+        "## Patterns\n\n" + table(("pattern", "family", "pairs"), patterns),
+        "## Kernels\n\n" + table(("kernel", "how attention is computed"), kernels),
+        "## Methods of learning degrees\n\n" + table(("method", "what is learned"), methods),
+        "## Reductions\n\n" + table(("reduction", "which tokens stay"), reductions),
+        "## Architectures\n\n" + table(("architecture", "about"), encoders),
+        "## Tasks\n\n" + table(("task", "about", "metric"), tasks),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
+
+
+def _said(component: Any) -> str:
+    """The first sentence or line of a component's documentation."""
+    return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
 
 
 def in_rst(lines: list[str], pages: dict[str, str], paths: dict[str, str]) -> list[str]:

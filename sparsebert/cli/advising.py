@@ -50,9 +50,10 @@ def advise(
 ) -> None:
     """How sparse can attention be on your task? A plan with a promise, a report, and the model to use.
 
-    The command looks at the data, searches within the budget, and recommends the cheapest plan whose loss is
-    at most --max-loss with 95 % confidence. Stopped in any way, the same command goes on. Chapter 9 of the
-    book explains a report.
+    The command looks at the data, searches within the budget, and recommends the sparsest plan that it can
+    promise: its loss is at most --max-loss with 95 % confidence. Stopped in any way, the same command goes
+    on. A longer --budget goes on with a finished search, and other --lengths are measured without a new one.
+    Chapter 9 of the book explains a report.
     """
     if (task is None) == (plan is None):
         raise InputError("give --task for advice on a task, or --plan for what a plan saves, and not both")
@@ -72,7 +73,8 @@ def advise(
     try:
         advice = search(request, out, RunStore(folders.runs), folders)
         if not as_json:
-            click.echo("\n".join([advice.answer, *advice.saved, "", advice.lines(out), ""]))
+            more = [f"{advice.seen}:", advice.on_all_rows(out), ""] if advice.seen else []
+            click.echo("\n".join([advice.answer, *advice.saved, "", advice.lines(out), "", *more]))
         say("writing the report")
         page = write_report(asked | {"folder": out}, out)
     except KeyboardInterrupt:

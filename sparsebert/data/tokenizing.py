@@ -24,7 +24,7 @@ from sparsebert.data.tasks.task import one_text
 from sparsebert.errors import InputError, shown
 from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable, write_whole
-from sparsebert.patterns.batches import Batch, Rows
+from sparsebert.patterns.batches import Batch, Rows, tokens_before_second
 from sparsebert.reading import path_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def one_sentence(
     text: str, encoder: str = "minilm", needs: frozenset[str] = frozenset({"word_ids", "embeddings"})
 ) -> tuple[list[str], Batch]:
-    """The word pieces of one text and the batch that patterns read; `needs` says which columns to fill in."""
+    """The word pieces of one text and the batch that patterns read; `needs` says which columns to fill in.
+
+    Two texts are written with the encoder's separator between them, such as "Who wrote it? [SEP] She did."
+    """
     tokenizer = load_tokenizer(encoder)
     encoded = tokenizer([text], truncation=True, return_offsets_mapping=True)
     columns: dict[str, torch.Tensor] = {}
@@ -139,6 +142,9 @@ def one_sentence(
     if "embeddings" in needs:
         embed = load_classifier(encoder, ["any"]).get_input_embeddings()
         columns["embeddings"] = embed(torch.tensor(encoded["input_ids"])).detach()
+    if "second" in needs:
+        ids = torch.tensor(encoded["input_ids"])
+        columns["second"] = tokens_before_second(torch.ones_like(ids).bool(), ids)
     return encoded.tokens(), Batch.of_lengths([len(encoded["input_ids"][0])], **columns)
 
 

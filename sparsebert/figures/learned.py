@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -88,30 +87,4 @@ def survivals(survival: Sequence[Sequence[Sequence[float]]]) -> Figure:
     figure.supxlabel("distance o", fontsize=10)
     figure.supylabel("S(o), %", fontsize=10)
     look.legend_above(figure, [a_head, mean])
-    return figure
-
-
-@look.style()
-def changes(frame: pd.DataFrame, col: str | None = None, xlabel: str = "points") -> Figure:
-    """What each of several changes does: a row per change with its mean and interval, and a line at zero.
-
-    `frame` has the columns `what` (the change), `mean`, `low` and `high` in points, and `col` (panels, which
-    share their rows and scale). A marker is filled where the interval excludes zero; without an interval, of
-    one seed, it is hollow. Raises `InputError` if a column is missing or there is no row.
-    """
-    look.check_columns(frame, "what", "mean", "low", "high", col)
-    rows = list(dict.fromkeys(frame["what"]))
-    height = 0.4 * len(rows) + 0.6
-    figure, panels = look.panels_of(frame, col, height, margin=0.3, share="xy")
-    figure.supxlabel(xlabel, fontsize=10)
-    for axes, _, own in panels:
-        look.name_rows(axes, rows)
-        for row in own.itertuples():
-            shown = row.low > 0 or row.high < 0
-            style = {"color": look.BLUE, "marker": "o", "fillstyle": "full" if shown else "none"}
-            look.draw_mean(axes, (row.mean, row.low, row.high), rows.index(row.what), style)
-    filled = look.mark("the interval excludes 0", color=look.BLUE)
-    single = ", or one seed" * bool(frame["low"].isna().any())
-    hollow = look.mark(f"it includes 0{single}", color=look.BLUE, fillstyle="none")
-    look.legend_above(figure, [filled, hollow])
     return figure

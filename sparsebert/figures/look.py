@@ -33,20 +33,11 @@ CONTROL = "its degree-matched random control"
 DENSE_LINE = {"color": INK, "linestyle": "--", "linewidth": 1.3}
 ZERO_LINE = {"color": INK, "linewidth": 1.2, "zorder": 1}
 
-_METHODS = (
-    "single width",
-    "BigBird mixture",
-    "learned, per head",
-    "learned, per layer",
-    "learned, per network",
-)
-_METHODS += "adaptive span", "gates per distance", "attention mass"
-_CONTENDERS = "auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird"
 # Names that are no patterns and look alike in every figure: their colours and markers.
+_CONTENDERS = "auto", "banded", "reference", "flex", "masked", "flex alone", "longformer", "bigbird"
 _KNOWN = {
     name: (COLOURS[place], marker)
-    for names, places in ((_METHODS, (1, 2, 0, 9, 4, 3, 5, 7)), (_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7)))
-    for name, place, marker in zip(names, places, MARKERS, strict=False)
+    for name, place, marker in zip(_CONTENDERS, (0, 1, 2, 4, 3, 9, 5, 7), MARKERS, strict=False)
 } | {"plan": (BLUE, "o"), "inference": (BLUE, "o"), "training": (RED, "s"), "scores computed": (GREEN, "D")}
 # Of patterns whose family has none; pink comes last, and yellow is left out: both are pale.
 _FREE = list(zip((COLOURS[place] for place in (5, 7, 9, 6)), "X>*<", strict=True))
@@ -75,7 +66,7 @@ def style() -> Iterator[None]:
 
 def panels_for(
     titles: Sequence[str],
-    height: float,
+    height: float | Sequence[float],
     *,
     columns: int = 4,
     margin: float = 0.0,
@@ -84,13 +75,16 @@ def panels_for(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a panel per title, at most `columns` in a line; each line is `height` inches high.
 
-    The figure is `margin` inches higher than its lines; `share` names the axes whose scale all panels share.
-    `axes` are settings of each panel, such as `xlabel`; a `ylabel` stands on the left alone.
+    The `height` may be a list, one for each line. The figure is `margin` inches higher than its lines;
+    `share` names the axes whose scale all panels share. `axes` are settings of each panel, such as `xlabel`;
+    a `ylabel` stands on the left alone.
     """
     columns = min(columns, len(titles))
     lines = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(WIDTH, lines * height + margin), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex="x" in share, sharey="y" in share)
+    heights = [height] * lines if isinstance(height, int | float) else height
+    figure = Figure(figsize=(WIDTH, sum(heights) + margin), layout="constrained")
+    shared = {"sharex": "x" in share, "sharey": "y" in share}
+    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights, **shared)
     for unused in grid.flat[len(titles) :]:
         unused.remove()
     panels = list(grid.flat[: len(titles)])
@@ -103,7 +97,7 @@ def panels_for(
 
 
 def panels_of(
-    frame: pd.DataFrame, col: str | None, height: float, **options: object
+    frame: pd.DataFrame, col: str | None, height: float | Sequence[float], **options: object
 ) -> tuple[Figure, list[tuple[Axes, object, pd.DataFrame]]]:
     """A panel per level of `col`, in the order they come, each with its level and its part of the frame.
 
@@ -144,7 +138,7 @@ def wrapped(text: str, width: int = 30) -> str:
 def looks_of(levels: Iterable[object]) -> dict[str, dict]:
     """How to draw each level, as arguments of matplotlib's plot.
 
-    Methods, contenders and patterns of one family look alike in every figure where they can. A degree-matched
+    Contenders and patterns of one family look alike in every figure where they can. A degree-matched
     control has the label and colour of its pattern, but is hollow and dashed. Global tokens are left out of
     the labels if all the patterns have the same ones.
     """

@@ -87,8 +87,9 @@ def _plain_origin(made_from: Sequence[RunRecord | Mapping]) -> str:
 class Finding:
     """A sentence that opens a section of results, written by hand and filled in from runs.
 
-    As the last line of a cell it shows the sentence where the runs bear it out (`agrees`), else `instead`.
-    The tests of the book fail where its own recorded runs do not agree.
+    As the last line of a cell it shows the sentence where the runs bear it out (`agrees`), else `instead`,
+    which only gives the numbers. Both texts are Markdown, and `agrees` is computed from the runs. The tests
+    of the book fail where its own recorded runs do not agree.
     """
 
     sentence: str
@@ -98,15 +99,10 @@ class Finding:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         differs = f"**These runs do not show what the book's own runs show.** {self.instead}"
         text = f"**{self.sentence}**" if self.agrees else differs
-        return {"text/markdown": text, "text/plain": text}, {AGREES: self.agrees}
+        return {"text/markdown": text, "text/plain": text}, {AGREES: bool(self.agrees)}
 
 
-def finding(sentence: str, agrees: bool, instead: str) -> Finding:
-    """The finding of a section: `sentence` if the runs agree, else `instead`, which only gives the numbers.
-
-    `agrees` is computed from the runs. Both texts are Markdown.
-    """
-    return Finding(sentence, bool(agrees), instead)
+finding = Finding  # as chapters call it
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def means(
     markers = dict(zip(frame[marker].unique(), look.MARKERS, strict=False)) if marker else {}
     by = [column for column in (colour, marker, filled, apart, x if line else None) if column]
     for axes, level, own in panels:
-        look.check_alike(own, colour, marker, filled, apart, col, "placement" if apart == "plan" else None)
+        look.check_alike(own, colour, marker, filled, apart, col)
         look.draw_dense(axes, dense, level)
         groups = [runs for _, runs in own.groupby(by, sort=False)]
         places = look.beside(pd.Series([(100 if x in _SHARES else 1) * runs[x].mean() for runs in groups]))

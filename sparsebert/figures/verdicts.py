@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -42,31 +42,8 @@ _KINDS = {
     "two named heads": {"color": look.COLOURS[5], "marker": "v"},
 }
 _OTHER = {"color": look.GREY, "marker": "."}
-
-
-@look.style()
-def forest(frame: pd.DataFrame) -> Figure:
-    """A forest plot: a row per estimate with its mean and 90 % interval, and a tick at its rule's bound.
-
-    Columns of `frame`, as `claims.estimates` gives them: `label` (the task), `what`, `mean`, `low`, `high`
-    and `bound` in points, and `state`, which the markers show. The numbers stand on the right. Rows of one
-    task stand together, in the order they come; an estimate of one seed has no interval. Raises `InputError`
-    if a column is missing or there is no row.
-    """
-    look.check_columns(frame, "label", "what", *_NUMBERS, "bound", "state")
-    rows = frame.sort_values("label", kind="stable").reset_index(drop=True)
-    names = rows["what"] if rows["label"].nunique() == 1 else rows["label"] + ": " + rows["what"]
-    lines = sum(look.wrapped(name, 40).count("\n") + 1 for name in names)
-    figure, [axes] = look.panels_for([""], 0.2 * lines + 0.16 * len(rows) + 1.1, xlabel="points")
-    bound = {"marker": "|", "color": look.INK, "linestyle": "none"}
-    axes.plot(rows["bound"], rows.index, **bound, markersize=16, markeredgewidth=1.6)
-    for place, row in rows.iterrows():
-        look.draw_mean(axes, tuple(row[_NUMBERS]), place, _STATES[row["state"]])
-    look.name_rows(axes, names, 40, lines=rows.index[rows["label"] != rows["label"].shift()][1:])
-    _write_numbers(axes, rows)
-    marks = [look.mark(**style) for style in _STATES.values()]
-    look.legend_above(figure, [*marks, look.mark("what the rule asks for", **bound, markersize=12)])
-    return figure
+_BOUND = {"marker": "|", "color": look.INK, "linestyle": "none"}
+_LETTERS = 44  # of a row's name, on a line
 
 
 def grid(verdicts: pd.DataFrame, caption: str, made_from: Sequence[RunRecord] = ()) -> page.Table:
@@ -120,27 +97,51 @@ def losses_by_density(frame: pd.DataFrame) -> Figure:
 
 
 @look.style()
-def dots(frame: pd.DataFrame, xlabel: str = "points lost against dense attention") -> Figure:
-    """Points lost, each in a row with its interval, and a line at zero: a panel per task.
+def dots(
+    frame: pd.DataFrame,
+    xlabel: str = "points lost against dense attention",
+    looks: Mapping[str, dict] = _KINDS,
+) -> Figure:
+    """Points lost or gained, each in a row with its interval, and a line at zero: a panel per task.
 
-    Columns of `frame`, as `claims.regained`, `by_connection` and `changed_degrees` give them: `label` (the
-    task), `what`, `kind`, which the markers show, and `mean`, `low` and `high` in points. The numbers stand
-    on the right. A dotted line is what [CLS] alone loses. Raises `InputError` if a column is missing or there
-    is no row.
+    Columns of `frame`, as `claims.regained`, `by_connection` and `taken_apart` give them: `label` (the task),
+    `what`, and `mean`, `low` and `high` in points. The numbers stand on the right. Markers show the `kind` if
+    the frame has it, by its `looks`, a dotted line what [CLS] alone loses, and a tick a rule's `bound`.
+    Raises `InputError` if a column is missing or there is no row.
     """
-    look.check_columns(frame, "label", "what", "kind", *_NUMBERS)
-    height = 0.3 * frame.groupby("label").size().max() + 0.9
-    figure, panels = look.panels_of(frame, "label", height, columns=1, share="x")
+    look.check_columns(frame, "label", "what", *_NUMBERS)
+    if "kind" not in frame:
+        frame, looks = frame.assign(kind=""), {"": {"color": look.BLUE, "marker": "o"}}
+    lines = frame["what"].map(lambda what: look.wrapped(what, _LETTERS).count("\n") + 1)
+    heights = (0.2 * lines + 0.16).groupby(frame["label"], sort=False).sum() + 0.5
+    options = {"columns": 1, "margin": 0.4, "share": "x"}
+    figure, panels = look.panels_of(frame, "label", heights.tolist(), **options)
     panels[-1][0].set_xlabel(xlabel)
     for axes, label, part in panels:
         axes.set_title(titled(str(label)))
         part = part.reset_index(drop=True)
         for place, row in part.iterrows():
-            look.draw_mean(axes, tuple(row[_NUMBERS]), place, _KINDS.get(row["kind"], _OTHER))
+            look.draw_mean(axes, tuple(row[_NUMBERS]), place, looks.get(row["kind"], _OTHER))
         for alone in part.loc[part["kind"] == CLS_ALONE, "mean"]:
             axes.axvline(alone, color=look.PALE, linestyle=":", zorder=0)
-        look.name_rows(axes, part["what"], 44, lines=())
+        if "bound" in part:
+            axes.plot(part["bound"], part.index, **_BOUND, markersize=16, markeredgewidth=1.6)
+        look.name_rows(axes, part["what"], _LETTERS, lines=())
         _write_numbers(axes, part)
+    return figure
+
+
+@look.style()
+def forest(frame: pd.DataFrame) -> Figure:
+    """A forest plot: a row per estimate with its mean and 90 % interval, and a tick at its rule's bound.
+
+    Columns of `frame`, as `claims.estimates` gives them: those of `dots`, the `bound` in points, and `state`,
+    which the markers show. An estimate of one seed has no interval. Raises what `dots` does.
+    """
+    look.check_columns(frame, "bound", "state")
+    figure = dots(frame.assign(kind=frame["state"]), "points", _STATES)
+    marks = [look.mark(**style) for style in _STATES.values()]
+    look.legend_above(figure, [*marks, look.mark("what the rule asks for", **_BOUND, markersize=12)])
     return figure
 
 

@@ -12,3 +12,4 @@ from sparsebert.kernels.kernel import (
     needs_band,
 )
 from sparsebert.kernels.reference import Reference
+from sparsebert.kernels.segmented import Segmented

@@ -136,7 +136,8 @@ class Part:
     """Queries in blocks of some adjacent heads, and the windows of their keys.
 
     Block b has the queries from `query + b * block` on and the keys from `key + b * block` on. Its pairs are
-    those of the band, or those of global queries.
+    those of the band, or those of global queries. A `merged` part has further keys of queries that have been
+    in a part before.
     """
 
     heads: slice
@@ -146,6 +147,7 @@ class Part:
     key: int
     window: int
     of_globals: bool = False
+    merged: bool = False
 
     def places(self, first: int, count: int) -> slice:
         """Where the queries of some blocks stand."""
@@ -196,8 +198,8 @@ class Pairs:
     def __init__(self, layout: Layout, length: int, heads: int, device: torch.device):
         self.layout, self.length, self.heads, self.device = layout, length, heads, device
         self.globals = min(layout.tokens, length)
-        self.parts = list(self._parts())
         self._masks: dict[Part, Tensor | None] = {}
+        self.parts = list(self._parts())
         self.random: RandomKeys | None = None
         if layout.random and self.globals < length > 1:
             keys, exist = layout.random_keys(length, heads, device)
@@ -206,26 +208,35 @@ class Pairs:
 
     def _parts(self) -> Iterator[Part]:
         first, last = self.globals, self.length
-        for heads, width in head_groups(self.layout, self.heads) if first < last else []:
-            width = min(width, last - 1)
-            block = block_size(width)
-            edge = -(-width // block) * block  # queries whose windows would begin before the first key
-            blocks = (last - first - edge - width) // block
-            if blocks < 1:  # each query meets all keys, or nearly so
-                some = max(block, _SCORES["cpu"] // (last - first))
-                for start in range(first, last, some):
-                    yield Part(heads, start, min(some, last - start), 1, first, last - first)
-                continue
-            inner = first + edge
-            if edge:
-                yield Part(heads, first, edge, 1, first, edge + width)
-            yield Part(heads, inner, block, blocks, inner - width, block + 2 * width)
-            end = inner + blocks * block
-            if end < last:
-                yield Part(heads, end, last - end, 1, end - width, last - end + width)
+        if first < last:
+            yield from self._band(first, last, first, last)
         some = max(1, _SCORES["cpu"] // (self.heads * last))
         for start in range(0, first, some):
             yield Part(slice(0, self.heads), start, min(some, first - start), 1, 0, last, of_globals=True)
+
+    def _band(self, first: int, last: int, low: int, high: int) -> Iterator[Part]:
+        """Queries from `first` to `last` and their windows of the keys from `low` to `high`."""
+        for heads, width in head_groups(self.layout, self.heads):
+            width = min(width, self.length - 1)
+            block = block_size(width)
+            before, behind = max(width - first + low, 0), max(width - high + last, 0)
+            edge = -(-before // block) * block  # queries whose windows would begin before the first key
+            blocks = (last - first - edge - behind) // block
+            if blocks < 1:  # each query meets all keys, or nearly so
+                key = max(low, first - width)
+                window = min(high, last + width) - key
+                some = max(block, _SCORES["cpu"] // window)
+                for start in range(first, last, some):
+                    yield Part(heads, start, min(some, last - start), 1, key, window)
+                continue
+            inner = first + edge
+            if edge:
+                key = max(low, first - width)
+                yield Part(heads, first, edge, 1, key, inner + width - key)
+            yield Part(heads, inner, block, blocks, inner - width, block + 2 * width)
+            end = inner + blocks * block
+            if end < last:
+                yield Part(heads, end, last - end, 1, end - width, min(high, last + width) - end + width)
 
     def mask(self, part: Part, first: int, count: int) -> Float[Tensor, "#tile #head query key"] | None:
         """0 for the pairs that exist and minus infinity for others; None if all exist."""
@@ -403,8 +414,13 @@ class _Call:
                 scores = self.scores(tiles, windows[0], added)
                 total = scores.logsumexp(-1)
                 mixed = self.dropped(scores.sub_(total[..., None]).exp_()).to(value.dtype) @ windows[1]
-            output[:, part.heads, part.places(*chunk)] = flat(mixed, len(query))
-            normaliser[:, part.heads, part.places(*chunk)] = flat(total, len(query))
+            mixed, total = flat(mixed, len(query)), flat(total, len(query))
+            places = part.heads, part.places(*chunk)
+            if part.merged:
+                known, before = output[:, *places].to(total.dtype), normaliser[:, *places]
+                mixed = known.lerp(mixed.to(total.dtype), (total - before).sigmoid_()[..., None])
+                total = torch.logaddexp(before, total)
+            output[:, *places], normaliser[:, *places] = mixed, total
         if pairs.columns:
             rest = slice(pairs.globals, None)
             scores, total = self.column_scores(pairs, query, key), normaliser[:, :, rest]
@@ -447,7 +463,11 @@ class _Call:
                         _add_product(into, left, right)
                     else:
                         part.add_windows(into, left.to(right.dtype) @ right, *chunk)
-            of_query[:, part.heads, part.places(*chunk)] = flat(dq, len(query))
+            into, dq = of_query[:, part.heads, part.places(*chunk)], flat(dq, len(query))
+            if part.merged:
+                into.add_(dq)
+            else:
+                into.copy_(dq)
         if pairs.columns:
             rest = slice(pairs.globals, None)
             weights = self.column_scores(pairs, query, key).sub_(normaliser[:, :, rest, None]).exp_()

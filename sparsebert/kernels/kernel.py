@@ -127,6 +127,8 @@ def kernel_for(
     if layout is not None:
         layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
     _check(kernel, layout, context)
+    if layout is not None and layout.by_kind:
+        pattern.check_columns(batch)
     if kernel in KERNELS and not dense:
         return KERNELS[kernel](layout, context)
     # A plan's dense layers are computed as fast as can be, whatever kernel is asked for.
@@ -157,6 +159,8 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
     """`supports` of a kernel that builds no mask."""
     if layout is None:
         return f"'{context.pattern}' is not made of a band, global tokens and random keys alone"
+    if layout.by_kind:
+        return f"in '{context.pattern}' kinds of tokens decide about pairs"
     return None if context.batch.gapless else "a row has padding between its tokens"
 
 

@@ -25,7 +25,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import OF_A_LAYER, Batch
+from sparsebert.patterns.batches import OF_A_LAYER, Batch, tokens_before_second
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -227,7 +227,10 @@ class Sparsified:
             embeddings = inputs.get("inputs_embeds")
             if embeddings is None:
                 embeddings = self.model.get_input_embeddings()(inputs["input_ids"])
-        return Batch(_real_tokens(inputs), *map(inputs.get, _COLUMNS), embeddings)
+        real, second = _real_tokens(inputs), None
+        if "second" in self.plan.needs:
+            second = tokens_before_second(real, *map(inputs.get, ("input_ids", "token_type_ids")))
+        return Batch(real, *map(inputs.get, _COLUMNS), embeddings, second)
 
 
 def sparsify(
@@ -281,11 +284,10 @@ class Pass:
         self, kept: Bool[Tensor, "batch length"], hidden: Float[Tensor, "batch length width"]
     ) -> Float[Tensor, "batch fewer width"]:
         """Let all other tokens leave; those that stay move up in their order, with their hidden states."""
-        before, most = self.batch, int(kept.sum(-1).max())
-        places = (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]
-        self.go_on_with(replace(before.select(places), real=kept.gather(1, places)))
+        before, (after, places) = self.batch, self.batch.keep(kept)
+        self.go_on_with(after)
         if self.meter:
-            self.meter.count_fed(self.layer, before, self.batch)
+            self.meter.count_fed(self.layer, before, after)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
     def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:

@@ -14,6 +14,7 @@ from sparsebert.patterns.position import Dense, Global, Neighbour
 from sparsebert.patterns.dilated import Dilated
 from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax
+from sparsebert.patterns.segments import Segments
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
 from sparsebert.patterns.predicted import Predicted
 # isort: on

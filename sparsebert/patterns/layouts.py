@@ -1,4 +1,4 @@
-"""What a pattern is made of where position alone decides: a band, global tokens and random keys.
+"""What a pattern is made of where positions decide: a band, global tokens, random keys, kinds of tokens.
 
 This is all that a kernel needs that never builds a [length, length] tensor.
 """
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.batches import KINDS, Batch
 from sparsebert.patterns.hard_degrees import quantiles
 
 _AT_ONCE = 2**20  # pairs that are looked at together when they are counted
@@ -19,6 +19,10 @@ _FARTHEST = 2**20  # tokens apart that a table of distances holds
 
 Table = Float[Tensor, "head distance"]
 _ITSELF: Table = torch.ones(1, 1)
+
+Looks = frozenset[tuple[str, str]]  # kinds of a query and of a key: a pair for which of them there are pairs
+_CLS: Looks = frozenset(pair for kind in KINDS for pair in (("cls", kind), (kind, "cls")))
+_ALL: Looks = frozenset((a, b) for a in KINDS for b in KINDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,9 @@ class Layout:
     `weights[h, o]` is added to the scores of the band's pairs, with `weigh_all` to those of all pairs, the
     last column for all larger distances. With a `window` no pair is farther apart than that, whatever allows
     it.
+
+    Kinds of a query and of a key (see `Batch.kinds`) that are `seen` have all pairs, and those that are
+    `barred` none but of a token with itself. With either there is one band for all heads, and nothing else.
     """
 
     kept: Table = _ITSELF
@@ -41,6 +48,8 @@ class Layout:
     weights: Table | None = None
     weigh_all: bool = False
     window: int | None = None
+    seen: Looks = frozenset()
+    barred: Looks = frozenset()
 
     @classmethod
     def of_distances(cls, width: int, step: int = 1) -> Layout | None:
@@ -68,7 +77,9 @@ class Layout:
         return self.open_ended and self.plain and self.weights is None
 
     def __or__(self, other: Layout) -> Layout | None:
-        """The union; None where pairs of both would need different weights."""
+        """The union; None where its parts can't be told apart, such as two with weights of their own."""
+        if self.by_kind or other.by_kind:
+            return self._beside(other)
         if self.weigh_all or other.weigh_all or (self.weights is not None and other.weights is not None):
             return None
         open_ended = self.open_ended or other.open_ended
@@ -87,9 +98,42 @@ class Layout:
             weights,
         )
 
+    @property
+    def by_kind(self) -> bool:
+        """Whether kinds of tokens decide about pairs."""
+        return bool(self.seen or self.barred)
+
+    def _beside(self, other: Layout) -> Layout | None:
+        """The union where kinds of tokens decide; None if they would for a part of the band alone."""
+        a, b = self._of_kinds(), other._of_kinds()
+        if a is None or b is None or (a.width and b.width and a.barred != b.barred):
+            return None
+        seen = a.seen | b.seen
+        width = max(a.width, b.width)
+        kept = torch.maximum(a._shares(width), b._shares(width))
+        barred = (a if a.width else b).barred
+        return Layout(open_ended=True) if seen == _ALL else Layout(kept, seen=seen, barred=barred - seen)
+
+    def __sub__(self, other: Layout) -> Layout | None:
+        """Without the pairs of some kinds of tokens; None if anything else is taken away."""
+        band = other.width or other.open_ended or other.tokens or other.random
+        left = self._of_kinds() if other.seen else self
+        if left is None or band or other.barred or other.weights is not None:
+            return None
+        return replace(left, seen=left.seen - other.seen, barred=left.barred | other.seen)
+
+    def _of_kinds(self) -> Layout | None:
+        """The same as a band and kinds of tokens; None if there are more global tokens, random keys, ..."""
+        if self.random or self.weights is not None or self.tokens > 1 or len(self.kept) > 1 or self.irregular:
+            return None
+        if self.open_ended and not self.plain:
+            return None
+        seen = _ALL - self.barred if self.open_ended else self.seen | (_CLS if self.tokens else frozenset())
+        return Layout(_ITSELF if self.open_ended else self.kept, seen=seen, barred=self.barred - seen)
+
     def weighted(self, weights: Table | None) -> Layout | None:
         """The same pairs, all with these weights; None if they have others."""
-        if self.weights is not None:
+        if self.weights is not None or (self.by_kind and weights is not None):
             return None
         beside = bool(self.tokens or self.random)
         return replace(self, weights=weights, weigh_all=weights is not None and beside)
@@ -113,6 +157,8 @@ class Layout:
     def count(self, batch: Batch, heads: int) -> float:
         """Allowed pairs of real tokens in a batch whose rows have no gaps, averaged over the heads."""
         lengths = batch.real.sum(-1).tolist()
+        if self.by_kind:
+            return sum(map(self._count_by_kind, lengths, batch.second.tolist()))
         return sum(lengths.count(n) * self._count(n, heads, batch.real.device) for n in set(lengths) if n)
 
     def random_keys(
@@ -143,6 +189,22 @@ class Layout:
         own = self.random_keys(n, heads, device)[1].sum((1, 2)).float().mean().item() if self.random else 0
         return with_globals + self._count_band(tokens, n, heads, device) + own
 
+    def _count_by_kind(self, n: int, second: int) -> int:
+        """Allowed pairs of one sequence: all of two kinds, or those in the band."""
+        spans, total = spans_of_kinds(n, second), 0
+        far = self.kept[0, 1:].nonzero()[:, 0] + 1
+        near = torch.cat([-far, torch.zeros(1).long(), far])  # place of the key less place of the query
+        for query, (start, stop) in spans.items():
+            for key, (first, last) in spans.items():
+                if (query, key) in self.seen:
+                    total += (stop - start) * (last - first)
+                elif (query, key) not in self.barred:
+                    there = (last - near).clamp(max=stop) - (first - near).clamp(min=start)
+                    total += int(there.clamp(min=0).sum())
+                elif query == key:
+                    total += stop - start
+        return total
+
     def _count_band(self, first: int, n: int, heads: int, device: torch.device) -> float:
         """Pairs of the band among the tokens from `first` to n, averaged over the heads."""
         shares = self._shares(max(n - 1, self.width))[:, : n - first].to(device)
@@ -171,6 +233,12 @@ class Layout:
         missing = max(self.width + 2 - weights.shape[1], 0)  # with a column for what lies behind this band
         weights = torch.cat([weights, weights[:, -1:].expand(-1, missing)], 1)
         return weights * (self._shares(weights.shape[1] - 1) == 0).to(weights.device)
+
+
+def spans_of_kinds(n: int, second: int) -> dict[str, tuple[int, int]]:
+    """Where the tokens of each kind begin and end in a sequence of n whose second text begins at `second`."""
+    second = max(min(second, n), 1)
+    return {"cls": (0, min(n, 1)), "first": (1, second), "second": (second, max(n, 1))}
 
 
 def layout_of_shares(kept: Table, layer: int, weights: Table | None = None) -> Layout:

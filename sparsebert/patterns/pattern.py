@@ -68,6 +68,7 @@ class Pattern(ABC):
     examples: ClassVar[tuple[str, ...]] = ()
     forms: ClassVar[str] = ""  # how it is written, if its fields alone don't say it
     words: ClassVar[tuple[str, ...]] = ()  # that it takes as an argument, such as cls
+    free_text: ClassVar[bool] = False  # whether it reads all between its parentheses itself, as one text
     family: ClassVar[Family] = Family("", kind="other")
     reads: ClassVar[frozenset[str]] = frozenset()  # fields of `Batch` beyond `real`
     learns: ClassVar[str | None] = None  # without a file a run learns its "degrees", "weights" or "masks"
@@ -207,15 +208,22 @@ class Pattern(ABC):
         Every real query attends to itself and to no padding. Rows of padding queries are all False. Raises
         `InputError` if the batch lacks a column that the pattern reads.
         """
+        self.check_columns(batch)
+        return (self.related(batch) | batch.itself) & batch.pairs
+
+    def check_columns(self, batch: Batch) -> None:
+        """`InputError` if the batch lacks a column that the pattern reads."""
         missing = sorted(column for column in self.needs if getattr(batch, column) is None)
         if missing:
-            parses = "prepare the data with parses (sparsebert.data.tokenizing)"
-            in_a_model = "ask it in a model (sparsebert.sparsify), whose layers have them,"
+            instead = "prepare the data with parses (sparsebert.data.tokenizing)"
+            if missing == ["second"]:
+                instead = "give the number of tokens before each second text (Batch.second)"
+            if OF_A_LAYER & set(missing):
+                instead = "ask it in a model (sparsebert.sparsify), whose layers have them,"
             raise InputError(
                 f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
-                f"{in_a_model if OF_A_LAYER & set(missing) else parses} or choose a pattern by position"
+                f"{instead} or choose a pattern by position"
             )
-        return (self.related(batch) | batch.itself) & batch.pairs
 
     def __str__(self) -> str:
         arguments = []
@@ -274,6 +282,10 @@ class Difference(Pattern):
 
     def related(self, batch: Batch) -> Relation:
         return self.left.related(batch) & ~self.right.related(batch)
+
+    def layout(self) -> Layout | None:
+        left, right = self.left.layout(), self.right.layout()
+        return left and right and left - right
 
     def bias(self, batch: Batch) -> Bias | None:
         return self.left.bias(batch)

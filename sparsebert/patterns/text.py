@@ -31,13 +31,14 @@ _TOKEN = re.compile(
 )
 _NAMED = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=")
 _BARE_PATH = re.compile(r'\s*(?P<path>[^\s"()|,=]++)(?!\s*=)')  # learned(runs/a.json): without quotes
+_FREE_TEXT = re.compile(r"[^()]*")
 _MOST_DIGITS = 40
 
 
 class _Parser:
     """Recursive descent over:  pattern = difference ("|" difference)*;  difference = atom ("-" atom)*;
     atom = "(" pattern ")" | name ["(" argument ("," argument)* ")"];
-    argument = [name "="] (["-"] number | word | path | pattern).
+    argument = [name "="] (["-"] number | word | path | pattern). A pattern of `free_text` reads its own.
     """
 
     def __init__(self, text: str):
@@ -87,6 +88,11 @@ class _Parser:
     def _arguments(self, made: type[Pattern]) -> dict[str, int | str | Pattern]:
         known = [field.name for field in fields(made)]
         given, by_name = {}, False
+        if made.free_text:
+            match = _FREE_TEXT.match(self.text, self.place)
+            self.place = match.end()
+            self._expect(")")
+            return {known[0]: match[0]}
         self.path_at = self.place if known[:1] == ["path"] else None
         while not self._take(")"):
             position = self._peek()[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from functools import partial
 
 import torch
@@ -158,10 +159,11 @@ def kernel_checks(device: str) -> Iterator[Check]:
             yield check("learned degrees", _learned)
 
 
-def flex_checks(device: str, alone: Callable[..., Finding]) -> Iterator[Check]:
-    """`flex` beside `banded`; `alone` makes a call in a process of its own: its compiler may spoil one."""
+def flex_checks(device: str, executor: Executor) -> Iterator[Check]:
+    """`flex` beside `banded`, in a process of its own: its compiler may spoil one."""
     for name in _FLEX:
-        yield Check("flex", f"as banded, {name}", partial(alone, flex_against_banded, name, device))
+        call = partial(executor.submit, flex_against_banded, name, device)
+        yield Check("flex", f"as banded, {name}", lambda call=call: call().result())
 
 
 def _against_float64(

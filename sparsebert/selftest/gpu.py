@@ -11,7 +11,6 @@ files in one folder, each written as its parts are finished:
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -23,9 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebert.errors import InputError, unknown_name
+from pydantic import BaseModel
+
+from sparsebert.errors import unknown_name
 from sparsebert.paths import Folders, check_writable, write_whole
-from sparsebert.reading import read_bytes
+from sparsebert.reading import read_bytes, read_model
 from sparsebert.study.results import as_line
 from sparsebert.training.runs import RunRecord, RunStore
 
@@ -73,6 +74,7 @@ def parts(
 ) -> list[Part]:
     """What is done, in this order."""
     sizes, said = PROFILES[profile], [part for pair in given for part in ("-p", pair)]
+    check = ["selftest", *sizes["selftest"], "--out", str(out / "selftest.json")]
     chapter = ["run", notebook, *sizes["chapter"], *said, "--out", str(out / "chapter.ipynb")]
     attention = ["bench", "attention", *sizes["attention"], "--out", str(out / "attention.jsonl")]
     fused, compiled = (
@@ -81,18 +83,9 @@ def parts(
     )
     models = ["bench", "model", *sizes["models"], "--out", str(out / "models.jsonl")]
     sweep = ["sweep", grid, "--executor", "processes", "--workers", str(workers)]
-
-    def selftest(left: float) -> list[str]:
-        report = [
-            "--minutes",
-            f"{left / 80:.2f}",
-            "--out",
-            str(out / "selftest.json"),
-        ]  # its last check ends, too
-        return ["selftest", *sizes["selftest"], *report]
-
     return [
-        Part("selftest", 120, selftest),
+        # Its last check ends behind the minutes that it is given, so these are fewer.
+        Part("selftest", 120, lambda left: [*check, "--minutes", f"{left / 80:.2f}"]),
         Part("chapter", 150, lambda left: chapter),
         Part("attention", 100, lambda left: fused),
         Part("training", 75, lambda left: [*models, "--mode", "training"]),
@@ -123,10 +116,11 @@ def spend(
         raise unknown_name("profile", profile, PROFILES)
     check_writable(out, f"the folder '{out}'", "OUT")
     out.mkdir(parents=True, exist_ok=True)
-    store, progress = RunStore(folders.runs), _Progress(out / "progress.json")
+    store, file, progress = RunStore(folders.runs), out / "progress.json", _Progress(states={}, seconds={})
+    if file.exists():
+        progress = read_model(file, _Progress, "the progress", "give another folder")
     _restore(out, store)
-    named = {f"SPARSEBERT_{name.upper()}_DIR": folder for name, folder in vars(folders).items() if folder}
-    environment = {name: str(folder.absolute()) for name, folder in named.items()}
+    environment = folders.environment
     for part in parts(out, grid, notebook, given, profile, workers):
         had, state = progress.seconds.get(part.name, 0.0), progress.states.get(part.name, "not begun")
         left = min(end - time.monotonic(), part.seconds - had)
@@ -138,7 +132,8 @@ def spend(
             code = _call(part.command(left), left, environment, out / "log.txt", lambda: _gather(out, store))
             taken = time.monotonic() - started
             state = {None: "cut off", 130: "cut off", 0: "done"}.get(code, f"failed with exit code {code}")
-            progress.note(part.name, state, had + taken)
+            progress.states[part.name], progress.seconds[part.name] = state, round(had + taken, 1)
+            write_whole(file, progress.model_dump_json(indent=1) + "\n")
             told(f"{part.name}: {state} after {taken:.0f} s")
         else:
             told(f"{part.name}: {state} before")
@@ -146,23 +141,11 @@ def spend(
     return progress.states
 
 
-class _Progress:
-    """How far the parts have come, in a file."""
+class _Progress(BaseModel):
+    """How far the parts have come: their states, and the seconds that they have had."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.states: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        if path.exists():
-            try:
-                found = json.loads(read_bytes(path, "the progress"))
-                self.states, self.seconds = dict(found["states"]), dict(found["seconds"])
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"'{path}' holds something else; give another folder") from None
-
-    def note(self, part: str, state: str, seconds: float) -> None:
-        self.states[part], self.seconds[part] = state, round(seconds, 1)
-        write_whole(self.path, json.dumps({"states": self.states, "seconds": self.seconds}, indent=1) + "\n")
+    states: dict[str, str]
+    seconds: dict[str, float]
 
 
 def _call(

@@ -69,15 +69,10 @@ class _Tokens(PreparedTask):
 
 def run_checks_of(device: str) -> Iterator[Check]:
     """Runs of a fixed and of a learned plan, and one from prepared data."""
-    for name, fields, readable in (
-        ("a fixed plan", {"plan": "neighbour(2) | random(1) | global(cls)"}, 9 * _BATCH),
-        (
-            "learned degrees",
-            {"plan": "learned | global(cls)", "degrees": {"target_density": 0.4}},
-            12 * _BATCH,
-        ),
-    ):
-        run = partial(_resumed, device, fields, readable)
+    fixed = {"plan": "neighbour(2) | random(1) | global(cls)"}
+    learned = {"plan": "learned | global(cls)", "degrees": {"target_density": 0.4}}
+    for name, fields, batches in (("a fixed plan", fixed, 9), ("learned degrees", learned, 12)):
+        run = partial(_resumed, device, fields, batches * _BATCH)
         yield Check("runs", f"{name}, interrupted and resumed", run)
     yield Check("runs", "prepared data, as from its texts", partial(_prepared, device))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparsebert.bench.measuring import find_device, provenance
 from sparsebert.errors import unknown_name
 from sparsebert.paths import write_whole
 from sparsebert.selftest.attention import flex_checks, kernel_checks
-from sparsebert.selftest.checks import Finding, Report, Result, run_checks
+from sparsebert.selftest.checks import Report, Result, run_checks
 from sparsebert.selftest.models import model_checks
 from sparsebert.selftest.runs import cost_checks, run_checks_of
-from sparsebert.sweeps.executors import ProcessesExecutor
+from sparsebert.sweeps.executors import open_executor
 
 GROUPS = ("kernels", "models", "runs", "costs", "flex")
 
@@ -34,10 +33,10 @@ def selftest(
     for group in only:
         if group not in GROUPS:
             raise unknown_name("group of checks", group, GROUPS)
-    with _in_a_process() as alone:
+    with open_executor("processes", 1) as executor:  # the same process each time unless it died
         checks = [
             *(*kernel_checks(device), *model_checks(device), *run_checks_of(device), *cost_checks(device)),
-            *flex_checks(device, alone),
+            *flex_checks(device, executor),
         ]
         checks = [check for check in checks if check.group in (only or GROUPS)]
         results = [Result(group=check.group, name=check.name) for check in checks]
@@ -56,13 +55,3 @@ def _report(device: str, minutes: float, results: list[Result], out: Path | None
     if out:
         write_whole(out, report.model_dump_json(indent=1) + "\n")
     return report
-
-
-@contextmanager
-def _in_a_process() -> Iterator[Callable[..., Finding]]:
-    """Calls a function in a process of its own, the same one each time unless it died."""
-    executor = ProcessesExecutor(1)
-    try:
-        yield lambda function, *arguments: executor.submit(function, *arguments).result()
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -46,28 +48,20 @@ def seeds_needed(
     wanted: float, effect: float, scatter: float, disagreement: float, rows: int, freedom: float = 0.0
 ) -> int | None:
     """The fewest seeds, at least 2, that decide with this chance on these rows; None if 50 don't."""
-    return _least(
-        2, MOST_SEEDS, wanted, lambda seeds: chance(effect, scatter, disagreement, seeds, rows, freedom)
-    )
+    return _least(MOST_SEEDS, wanted, lambda n: chance(effect, scatter, disagreement, n, rows, freedom))
 
 
 def rows_needed(
     wanted: float, effect: float, scatter: float, disagreement: float, seeds: int, freedom: float = 0.0
 ) -> int | None:
     """The fewest rows that decide with this chance and these seeds; None if a million don't."""
-    return _least(
-        2, MOST_ROWS, wanted, lambda rows: chance(effect, scatter, disagreement, seeds, rows, freedom)
-    )
+    return _least(MOST_ROWS, wanted, lambda n: chance(effect, scatter, disagreement, seeds, n, freedom))
 
 
-def _least(low: int, high: int, wanted: float, chance_of: Callable[[int], float]) -> int | None:
-    """The least number with at least the wanted chance, which grows with the number."""
-    if chance_of(high) < wanted:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance_of(middle) >= wanted else (middle + 1, high)
-    return low
+def _least(most: int, wanted: float, chance_of: Callable[[int], float]) -> int | None:
+    """The least number, from 2 on, with at least the wanted chance, which grows with the number."""
+    found = 2 + bisect_left(range(2, most + 1), wanted, key=chance_of)
+    return found if found <= most else None
 
 
 def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
@@ -75,22 +69,20 @@ def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
 
     Where no rows are on record, no column says how many are needed.
     """
-    rows = []
-    for row in open_numbers.sort_values("chance", ascending=False, kind="stable").itertuples(index=False):
-        seeds, evaluated = row[-2:]
-        known = f"up to {MOST_ROWS:,} do not do" if row.rows else "no rows on record"
-        rows.append(
-            {
-                "claim": f"{row.claim} on {titled(row.label)}",
-                "number that is open": row.what,
-                "points, and bound": f"{row.mean:.1f}, {row.bound:g}",
-                "chance with 5 seeds": f"{row.chance:.2f}",
-                "seeds needed": f"more than {MOST_SEEDS}" if pd.isna(seeds) else f"{seeds:.0f}",
-                "rows needed": known if pd.isna(evaluated) else f"{evaluated:,.0f}",
-            }
-        )
-    read = pd.DataFrame(rows)
-    return read if open_numbers["rows"].any() else read.drop(columns="rows needed", errors="ignore")
+    numbers = open_numbers.sort_values("chance", ascending=False, kind="stable", ignore_index=True)
+    unknown = np.where(numbers["rows"], f"up to {MOST_ROWS:,} do not do", "no rows on record")
+    seeds, rows = (numbers[f"{what} needed"].astype(float) for what in ("seeds", "rows"))
+    read = pd.DataFrame(
+        {
+            "claim": numbers["claim"] + " on " + numbers["label"].map(titled),
+            "number that is open": numbers["what"],
+            "points, and bound": numbers["mean"].map("{:.1f}, ".format) + numbers["bound"].map("{:g}".format),
+            "chance with 5 seeds": numbers["chance"].map("{:.2f}".format),
+            "seeds needed": np.where(seeds.isna(), f"more than {MOST_SEEDS}", seeds.map("{:.0f}".format)),
+            "rows needed": np.where(rows.isna(), unknown, rows.map("{:,.0f}".format)),
+        }
+    )
+    return read if numbers["rows"].any() else read.drop(columns="rows needed")
 
 
 def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.DataFrame:
@@ -100,33 +92,19 @@ def table(numbers: pd.DataFrame, seeds: int = 5, wanted: float = 0.8) -> pd.Data
     verdict it belongs to: the `chance` that `seeds` seeds decide it on as many rows, and how many seeds (on
     these rows) or rows (with these seeds) decide it with the chance `wanted`; None if no number does.
     """
-    found = []
-    open_ = numbers[
-        (numbers["state"] == "open") & (numbers["verdict"] == "undecided") & (numbers["seeds"] >= 3)
-    ]
-    for row in open_.to_dict("records"):
+    found = numbers.query("state == 'open' and verdict == 'undecided' and seeds >= 3")
+    needed = []
+    for row in found.to_dict("records"):
         known = {name: row[name] for name in ("scatter", "disagreement", "freedom")}
         known["effect"] = row["mean"] - row["bound"]
         rows = max(row["rows"], 2)  # without predictions the disagreement is 0, and rows count for nothing
-        kept = {name: row[name] for name in ("claim", "label", "what", "mean", "bound", "seeds", "rows")}
-        found.append(
-            kept
-            | {
+        needed.append(
+            {
                 "chance": chance(seeds=seeds, rows=rows, **known),
                 "seeds needed": seeds_needed(wanted, rows=rows, **known),
                 "rows needed": rows_needed(wanted, seeds=seeds, **known) if row["rows"] else None,
             }
         )
-    columns = [
-        "claim",
-        "label",
-        "what",
-        "mean",
-        "bound",
-        "seeds",
-        "rows",
-        "chance",
-        "seeds needed",
-        "rows needed",
-    ]
-    return pd.DataFrame(found, columns=columns)
+    kept = found[["claim", "label", "what", "mean", "bound", "seeds", "rows"]]
+    asked = pd.DataFrame(needed, kept.index, columns=["chance", "seeds needed", "rows needed"])
+    return kept.join(asked).reset_index(drop=True)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,12 +29,10 @@ from sparsebert.training.runs import RunRecord, RunStore
 if TYPE_CHECKING:
     import pandas as pd  # takes long to import, and most commands make no table
 
-NO_EVIDENCE = "promises", "quick", "searches", "words"  # chapters' own runs, which no claim is about
+NO_EVIDENCE = "promises", "quick", "searches", "spending", "words"  # what no claim is about
 _DIGITS = 4  # kept of learned survivals, shares and weights: a hundredth of a point of density
 _RUN_FILE = re.compile(r"[0-9a-f]{16}\.json")
 _LEFT_OUT = ("kernels", "learning", "predictions", "revision")  # of a line, where they are empty
-_NOT_IN_LINES = ('": ', ', "', '"revision":0', *(f'"{part}":null' for part in _LEFT_OUT))
-_AS_LINE = re.compile(r'{"name":"\w+","schema_version":2,')
 _SEED = re.compile(r", seed=\d+")
 
 
@@ -71,16 +69,17 @@ def recorded_names() -> list[str]:
     return sorted(path.stem for path in results_dir().glob("*.jsonl") if path.is_file())
 
 
-def recorded(name: str | None = None) -> list[RunRecord]:
+def recorded(name: str | None = None, without: Collection[str] = ()) -> list[RunRecord]:
     """The recorded runs in `book/results/<name>.jsonl`, a run per line; none if there is no such file.
 
-    Without a name those of all files, each run once. Raises `InputError` for a line that is no record of
-    this version.
+    Without a name those of all files but some, each run once. Raises `InputError` for a line that is no
+    record of this version.
     """
     if project_root() is None:
         return []
-    paths = [results_dir() / f"{found}.jsonl" for found in recorded_names() if name in (None, found)]
-    records = [record for path in paths for _, record, _ in _records(path, _refuse)]
+    names = [found for found in recorded_names() if name in (None, found) and found not in without]
+    paths = [results_dir() / f"{found}.jsonl" for found in names]
+    records = [record for path in paths for _, record in _records(path, _refuse)]
     return records if name else list({record.name: record for record in records}.values())
 
 
@@ -93,10 +92,9 @@ def recorded_as(name: str) -> list[RunRecord]:
 
 
 def evidence() -> list[RunRecord]:
-    """The recorded runs that claims are judged by: those of all files but `NO_EVIDENCE`."""
-    names = recorded_names() if project_root() else []
-    records = [record for name in names if name not in NO_EVIDENCE for record in recorded(name)]
-    return list({record.name: record for record in records}.values())
+    """The recorded runs that claims are judged by: of most files, with all layers and all tokens."""
+    whole = ((record, record.config) for record in recorded(without=NO_EVIDENCE))
+    return [record for record, config in whole if not config.layers and not config.reduce]
 
 
 def run_named(name: str, store: RunStore) -> RunRecord:
@@ -202,7 +200,7 @@ def overview() -> pd.DataFrame:
 
     kinds: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for name in recorded_names():
-        for _, record, _ in _records(results_dir() / f"{name}.jsonl", lambda _: None):
+        for _, record in _records(results_dir() / f"{name}.jsonl", lambda _: None):
             config, rows = record.config, f"{record.train_rows} / {record.eval_rows}"
             said = kinds[name, config.task, config.encoder, _kind_of(record), rows]
             said["seeds"].append(config.seed)
@@ -279,16 +277,17 @@ def check(lacking: Counter[str] | None = None) -> list[str]:
     from different data. In `lacking` the runs of each file are counted that have no predictions.
     """
     findings: list[str] = []
-    seen: dict[str, tuple[str, int]] = {}  # the first place of each run, and the hash of its line
+    seen: dict[str, tuple[str, RunRecord]] = {}  # the first place of each run, and its record there
     data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in recorded_names():
-        for place, record, line in _records(results_dir() / f"{name}.jsonl", findings.append):
+        for place, record in _records(results_dir() / f"{name}.jsonl", findings.append):
             config = record.config
             if lacking is not None and record.predictions is None:
                 lacking[name] += 1
-            first, same = seen.setdefault(record.name, (place, hash(line)))
+            first, other = seen.setdefault(record.name, (place, record))
             if first != place:
-                which = "the same record" if same == hash(line) else "another record of the same run"
+                same = as_line(other) == as_line(record)
+                which = "the same record" if same else "another record of the same run"
                 findings.append(
                     f"{place}: run {record.name} stands in {first} already, {which}; keep one of them"
                 )
@@ -372,26 +371,26 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
     path = path_of(results_dir() / f"{into}.jsonl")
     with alone_in(path.parent):
-        kept: dict[str, _Kept] = {}
-        for name, new in _to_keep(_records(path, _refuse)) if path.exists() else ():
-            if name in kept:
-                raise InputError(f"{new.place}: run {name} stands there twice; keep one")
-            kept[name] = new
+        kept: dict[str, _Found] = {}
+        for new in _records(path, _refuse) if path.exists() else ():
+            if new.record.name in kept:
+                raise InputError(f"{new.place}: run {new.record.name} stands there twice; keep one")
+            kept[new.record.name] = new
         before, replaced, known, left_out = set(kept), set(), 0, []
         for source in sources:
-            found = 0
-            for name, new in _to_keep(_source(path_of(source), left_out.append)):
-                found += 1
+            found = list(_source(path_of(source), left_out.append))
+            if not found:
+                why = f": {left_out[-1]}" if left_out else ""
+                raise InputError(f"there are no runs in '{source}'{why}")
+            for new in found:
+                name = new.record.name
                 old = kept.get(name)
                 kept[name], changed = _one_of(old, new, newest) if old else (new, False)
                 known += bool(old) and not changed
                 replaced |= {name} if changed else set()
-            if not found:
-                why = f": {left_out[-1]}" if left_out else ""
-                raise InputError(f"there are no runs in '{source}'{why}")
         try:
-            lines = (one.line + "\n" for one in sorted(kept.values(), key=lambda one: one.order))
-            write_whole(path, "".join(lines))
+            records = sorted((one.record for one in kept.values()), key=_order)
+            write_whole(path, "".join(as_line(record) + "\n" for record in records))
         except OSError as error:
             raise InputError(
                 f"'{path}' can't be written: {error.strerror or error}; it is as it was"
@@ -399,38 +398,30 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
     return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
 
 
-class _Kept(NamedTuple):
-    """A record on its way into a file."""
+class _Found(NamedTuple):
+    """A record, and where it stands."""
 
     place: str
-    order: tuple
-    line: str
+    record: RunRecord
 
 
-def _to_keep(found: Iterable[tuple[str, RunRecord, str]]) -> Iterator[tuple[str, _Kept]]:
-    for place, record, line in found:
-        yield record.name, _Kept(place, _order(record), _canonical(record, line))
-
-
-def _one_of(old: _Kept, new: _Kept, newest: bool) -> tuple[_Kept, bool]:
+def _one_of(old: _Found, new: _Found, newest: bool) -> tuple[_Found, bool]:
     """Which of two records of one run is kept, with the labels of both, and if its outcome is another one."""
-    if old.line == new.line:
-        return old, False
-    first, second = (RunRecord.read(one.line) for one in (old, new))
+    first, second = old.record, new.record
     try:
         config = first.config.labelled(second.config.labels)
     except InputError as error:
         raise InputError(f"{new.place}: {error} (the other is in {old.place})") from None
-    lines = [as_line(record.model_copy(update={"config": config})) for record in (first, second)]
-    if lines[0] == lines[1]:
-        return old._replace(line=lines[0]), False
+    old, new = (one._replace(record=one.record.model_copy(update={"config": config})) for one in (old, new))
+    if as_line(old.record) == as_line(new.record):
+        return old, False
     if not newest:
         raise InputError(
             f"{new.place}: run {first.name} is in {old.place}, too, with another outcome (finished "
             f"{second.finished} and {first.finished}); --newest takes the later one"
         )
     later = second.finished > first.finished
-    return (new if later else old)._replace(line=lines[later]), later
+    return new if later else old, later
 
 
 def unpack(name: str, store: RunStore) -> tuple[int, int]:
@@ -474,13 +465,6 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _canonical(record: RunRecord, line: str) -> str:
-    """The line that `as_line` makes of a record, which was read from a line; most are such lines already."""
-    arrays = line.partition('"survival":')[2]
-    short = not re.search(r"\d\.\d{5}", arrays) and not any(part in line for part in _NOT_IN_LINES)
-    return line if short and _AS_LINE.match(line) else as_line(record)
-
-
 def _order(record: RunRecord) -> tuple:
     """Runs of one kind stand together, by seed; a new seed or task goes to one place."""
     config = record.config
@@ -491,8 +475,8 @@ def _order(record: RunRecord) -> tuple:
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def _source(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord, str]]:
-    """The records of a file or of a folder of runs, each with its place and text."""
+def _source(path: Path, complain: Callable[[str], None]) -> Iterator[_Found]:
+    """The records of a file or of a folder of runs."""
     if path.is_dir():
         for file in sorted(path.iterdir()):
             if _RUN_FILE.fullmatch(file.name):
@@ -505,8 +489,8 @@ def _source(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, 
         raise InputError(f"'{path}' is neither a folder of runs nor a .jsonl or .json file that exists")
 
 
-def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str, RunRecord, str]]:
-    """The records of a file, one at a time, each with its place and line."""
+def _records(path: Path, complain: Callable[[str], None]) -> Iterator[_Found]:
+    """The records of a file, one at a time."""
     if not path.is_file():
         raise InputError(f"'{path}' can't be read: it is no file")
     try:
@@ -516,17 +500,15 @@ def _records(path: Path, complain: Callable[[str], None]) -> Iterator[tuple[str,
         raise InputError(f"'{path}' can't be read: {error.strerror}") from None
 
 
-def _parsed(
-    texts: Iterable[tuple[str, bytes]], complain: Callable[[str], None]
-) -> Iterator[tuple[str, RunRecord, str]]:
-    """Each record with its place and text; each text that is none is complained about."""
+def _parsed(texts: Iterable[tuple[str, bytes]], complain: Callable[[str], None]) -> Iterator[_Found]:
+    """Each record with its place; each text that is none is complained about."""
     for place, text in texts:
         try:
             record = RunRecord.read(text.rstrip(b"\n"))
         except InputError as error:
             complain(f"{place}: {error}")
         else:
-            yield place, record, text.decode().rstrip("\n")
+            yield _Found(place, record)
 
 
 def _refuse(complaint: str) -> None:

@@ -21,26 +21,22 @@ def by_shared_words(task: Task) -> pd.DataFrame:
     """
     if not task.paired or len(task.label_names) != 2:
         raise InputError(f"task '{task.name}' is not one of pairs of texts in two classes")
-    parts = {
-        name: (
-            np.array([_share(*pair) for pair in zip(rows["text"], rows["text_pair"], strict=True)]),
-            np.array(rows["label"]),
-        )
-        for name, rows in task.load().items()
-    }
-    shares, labels = parts["train"]
-    cuts = np.unique(shares)
-    right = np.array([((shares >= cut) == labels).mean() for cut in cuts])
+    parts = {name: rows.to_pandas() for name, rows in task.load().items()}
+    for rows in parts.values():
+        rows["shared"] = list(map(_share, rows["text"], rows["text_pair"]))
+    train = parts["train"]
+    cuts = np.unique(train["shared"])
+    right = np.array([((train["shared"] >= cut) == train["label"]).mean() for cut in cuts])
     best = int(np.abs(right - 0.5).argmax())
     more = right[best] >= 0.5  # whether pairs that share more are of class 1
     found = [
         {
             "what": name,
-            "rows": len(labels),
-            "accuracy": float((((shares >= cuts[best]) == more) == labels).mean()),
-            "majority": float(np.bincount(labels).max() / len(labels)),
+            "rows": len(rows),
+            "accuracy": (((rows["shared"] >= cuts[best]) == more) == rows["label"]).mean(),
+            "majority": rows["label"].value_counts(normalize=True).max(),
         }
-        for name, (shares, labels) in parts.items()
+        for name, rows in parts.items()
     ]
     return pd.DataFrame(found)
 

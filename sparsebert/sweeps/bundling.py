@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import sparsebert
 from sparsebert.data.tasks.metrics import OF_SENTENCES
 from sparsebert.data.tokenizing import write_prepared
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, first_line
 from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import load_classifier
@@ -129,8 +129,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(ENCODER_FILES)))
     except Exception as error:  # the hub's client lets through whatever its HTTP library raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"encoder '{name}' could not be taken from the hub ({reason})") from None
+        raise InputError(f"encoder '{name}' could not be taken from the hub ({first_line(error)})") from None
 
 
 def _inside(path: str, what: str) -> str:

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, first_line
 
 EXECUTORS = ("inline", "processes", "dask")
 
@@ -224,7 +224,6 @@ def _client(scheduler: str | None) -> Iterator[Any]:
     try:
         client = Client(scheduler, timeout="20s", set_as_default=False)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"no Dask scheduler answers at '{scheduler}' ({reason})") from None
+        raise InputError(f"no Dask scheduler answers at '{scheduler}' ({first_line(error)})") from None
     with client:
         yield client

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.errors import InputError, shown, unknown_name
+from sparsebert.errors import InputError, about, shown, unknown_name
 from sparsebert.reading import plain_yaml, read_yaml
 from sparsebert.study.results import recorded_as
 from sparsebert.training.runs import RunConfig
@@ -73,10 +73,8 @@ def expand_grid(grid: Fields, place: str = "grid") -> list[RunConfig]:
             met |= left_out
             if not left_out:
                 config = _config(_seeded(fields, fields.get("seed", 0)), here)
-                try:
+                with about(f"{here}, labels"):
                     configs[config] = config.labelled(configs.get(config, config).labels)
-                except InputError as error:
-                    raise InputError(f"{here}, labels: {error}") from None
         _refuse_idle(its_conditions, met)
     _refuse_idle(conditions, met)
     if not configs:
@@ -179,11 +177,9 @@ def _degree_value(name: str, value: Any, place: str) -> Any:
 
 
 def _config(fields: Fields, place: str) -> RunConfig:
-    try:
+    # Values that are fine by themselves, but not together, are of degrees.
+    with about(f"{place}, degrees" if len(fields) > 1 else place):
         return RunConfig.checked(**fields)
-    except InputError as error:
-        # Values that are fine by themselves, but not together, are of degrees.
-        raise InputError(f"{place}{', degrees' if len(fields) > 1 else ''}: {error}") from None
 
 
 def _seeded(fields: Fields, seed: int) -> Fields:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import load_classifier, load_tokenizer
@@ -107,7 +106,7 @@ def run_all(
                 raise outcome
             records[run.config] = outcome
             left = (time.perf_counter() - started) / done * (len(missing) - done)
-            _say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
+            say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
 
 
@@ -176,12 +175,12 @@ def sweep(
             place = f"  [{len(missing) - len(result.left)}/{len(missing)}]"
             if isinstance(outcome, Exception):
                 result.failed[run.config] = _keep_failure(store, run.config, outcome)
-                _say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
+                say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
                 continue
             (result.found if found else result.trained).append(run.config)
             estimates.add(outcome)
             left = in_words(estimates.total(result.left, executor.workers))
-            _say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
+            say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
     except ClusterGone:
         result.cut_off = True
     return result
@@ -213,7 +212,7 @@ def _announce(count: int, missing: list[RunConfig], estimates: Estimates, worker
     seconds = estimates.total(missing, workers)
     about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
     to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
-    _say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
+    say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
 
 
 def _estimates(
@@ -241,7 +240,7 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
     task = cache(lambda name: get_task(name, folders))  # once for all of its runs
     runs = []
     for config in dict.fromkeys(configs):
-        with _about_run(config):
+        with about(f"run '{_asked(config)}'"):
             runs.append(Run.of(config, folders, task(config.task)))
     return runs
 
@@ -266,20 +265,12 @@ def _check(runs: list[Run]) -> list[Run]:
 
     for run in runs:
         config = run.config
-        with _about_run(config):
+        with about(f"run '{_asked(config)}'"):
             if isinstance(run.task, PreparedTask):
                 length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
                 run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
             check(run.plan, config.model_copy(update={"task": "", "seed": 0, "train_size": None}))
     return runs
-
-
-@contextmanager
-def _about_run(config: RunConfig) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"run '{_asked(config)}': {error}") from None
 
 
 def describe(record: RunRecord) -> str:
@@ -413,7 +404,3 @@ def _keep_failure(store: RunStore, config: RunConfig, error: BaseException) -> s
     with suppress(OSError):  # the reason is told in any case
         write_whole(store.failure(config.name), json.dumps(entry, indent=1) + "\n")
     return reason.splitlines()[0]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -139,7 +139,8 @@ class RunConfig(BaseModel):
     )
     kernel: Text = Field(
         "auto",
-        description="Kernel that computes attention: reference, banded, flex or auto; the result is the same",
+        description="Kernel that computes attention: reference, banded, segmented, flex or auto; the result "
+        "is the same",
     )
     layers: Positive | None = Field(
         None, description="Layers of the encoder that are kept, from the lowest (default: all)"
@@ -283,12 +284,12 @@ class RunRecord(BaseModel):
     Densities are fractions, measured on the evaluation data with every sequence weighted by its pairs:
     `density` is the mean of `density_per_layer`, over pairs of real tokens; `padded_density...` the same
     allowed pairs over the square of `max_length`. `kept_per_layer` is the share of the tokens that stays
-    behind each layer's attention, where tokens leave. `multiply_adds` are those of the layers for an
-    evaluation row, on average; records of early runs have None. Times are wall seconds, memory is the
-    process's peak in MiB (the GPU's where there is one). `kernels` names the kernel that each layer used
-    last, and `revision` counts the changes to the method of learning degrees by then. `predictions` holds
-    what was predicted for each row of a part (validation, test, ...), or each word; records of early runs
-    have None.
+    behind each layer's attention, where tokens leave. `multiply_adds` counts what the layers multiply and
+    add for an evaluation row, on average; records of early runs have None. Times are wall seconds, memory
+    is the process's peak in MiB (the GPU's where there is one). `kernels` names the kernel that each
+    layer used last, and `revision` counts the changes to the method of learning degrees by then.
+    `predictions` holds what was predicted for each row of a part (validation, test, ...), or each word;
+    records of early runs have None.
 
     `RunRecord.read` brings a record of an earlier version to today's schema. Chapter 02 explains it.
     """

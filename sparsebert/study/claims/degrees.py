@@ -18,6 +18,7 @@ from sparsebert.study.claims.runs import (
     Setting,
     described_run,
     each_once,
+    frame_of,
     labels_of,
     runs_by_setting,
     score_of,
@@ -78,23 +79,19 @@ def open_heads(chosen: pd.DataFrame, first_two: Sequence[tuple[int, int]]) -> pd
     `first_two` are layer and head of those that a guess is about: a column each has how many seeds leave it
     open.
     """
-    rows = []
-    for row in chosen.sort_values("asked", kind="stable").drop_duplicates("label").to_dict("records"):
-        first = {
-            f"{layer}.{head} open in": f"{sum((layer, head) in heads for heads in row['by_seed'])} of "
-            f"{row['seeds']} seeds"
-            for layer, head in first_two
-        }
-        rows.append(
-            {
-                "task": row["label"],
-                "density asked for": f"{row['asked']:g}",
-                "open heads, mean": f"{row['unbounded']:.1f}",
-                **first,
-                "open with all seeds": ", ".join(f"{layer}.{head}" for layer, head in row["always"]) or "–",
-            }
-        )
-    return pd.DataFrame(rows).sort_values("task", ignore_index=True) if rows else pd.DataFrame()
+    lowest = chosen.sort_values("asked", kind="stable").drop_duplicates("label").sort_values("label")
+    table = lowest[["label"]].rename(columns={"label": "task"})
+    table["density asked for"] = lowest["asked"].map("{:g}".format)
+    table["open heads, mean"] = lowest["unbounded"].map("{:.1f}".format)
+    for layer, head in first_two:
+        table[f"{layer}.{head} open in"] = [
+            f"{sum((layer, head) in heads for heads in row['by_seed'])} of {row['seeds']} seeds"
+            for row in lowest.to_dict("records")
+        ]
+    table["open with all seeds"] = [
+        ", ".join(f"{layer}.{head}" for layer, head in always) or "–" for always in lowest["always"]
+    ]
+    return table.reset_index(drop=True)
 
 
 def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -151,12 +148,10 @@ def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
     rows = []
     for found in learned_before(records).to_dict("records"):
         for what, column in changes.items():
-            if len(found[column]):
+            if seeds := len(found[column]):
                 mean = over_seeds(found[column])
-                low, high = mean.interval()
-                row = {"label": found["task"], "asked": found["asked"], "what": what}
-                row["seeds"] = len(found[column])
-                rows.append(row | {"mean": mean.value, "low": low, "high": high})
+                numbers = dict(zip(NUMBERS, (seeds, mean.value, *mean.interval()), strict=True))
+                rows.append({"label": found["task"], "asked": found["asked"], "what": what} | numbers)
     return pd.DataFrame(rows, columns=["label", "asked", "what", *NUMBERS])
 
 
@@ -181,9 +176,7 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
             found.setdefault(setting, []).append(run | {"what": what, "named": named})
     rows = []
     for setting, described in sorted(found.items(), key=str):
-        runs = pd.DataFrame(described)
-        if len(set(runs.pop("rows"))) > 1:
-            runs["correct"] = None
+        runs = frame_of(described)
         own = Judged(setting, labels[setting], settings[setting])
         dense = scores_by_seed(runs[runs["what"] == "dense"])
         paired = runs[runs["seed"].isin(dense.index)]

@@ -415,25 +415,19 @@ def _judge_c6(runs: Judged) -> Iterator[Estimate | str]:
     for asked, measured in sparse.items():
         own = score_of(runs_with(learned, asked=asked))
         said = f"at density {measured:.2f}, learned degrees minus"
-        best = yield from _best_mixture(own, runs, measured)
-        for rule, name, rival, otherwise in (
-            (_POSITIVE, f"BigBird's best, {best}", best and score_of(_mixtures(runs)[best]), ""),
-            (
-                _NOT_WORSE,
-                "a single width of equal density",
-                single_width_at(runs.runs, measured),
-                f"no recorded widths tell how a single one does at density {measured:.2f}",
-            ),
-        ):
-            found = rule.estimate(
+        rivals = []
+        if best := (yield from _best_mixture(own, runs, measured)):
+            rivals.append((_POSITIVE, f"BigBird's best, {best}", score_of(_mixtures(runs)[best])))
+        single = single_width_at(runs.runs, measured)
+        rivals.append((_NOT_WORSE, "a single width of equal density", single))
+        for rule, name, rival in rivals:
+            yield rule.estimate(
                 runs,
                 f"{said} {name}",
                 rival and own - rival,
-                otherwise,
+                f"no recorded widths tell how a single one does at density {measured:.2f}",
                 floor=rival is not None and runs.at_floor(rival) and runs.at_floor(own),
             )
-            if found:
-                yield found
 
 
 def _mixtures(runs: Judged) -> dict[str, pd.DataFrame]:
@@ -582,14 +576,12 @@ def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
     return [_judged(claim, own) for own in judged(records)]
 
 
-def verdicts(
-    records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True, moderated: bool = True
-) -> list[Verdict]:
+def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True) -> list[Verdict]:
     """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not.
 
-    `rows` and `moderated` say what the intervals hold; the rules want both.
+    `rows` says whether intervals hold the luck of evaluation rows, too; the rules want it.
     """
-    settings = judged(records, rows, moderated)
+    settings = judged(records, rows)
     recorded = {own.setting.task for own in settings}
     missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []

@@ -52,13 +52,16 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees
     were learned for, or read off the encoder's attention for.
     """
-    found = {}
-    for setting, own in records_by_setting(records).items():
-        runs = pd.DataFrame([described_run(record) for record in own])
-        if len(set(runs.pop("rows"))) > 1:  # some have no predictions, or they are of other rows
-            runs["correct"] = None
-        found[setting] = runs
-    return found
+    settings = records_by_setting(records)
+    return {setting: frame_of(map(described_run, own)) for setting, own in settings.items()}
+
+
+def frame_of(described: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Described runs of one setting as a frame."""
+    runs = pd.DataFrame(described)
+    if len(set(runs.pop("rows"))) > 1:  # some have no predictions, or they are of other rows
+        runs["correct"] = None
+    return runs
 
 
 def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRecord]]:
@@ -70,17 +73,16 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def judged(records: Sequence[RunRecord], rows: bool = True, moderated: bool = True) -> list[Judged]:
+def judged(records: Sequence[RunRecord], rows: bool = True) -> list[Judged]:
     """The runs of each setting, as rules and tables take them.
 
-    `rows` and `moderated` say whether intervals hold the luck of evaluation rows, too, and whether variances
-    over seeds are shrunk.
+    `rows` says whether intervals hold the luck of evaluation rows, too.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
     if not rows:
         settings = {setting: runs.assign(correct=None) for setting, runs in settings.items()}
-    return [Judged(setting, labels[setting], runs, moderated) for setting, runs in settings.items()]
+    return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
 
 
 def each_once(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -262,8 +264,8 @@ def mean_of(scores: Sequence[Score]) -> Score:
 class Judged:
     """The runs of one `setting`, with its `label`: a frame `runs` as `runs_by_setting` gives it."""
 
-    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame, moderated: bool = True):
-        self.setting, self.label, self.runs, self.moderated = setting, label, runs, moderated
+    def __init__(self, setting: Setting, label: str, runs: pd.DataFrame):
+        self.setting, self.label, self.runs = setting, label, runs
 
     def where(self, **values: object) -> pd.DataFrame:
         """The runs whose columns have these values."""
@@ -272,7 +274,7 @@ class Judged:
     @cached_property
     def scatter(self) -> Scatter | None:
         """What variances over seeds are shrunk towards, of the score of one condition."""
-        return scatter_of(self.runs.pivot_table("score", "seed", "condition")) if self.moderated else None
+        return scatter_of(self.runs.pivot_table("score", "seed", "condition"))
 
     @cached_property
     def dense(self) -> Score | None:
