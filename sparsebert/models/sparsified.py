@@ -2,7 +2,8 @@
 
 One hook on the encoder reads each batch, prepares a kernel for every pattern of the plan once and hands them
 down as a keyword argument; one attention function, registered with transformers' AttentionInterface, calls
-them layer by layer. Kernels of a length are kept where they depend on nothing else.
+them layer by layer. Kernels of a length are kept where they depend on nothing else, and made at their layer
+where a pattern reads its queries and keys.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import Batch, tokens_before_second
+from sparsebert.patterns.batches import OF_A_LAYER, Batch, tokens_before_second
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -206,24 +208,33 @@ class Sparsified:
         self.kernels[self.reduction.skipped] = self.reduction.name
         return hidden, None
 
-    def prepared(self, batch: Batch) -> list[Kernel]:
-        """The kernel of each layer for a batch; layers of one pattern share it."""
+    def prepared(self, batch: Batch) -> list[Kernel | None]:
+        """The kernel of each layer for a batch; layers of one pattern share it.
+
+        None where the pattern reads what is of the layer: `kernel_at` makes it there.
+        """
         dropout = self.architecture.dropout if self.model.training else 0.0
         whole, gradient = bool(batch.real.all()), torch.is_grad_enabled()
         shared = whole, batch.real.shape, batch.real.device, dropout > 0
         shared += gradient, torch.is_inference_mode_enabled()
-        heads, windows = self.architecture.heads, self.architecture.windows
+        windows = self.architecture.windows
         keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
-        ready = dict(self._kept)
-        for key in keys:
-            pattern, window, *_ = key
+        ready: dict[tuple, Kernel | None] = dict(self._kept)
+        for layer, key in enumerate(keys):
+            pattern = self.patterns[layer]
             if key not in ready:
-                ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
+                ready[key] = None if pattern.needs & OF_A_LAYER else self.kernel_at(layer, batch)
                 if whole and pattern.keepable:
                     self._kept[key] = ready[key]
         for key in list(self._kept)[:-_MOST_KEPT]:
             del self._kept[key]
         return [ready[key] for key in keys]
+
+    def kernel_at(self, layer: int, batch: Batch) -> Kernel:
+        """The kernel of one layer for a batch."""
+        dropout = self.architecture.dropout if self.model.training else 0.0
+        how = dropout, torch.is_grad_enabled(), self.architecture.windows.get(layer)
+        return kernel_for(self.patterns[layer], batch, self.architecture.heads, self.kernel, *how)
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
@@ -301,6 +312,9 @@ class Pass:
         own: Any = module._sparsebert_layer
         self.layer = self.layer + 1 if own is None else own
         kernel = self.kernels[self.layer]
+        if kernel is None:
+            query, key, _ = heads
+            kernel = self.sparse.kernel_at(self.layer, replace(self.batch, queries=query, keys=key))
         self.sparse.kernels[self.layer] = kernel.name
         how["by_offset"] = self.by_offset
         reduction = self.sparse.reduction

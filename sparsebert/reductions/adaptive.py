@@ -14,9 +14,9 @@ from torch.nn.functional import dropout as dropped
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
-from sparsebert.models.companions import Logits
+from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
-from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, Weights, apart
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, Weights
 from sparsebert.registry import register
 
 _STAGES = 3  # at a quarter, half and three quarters of the layers

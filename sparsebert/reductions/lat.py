@@ -14,14 +14,13 @@ from sparsebert.errors import InputError, shown
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
-from sparsebert.models.companions import Logits
+from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
 from sparsebert.patterns.plans import Placement
 from sparsebert.reductions.reduction import (
     Reduction,
     ReductionSettings,
     Scores,
-    apart,
     attend_and_score,
     highest,
 )

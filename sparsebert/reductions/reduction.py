@@ -10,14 +10,13 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, take_along_dim
 from torch.nn.functional import dropout as dropped
-from torch.nn.functional import kl_div, mse_loss
 from transformers import PreTrainedModel
 
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import ByOffset, Heads
 from sparsebert.models.architectures import Architecture, architecture_of
-from sparsebert.models.companions import Companion, Logits
+from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
 from sparsebert.registry import REDUCTIONS, Registry
 
@@ -192,14 +191,6 @@ def highest(
     scores = torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], 1)
     ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return (ranks < counts) & real
-
-
-def apart(logits: Logits, teacher: Logits) -> Float[Tensor, ""]:
-    """KL divergence of logits from a teacher's, which get no gradient; of numbers the squared error."""
-    teacher = teacher.detach()
-    if logits.shape[-1] == 1:
-        return mse_loss(logits, teacher)
-    return kl_div(logits.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
 # ---- as text --------------------------------------------------------------------------------------
