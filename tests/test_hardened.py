@@ -28,7 +28,7 @@ from sparsebert.patterns import (
     parse_pattern,
 )
 from sparsebert.patterns.batches import Batch
-from sparsebert.patterns.hard_degrees import HardDegrees, file_hash, kept_edges, load_degrees, quantiles
+from sparsebert.patterns.hard_degrees import HardDegrees, kept_edges, load_degrees, quantiles
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.sweeps.running import find_or_train
 from sparsebert.training.finetuning import finetune
@@ -228,11 +228,12 @@ def test_a_table_has_a_column_for_all_larger_distances():
 
 def test_the_hash_of_a_file_follows_what_it_means_and_not_its_layout(tmp_path):
     degrees, path = HardDegrees(max_distance=1, kept=[[[0.5]]]), tmp_path / "d.json"
-    before = file_hash(str(degrees.save(path)))
+    plan = parse_plan(f'learned("{degrees.save(path)}")')
+    before = plan.file_hashes
     path.write_text(json.dumps(json.loads(path.read_text())))
-    assert file_hash(str(path)) == before
+    assert plan.file_hashes == before
     path.write_text(path.read_text().replace("0.5", "0.75"))
-    assert file_hash(str(path)) != before
+    assert plan.file_hashes != before
 
 
 def refusal(call) -> str:
@@ -409,7 +410,7 @@ def test_a_plan_knows_its_files_and_can_rename_them():
     plan = parse_plan(
         'learned(a) | global(cls) @ 0; weighted(learned(b), "a") @ 1; random(like=learned(c)) - learned @ 2'
     )
-    assert plan.files == ["a", "b", "c"]
+    assert list(plan.files) == ["a", "b", "c"]
     renamed = plan.with_files(lambda path: path.upper() if path else "new")
     assert str(renamed) == (
         'learned("A") | global(cls) @ 0; weighted(learned("B"), "A") @ 1; '

@@ -14,11 +14,12 @@ from sparsebert import load, sparsify
 from sparsebert.errors import InputError, UnknownName
 from sparsebert.kernels import kernel_for
 from sparsebert.models.architectures import ARCHITECTURES
+from sparsebert.models.companions import apart
 from sparsebert.paths import Folders
 from sparsebert.patterns import parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.reductions import REDUCTIONS, attach_reduction, reduction_text
-from sparsebert.reductions.reduction import apart, attend_and_score
+from sparsebert.reductions.reduction import attend_and_score
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 

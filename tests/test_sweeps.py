@@ -29,7 +29,6 @@ from sparsebert.errors import InputError
 from sparsebert.machine import device_name
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.paths import Folders
-from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.results import recorded
 from sparsebert.sweeps import unfinished
@@ -331,8 +330,8 @@ def test_the_degrees_that_are_used_again_are_those_on_record(tmp_path, monkeypat
     on_record = {record.name: record for record in recorded("experiments")}
     of_the_task = {r.data_hash for r in on_record.values() if r.config.task == "glue/qnli"}
     for config in load_grid(AGAIN):
-        (path,) = parse_plan(config.plan).files
-        hashes = {hashlib.sha256(f"{one} {file_hash(path)}".encode()).hexdigest() for one in of_the_task}
+        (file,) = parse_plan(config.plan).file_hashes
+        hashes = {hashlib.sha256(f"{one} {file}".encode()).hexdigest() for one in of_the_task}
         assert on_record[config.name].data_hash in hashes
 
 

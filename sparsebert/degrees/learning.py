@@ -21,7 +21,7 @@ from sparsebert.degrees.hardening import Table, count_pairs
 from sparsebert.degrees.methods import Method
 from sparsebert.errors import InputError
 from sparsebert.models.companions import Companion, Logits
-from sparsebert.patterns import Bias, HardLayer, Pattern, Relation, Union, parts_of
+from sparsebert.patterns import Bias, HardLayer, Learned, Pattern, Relation, Union, parts_of
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.layouts import Layout
@@ -127,6 +127,8 @@ class LearnedDegrees(Companion):
     `harden` gives it edges; then they are fixed and only their weights are trained. Chapter 05 explains it.
     """
 
+    file_name = Learned.file_name
+
     def __init__(
         self, config: DegreeConfig, layers: list[int], count: int, heads: int, windows: dict | None = None
     ):
@@ -215,6 +217,10 @@ class LearnedDegrees(Companion):
         self.kept.copy_(kept.round(decimals=6))  # as `hardened` gives it, to the last edge
         self.weights.copy_(torch.zeros_like(self.weights) if log_weights is None else log_weights)
         self.is_hard.fill_(True)
+
+    def contents(self) -> bytes:
+        """The file that `learned("FILE")` and `weighted(P, "FILE")` read."""
+        return self.hardened().to_json().encode()
 
     def hardened(self) -> HardDegrees:
         """The hard degrees as data."""

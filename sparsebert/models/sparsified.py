@@ -2,14 +2,17 @@
 
 One hook on the encoder reads each batch, prepares a kernel for every pattern of the plan once and hands them
 down as a keyword argument; one attention function, registered with transformers' AttentionInterface, calls
-them layer by layer. Kernels of a length are kept where they depend on nothing else.
+them layer by layer. Kernels of a length are kept where they depend on nothing else, and made at their layer
+where a pattern reads its queries and keys.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +26,7 @@ from sparsebert.kernels import Kernel, check_kernel, kernel_for
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.patterns import Learner, Pattern
-from sparsebert.patterns.batches import Batch, tokens_before_second
+from sparsebert.patterns.batches import OF_A_LAYER, Batch, tokens_before_second
 from sparsebert.patterns.plans import Placement, Plan, parse_plan
 
 if TYPE_CHECKING:
@@ -53,11 +56,14 @@ class DensityMeter:
         self._real += lengths.square().sum().item()
         self._padded += rows * (self.padded_to or length) ** 2
 
-    def count_layer(self, layer: int, pairs: float, batch: Batch) -> None:
-        """Count the pairs that one layer allows, averaged over its heads, and the tokens that it has."""
+    def count_layer(self, layer: int, pairs: float, batch: Batch, projected: float = 1.0) -> None:
+        """Count the pairs that one layer allows, averaged over its heads, and the tokens that it has.
+
+        `projected` is the share of its four projections of these tokens that is computed.
+        """
         self._allowed[layer] += pairs
         tokens = batch.real.sum().item()
-        self._tokens[layer] += tokens
+        self._tokens[layer] += projected * tokens
         self._fed[layer] += tokens
 
     def count_fed(self, layer: int, before: Batch, after: Batch) -> None:
@@ -125,6 +131,9 @@ class Sparsified:
         if reduction:
             for module in self.architecture.ends_of_attention:
                 self._hooks.append(module.register_forward_hook(self._after_attention))
+            if reduction.skipped is not None:
+                module = self.architecture.ends_of_attention[reduction.skipped]
+                module.forward = partial(self._instead_of_attention, module.forward)
         self.architecture.attach()
 
     def undo(self) -> None:
@@ -135,6 +144,8 @@ class Sparsified:
             self._hooks.pop().remove()
         for module in self.architecture.modules:
             del module._sparsebert_layer
+        if self.reduction and self.reduction.skipped is not None:
+            del self.architecture.ends_of_attention[self.reduction.skipped].forward
         self.architecture.detach(self._attention)
 
     @contextmanager
@@ -189,24 +200,41 @@ class Sparsified:
         hidden = self.reduction.leave(self._passing.layer, hidden, self._passing)
         return (hidden, *rest) if isinstance(output, tuple) else hidden
 
-    def prepared(self, batch: Batch) -> list[Kernel]:
-        """The kernel of each layer for a batch; layers of one pattern share it."""
+    def _instead_of_attention(self, own: Callable, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What a layer does that a reduction skips: nothing, since `leave` comes next."""
+        if self.model.config._attn_implementation != "sparsebert":
+            return own(hidden, *args, **kwargs)
+        self._passing.layer = self.reduction.skipped
+        self.kernels[self.reduction.skipped] = self.reduction.name
+        return hidden, None
+
+    def prepared(self, batch: Batch) -> list[Kernel | None]:
+        """The kernel of each layer for a batch; layers of one pattern share it.
+
+        None where the pattern reads what is of the layer: `kernel_at` makes it there.
+        """
         dropout = self.architecture.dropout if self.model.training else 0.0
         whole, gradient = bool(batch.real.all()), torch.is_grad_enabled()
         shared = whole, batch.real.shape, batch.real.device, dropout > 0
         shared += gradient, torch.is_inference_mode_enabled()
-        heads, windows = self.architecture.heads, self.architecture.windows
+        windows = self.architecture.windows
         keys = [(pattern, windows.get(layer), *shared) for layer, pattern in enumerate(self.patterns)]
-        ready = dict(self._kept)
-        for key in keys:
-            pattern, window, *_ = key
+        ready: dict[tuple, Kernel | None] = dict(self._kept)
+        for layer, key in enumerate(keys):
+            pattern = self.patterns[layer]
             if key not in ready:
-                ready[key] = kernel_for(pattern, batch, heads, self.kernel, dropout, gradient, window)
+                ready[key] = None if pattern.needs & OF_A_LAYER else self.kernel_at(layer, batch)
                 if whole and pattern.keepable:
                     self._kept[key] = ready[key]
         for key in list(self._kept)[:-_MOST_KEPT]:
             del self._kept[key]
         return [ready[key] for key in keys]
+
+    def kernel_at(self, layer: int, batch: Batch) -> Kernel:
+        """The kernel of one layer for a batch."""
+        dropout = self.architecture.dropout if self.model.training else 0.0
+        how = dropout, torch.is_grad_enabled(), self.architecture.windows.get(layer)
+        return kernel_for(self.patterns[layer], batch, self.architecture.heads, self.kernel, *how)
 
     @torch.no_grad()
     def batch_of(self, inputs: dict[str, Any]) -> Batch:
@@ -261,11 +289,13 @@ class Pass:
     """
 
     def __init__(self, sparse: Sparsified, batch: Batch):
-        self.sparse, self.meter, self.layer = sparse, sparse._meter, -1
+        self.sparse, self.meter, self.layer, self.batch = sparse, sparse._meter, -1, batch
         self.go_on_with(batch)
 
     def go_on_with(self, batch: Batch) -> None:
-        """Have these tokens in the layers that come."""
+        """Have these tokens in the layers that come, and in the feed-forward part of this one."""
+        if self.meter and batch is not self.batch:
+            self.meter.count_fed(self.layer, self.batch, batch)
         self.batch, self.kernels = batch, self.sparse.prepared(batch)
         self.by_offset = self.sparse.architecture.by_offset(batch.real.shape[1])
 
@@ -273,23 +303,26 @@ class Pass:
         self, kept: Bool[Tensor, "batch length"], hidden: Float[Tensor, "batch length width"]
     ) -> Float[Tensor, "batch fewer width"]:
         """Let all other tokens leave; those that stay move up in their order, with their hidden states."""
-        before, (after, places) = self.batch, self.batch.keep(kept)
-        self.go_on_with(after)
-        if self.meter:
-            self.meter.count_fed(self.layer, before, after)
+        batch, places = self.batch.keep(kept)
+        self.go_on_with(batch)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def attend(self, module: nn.Module, *heads: Heads, **how: float | None) -> Heads:
+    def attend(self, module: nn.Module, *heads: Heads, **how: Any) -> Heads:
         """The output of the layer that is calling; query, key and value, `dropout` and `scale`."""
         own: Any = module._sparsebert_layer
         self.layer = self.layer + 1 if own is None else own
         kernel = self.kernels[self.layer]
+        if kernel is None:
+            query, key, _ = heads
+            kernel = self.sparse.kernel_at(self.layer, replace(self.batch, queries=query, keys=key))
         self.sparse.kernels[self.layer] = kernel.name
+        how["by_offset"] = self.by_offset
+        reduction = self.sparse.reduction
+        output = reduction.attend(self.layer, kernel, *heads, **how) if reduction else kernel(*heads, **how)
         if self.meter:
-            self.meter.count_layer(self.layer, kernel.count, self.batch)
-        if self.sparse.reduction:
-            return self.sparse.reduction.attend(self.layer, kernel, *heads, by_offset=self.by_offset, **how)
-        return kernel(*heads, by_offset=self.by_offset, **how)
+            pairs = reduction.pairs(kernel) if reduction else kernel.count
+            self.meter.count_layer(self.layer, pairs, self.batch)
+        return output
 
 
 def _attend(

@@ -16,6 +16,7 @@ from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax
 from sparsebert.patterns.segments import Segments
 from sparsebert.patterns.learned import Biased, HardLayer, Learned, Weighted
+from sparsebert.patterns.predicted import Predicted
 # isort: on
 
 from sparsebert.patterns.pattern import Bias, Difference, Family, Learner, Pattern, Relation, Union, parts_of

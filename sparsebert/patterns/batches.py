@@ -20,6 +20,7 @@ _PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
 _PADDING |= {"word_ids": -1, "head_ids": -1, "tags": -1}
 
 KINDS = ("cls", "first", "second")  # of tokens: the first one, the rest of the first text, the second text
+OF_A_LAYER = frozenset({"queries", "keys"})  # fields of `Batch`
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Batch:
     `real` is True where a token is not padding. `word_ids` gives the word that a piece belongs to, counted
     over the whole sequence, and `head_ids` the word that is that word's syntactic head (a root is its own
     head); both are -1 for special tokens and padding. `embeddings` are the encoder's input embeddings.
-    `second` is the number of tokens before the second text; all, where there is none.
-    Chapter 01 explains it.
+    `second` is the number of tokens before the second text; all, where there is none. `queries` and `keys`
+    belong to one layer, and its attention alone has them. Chapter 01 explains it.
     """
 
     real: Bool[Tensor, "batch length"]
@@ -38,6 +39,8 @@ class Batch:
     head_ids: Int[Tensor, "batch length"] | None = None
     embeddings: Float[Tensor, "batch length width"] | None = None
     second: Int[Tensor, " batch"] | None = None
+    queries: Float[Tensor, "batch head length size"] | None = None
+    keys: Float[Tensor, "batch head length size"] | None = None
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], **columns: Tensor) -> Batch:
@@ -59,6 +62,15 @@ class Batch:
             second = (kept & (self.positions < second[:, None])).sum(-1)
         columns = map(chosen, (kept, self.word_ids, self.head_ids, self.embeddings))
         return Batch(*columns, second), places
+
+    def like_first(self, real: Bool[Tensor, "batch other"]) -> Batch:
+        """A batch of one text a row, all of whose tokens are to patterns what the first ones are here."""
+
+        def first(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column[:, :1].repeat_interleave(real.shape[1], 1)
+
+        columns = map(first, (self.word_ids, self.head_ids, self.embeddings))
+        return Batch(real, *columns, None if self.second is None else real.sum(-1))
 
     @cached_property
     def positions(self) -> Int[Tensor, "batch length"]:

@@ -6,7 +6,6 @@ beside the weights and used again as the pattern `learned(FILE)`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -148,11 +147,6 @@ def load_degrees(path: str) -> HardDegrees:
     """The degrees in a file; `InputError` if there is none or it holds something else."""
     instead = "give the JSON file that `sparsebert finetune --learn-degrees --save FOLDER` writes"
     return read_model(path, HardDegrees, "the file of learned degrees", instead)
-
-
-def file_hash(path: str) -> str:
-    """Hash of what a file holds, `InputError` if it can't be read as degrees."""
-    return hashlib.sha256(load_degrees(path).to_json().encode()).hexdigest()
 
 
 def quantiles(

@@ -30,9 +30,13 @@ class Learned(Pattern):
     forms = 'learned or ("FILE")'
     family = Family("learned", kind="learned")
     learns = "degrees"
+    file_name = "degrees.json"
 
     def related(self, batch: Batch) -> Relation:
         raise InputError(f"'{self}' is different at each layer; take the pattern of one layer, .at(0)")
+
+    def contents(self) -> bytes:
+        return load_degrees(self.path).to_json().encode()
 
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         if self.path:
@@ -61,9 +65,13 @@ class Weighted(Pattern):
     forms = 'weighted(P) or (P, "FILE")'
     family = Family("weighted", kind="other")
     learns = "weights"
+    file_name = "degrees.json"
 
     def related(self, batch: Batch) -> Relation:
         return self.pattern.related(batch)
+
+    def contents(self) -> bytes:
+        return load_degrees(self.path).to_json().encode()
 
     def at(self, layer: int, learner: Learner | None = None) -> Pattern:
         pattern = self.pattern.at(layer, learner)

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsebert.errors import InputError, shown
-from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.batches import OF_A_LAYER, Batch
 from sparsebert.patterns.layouts import Layout
+from sparsebert.reading import read_bytes
 from sparsebert.registry import PATTERNS
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
@@ -70,9 +71,10 @@ class Pattern(ABC):
     free_text: ClassVar[bool] = False  # whether it reads all between its parentheses itself, as one text
     family: ClassVar[Family] = Family("", kind="other")
     reads: ClassVar[frozenset[str]] = frozenset()  # fields of `Batch` beyond `real`
-    learns: ClassVar[str | None] = None  # without a file a run learns its "degrees" or "weights"
+    learns: ClassVar[str | None] = None  # without a file a run learns its "degrees", "weights" or "masks"
     changes: ClassVar[bool] = False  # from step to step, since it is being learned
     path: str | None = None  # of the file that it reads
+    file_name: ClassVar[str] = "pattern.data"  # of that file, where it is kept beside a model
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -172,6 +174,10 @@ class Pattern(ABC):
         """Whether its masks are the same for all batches of a length without padding, now and later."""
         return not any(part.reads or part.changes for part in self.walk())
 
+    def contents(self) -> bytes:
+        """What its file holds; `InputError` if it can't be read."""
+        return read_bytes(self.path, f"the file of the pattern {self.name}")
+
     def with_files(self, renamed: Callable[[str | None], str | None]) -> Pattern:
         """The same pattern with other paths in its learned parts."""
         found = self._with_parts(lambda part: part.with_files(renamed))
@@ -209,11 +215,14 @@ class Pattern(ABC):
         """`InputError` if the batch lacks a column that the pattern reads."""
         missing = sorted(column for column in self.needs if getattr(batch, column) is None)
         if missing:
-            of_pairs = "give the number of tokens before each second text (Batch.second)"
-            parses = "prepare the data with parses (sparsebert.data.tokenizing)"
+            instead = "prepare the data with parses (sparsebert.data.tokenizing)"
+            if missing == ["second"]:
+                instead = "give the number of tokens before each second text (Batch.second)"
+            if OF_A_LAYER & set(missing):
+                instead = "ask it in a model (sparsebert.sparsify), whose layers have them,"
             raise InputError(
                 f"the pattern '{shown(self)}' reads {' and '.join(missing)}, which this batch lacks; "
-                f"{of_pairs if missing == ['second'] else parses} or choose a pattern by position"
+                f"{instead} or choose a pattern by position"
             )
 
     def __str__(self) -> str:

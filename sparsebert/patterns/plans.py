@@ -6,6 +6,7 @@ the rest.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Plan:
         """Fields of `Batch` beyond `real` that its patterns read."""
         return frozenset().union(*(part.reads for part in self.walk()))
 
-    def open_layers(self, count: int, learns: Literal["degrees", "weights"]) -> list[int]:
+    def open_layers(self, count: int, learns: Literal["degrees", "weights", "masks"]) -> list[int]:
         """Layers with a part that learns this and names no file: what a run has to learn."""
         return sorted(
             layer
@@ -106,9 +107,14 @@ class Plan:
         return Plan(tuple((pattern.with_files(renamed), placement) for pattern, placement in self.steps))
 
     @property
-    def files(self) -> list[str]:
-        """The files that its patterns read."""
-        return list(dict.fromkeys(part.path for part in self.walk() if part.path))
+    def files(self) -> dict[str, Pattern]:
+        """The files that its patterns read, each with one of the patterns that read it."""
+        return {part.path: part for part in self.walk() if part.path}
+
+    @property
+    def file_hashes(self) -> list[str]:
+        """Hashes of what these files hold; `InputError` for one that can't be read."""
+        return [hashlib.sha256(part.contents()).hexdigest() for part in self.files.values()]
 
     @property
     def fingerprint(self) -> str | None:

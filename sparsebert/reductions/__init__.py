@@ -3,6 +3,6 @@
 `reduction` says what every way is; each of the others is one way.
 """
 
-from sparsebert.reductions import lat, ltp  # which register their classes
+from sparsebert.reductions import adaptive, compressed, lat, ltp  # which register their classes
 from sparsebert.reductions.reduction import Reduction, attach_reduction, reduction_text
 from sparsebert.registry import REDUCTIONS

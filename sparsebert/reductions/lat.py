@@ -14,10 +14,16 @@ from sparsebert.errors import InputError, shown
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
-from sparsebert.models.companions import Logits
+from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
 from sparsebert.patterns.plans import Placement
-from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, apart, attend_and_score
+from sparsebert.reductions.reduction import (
+    Reduction,
+    ReductionSettings,
+    Scores,
+    attend_and_score,
+    highest,
+)
 from sparsebert.registry import register
 
 _SLACK = 1e-6  # so that 0.7 of 10 tokens are 7, whatever binary fractions make of it
@@ -97,10 +103,7 @@ class Lat(Reduction):
 def best(scores: Scores, real: Bool[Tensor, "batch length"], share: float) -> Bool[Tensor, "batch length"]:
     """This share of each text's tokens, rounded up: [CLS] and the highest scores, then the earliest."""
     counts = (share * real.sum(-1, keepdim=True) - _SLACK).ceil().clamp(min=1)
-    scores = scores.masked_fill(~real, -torch.inf)
-    scores = torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], 1)
-    ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
-    return (ranks < counts) & real
+    return highest(scores, real, counts)
 
 
 def schedule(text: str) -> list[tuple[float, Placement]]:

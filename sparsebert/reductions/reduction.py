@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, take_along_dim
 from torch.nn.functional import dropout as dropped
-from torch.nn.functional import kl_div, mse_loss
 from transformers import PreTrainedModel
 
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import ByOffset, Heads
 from sparsebert.models.architectures import Architecture, architecture_of
-from sparsebert.models.companions import Companion, Logits
+from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
 from sparsebert.registry import REDUCTIONS, Registry
 
@@ -48,6 +47,7 @@ class Reduction(Companion):
     name: ClassVar[str]
     Settings: ClassVar[type[ReductionSettings]] = ReductionSettings
     attribute = "sparsebert_reduction"  # of the model that it is attached to
+    skipped: int | None = None  # a layer without attention: what comes into it goes to `leave` as it is
 
     def __init__(self, settings: ReductionSettings, architecture: Architecture):
         super().__init__()
@@ -70,6 +70,10 @@ class Reduction(Companion):
     def attend(self, layer: int, kernel: Kernel, *heads: Heads, **how: Any) -> Heads:
         """The output of a layer's attention."""
         return kernel(*heads, **how)
+
+    def pairs(self, kernel: Kernel) -> float:
+        """The pairs of real tokens in the attention that was computed last, averaged over heads."""
+        return kernel.count
 
     def leave(
         self, layer: int, hidden: Float[Tensor, "batch length width"], passing: Pass
@@ -97,36 +101,74 @@ def attend_and_score(
     dropout: float = 0.0,
     scale: float | None = None,
     by_offset: ByOffset | None = None,
-) -> tuple[Heads, Scores]:
+    keys: Keys | None = None,
+) -> tuple[Heads, Float[Tensor, "batch key"]]:
     """The output of a layer's attention, and the attention that each token receives in it.
 
     That is the mean over heads and over the queries of the text: padding changes nothing. The scores of a
-    text sum to 1.
+    text sum to 1. With `keys` those alone are attended to, and scores are theirs.
     """
-    context, layout = kernel.context, kernel.layout
-    real = context.batch.real
-    everything = layout is not None and layout.dense and context.window is None
-    allowed = real[:, None, None, :] if everything else context.allowed
-    masked = not everything or not bool(real.all())
-    bias = context.pattern.bias(context.batch)
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    real = kernel.context.batch.real
+    weigh = Weights(kernel, query, key, scale, keys)
+    if keys is not None:
+        value = take_along_dim(value, keys.places[:, None, :, None], 2)
     counts = real.to(query.dtype)[:, None, None, :]
-    length, texts, queries = context.length, len(real), context.length
+    length, texts, queries = real.shape[1], len(real), real.shape[1]
     if not torch.is_grad_enabled():  # few scores at a time, which stay in a processor's cache
         texts, queries = (1 if query.device.type == "cpu" else texts), _QUERIES
-    output, received = torch.empty_like(query), query.new_zeros(real.shape)
+    output, received = torch.empty_like(query), query.new_zeros(len(real), value.shape[2])
     for text in slices(len(real), texts):
-        keys, values = key[text].transpose(-1, -2), value[text]
         for part in slices(length, queries):
-            scores = query[text, :, part] @ keys
-            if bias is not None:
-                scores = scores + _rows(bias, text, part)
-            if masked:
-                scores = scores.masked_fill(~_rows(allowed, text, part), torch.finfo(scores.dtype).min)
-            weights = scores.softmax(-1)
+            weights = weigh(text, part)
             received[text] += (counts[text, ..., part] @ weights).sum((1, 2))
-            output[text, :, part] = (dropped(weights, dropout) if dropout else weights) @ values
+            output[text, :, part] = (dropped(weights, dropout) if dropout else weights) @ value[text]
     return output, received / (query.shape[1] * real.sum(-1, keepdim=True))
+
+
+class Keys(NamedTuple):
+    """The tokens that are left as keys, the first token before all others, padded on the right."""
+
+    places: Int[Tensor, "batch key"]
+    real: Bool[Tensor, "batch key"]
+
+
+class Weights:
+    """The attention weights of a layer, for some texts and queries at a time."""
+
+    def __init__(
+        self, kernel: Kernel, query: Heads, key: Heads, scale: float | None = None, keys: Keys | None = None
+    ):
+        context = kernel.context
+        real = context.batch.real if keys is None else keys.real
+        self.allowed = pairs_with(kernel, keys)
+        self.masked = self.allowed.shape[2] > 1 or not bool(real.all())
+        self.bias = context.pattern.bias(context.batch)
+        self.query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if keys is not None:
+            key = take_along_dim(key, keys.places[:, None, :, None], 2)
+            if self.bias is not None:
+                self.bias = take_along_dim(self.bias, keys.places[:, None, None, :], 3)
+        self.key = key.transpose(-1, -2)
+
+    def __call__(self, text: slice, part: slice) -> Float[Tensor, "text head part key"]:
+        scores = self.query[text, :, part] @ self.key[text]
+        if self.bias is not None:
+            scores = scores + _rows(self.bias, text, part)
+        if self.masked:
+            scores = scores.masked_fill(~_rows(self.allowed, text, part), torch.finfo(scores.dtype).min)
+        return scores.softmax(-1)
+
+
+def pairs_with(kernel: Kernel, keys: Keys | None = None) -> Bool[Tensor, "#batch #head #query key"]:
+    """The pairs that a layer allows. With `keys` the first is every query's, so that none is without any."""
+    context, layout = kernel.context, kernel.layout
+    real = (context.batch.real if keys is None else keys.real)[:, None, None, :]
+    if layout is not None and layout.dense and context.window is None:
+        return real
+    if keys is None:
+        return context.allowed
+    allowed = take_along_dim(context.allowed, keys.places[:, None, None, :], 3)
+    return (allowed | (torch.arange(real.shape[-1], device=real.device) == 0)) & real
 
 
 def slices(length: int, step: int) -> list[slice]:
@@ -141,12 +183,14 @@ def _rows(
     return table if table.shape[2] == 1 else table[:, :, part]
 
 
-def apart(logits: Logits, teacher: Logits) -> Float[Tensor, ""]:
-    """KL divergence of logits from a teacher's, which get no gradient; of numbers the squared error."""
-    teacher = teacher.detach()
-    if logits.shape[-1] == 1:
-        return mse_loss(logits, teacher)
-    return kl_div(logits.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean")
+def highest(
+    scores: Scores, real: Bool[Tensor, "batch length"], counts: Shaped[Tensor, "batch 1"]
+) -> Bool[Tensor, "batch length"]:
+    """So many tokens of each text: the first one and the highest scores, then the earliest."""
+    scores = scores.masked_fill(~real, -torch.inf)
+    scores = torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], 1)
+    ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    return (ranks < counts) & real
 
 
 # ---- as text --------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
-from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.architectures import architecture_of
@@ -34,7 +33,7 @@ from sparsebert.sweeps import unfinished
 from sparsebert.sweeps.estimates import Estimates, Forecast, in_words
 from sparsebert.sweeps.executors import ClusterGone, InlineExecutor, default_workers, open_executor
 from sparsebert.training.finetuning import finetune, processes
-from sparsebert.training.resolved import Run
+from sparsebert.training.resolved import Run, attach_learner
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import check_free
 
@@ -261,7 +260,7 @@ def _check(runs: list[Run]) -> list[Run]:
         resolve_precision(config.precision)
         fresh = model(config.encoder, config.layers)
         reduction = attach_reduction(fresh, config.reduce) if config.reduce else None
-        learner = attach_degrees(fresh, plan, config.degrees)
+        learner = attach_learner(fresh, plan, config, tokens=1)  # for no text
         sparsify(fresh, plan, learner, config.kernel, reduction).undo()
 
     for run in runs:

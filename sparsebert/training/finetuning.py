@@ -25,7 +25,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_concat
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
-from sparsebert.degrees.training import DegreeTraining, attach_degrees
+from sparsebert.degrees.training import DegreeTraining
 from sparsebert.errors import InputError
 from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.machine import (
@@ -39,13 +39,14 @@ from sparsebert.machine import (
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.companions import companions_of
 from sparsebert.models.encoders import columns_of, label_names, labelled_by, load_tokenizer, quiet
+from sparsebert.models.predictors import Predictors
 from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
-from sparsebert.reductions import Reduction, attach_reduction
+from sparsebert.reductions import attach_reduction
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
-from sparsebert.training.resolved import Run
+from sparsebert.training.resolved import Learner, Run, attach_learner
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
 from sparsebert.training.saving import load, read_settings, save
 
@@ -91,7 +92,9 @@ def finetune(
     precision = resolve_precision(config.precision)
     model = run.model()
     max_length = run.length(model)
-    learner = attach_degrees(model, run.plan, config.degrees)
+    learner = attach_learner(model, run.plan, config, max_length)
+    if isinstance(learner, Predictors) and together.num_processes > 1:
+        raise InputError("masks are learned by one process; start this run without accelerate launch")
     reduction = attach_reduction(model, config.reduce) if config.reduce else None
     layers = architecture_of(model).layers
     run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
@@ -106,10 +109,9 @@ def finetune(
     forget_peak_memory()
     prepared = time.perf_counter()
 
-    if reduction:
-        trainer.add_callback(_Advance(reduction))
+    trainer.add_callback(_Advance(model))
     with sparsify(model, run.plan, learner, config.kernel, reduction) as sparse, quiet():
-        if learner and run.plan.open_layers(layers, "degrees"):
+        if isinstance(learner, LearnedDegrees) and not learner.is_hard:
             trainer.learn_degrees(
                 sparse, lambda: predict(trainer, run.task, data["validation"]).metrics(run.task.metrics)
             )
@@ -316,9 +318,9 @@ def _logits_alone(trainer: Trainer, rows: Rows) -> np.ndarray:
 
 
 def _learning(
-    config: RunConfig, learner: LearnedDegrees | None, state: TrainerState, meter: DensityMeter
+    config: RunConfig, learner: Learner | None, state: TrainerState, meter: DensityMeter
 ) -> Learning | None:
-    if learner is None:
+    if not isinstance(learner, LearnedDegrees):
         return None
     soft = next((entry for entry in state.log_history if "soft_density" in entry), {})
     return Learning(
@@ -379,7 +381,7 @@ class _Trainer(Trainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs | {"return_outputs": True})
         for companion in companions:
-            loss = loss + companion.added_loss(outputs.logits, lambda: model(**inputs).logits)
+            loss = loss + companion.added_loss(outputs.logits, lambda call=model: call(**inputs).logits)
         return loss
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
@@ -419,18 +421,20 @@ class _EpochSampler(LengthGroupedSampler):
 
 
 class _Advance(TrainerCallback):
-    """Tell a reduction how much of the training is over."""
+    """Tell a model's companions how much of the training is over."""
 
-    def __init__(self, reduction: Reduction):
-        self.reduction = reduction
+    def __init__(self, model: PreTrainedModel):
+        self.companions = companions_of(model)
 
     def on_train_begin(self, args, state, control, **_):
-        self.reduction.advance(state.global_step / state.max_steps)
+        for companion in self.companions:
+            companion.advance(state.global_step / state.max_steps)
 
     on_step_end = on_train_begin
 
     def on_train_end(self, args, state, control, **_):
-        self.reduction.advance(1.0)
+        for companion in self.companions:
+            companion.advance(1.0)
 
 
 class _Progress(TrainerCallback):

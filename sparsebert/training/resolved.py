@@ -10,17 +10,22 @@ from transformers import PreTrainedModel, set_seed
 
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
-from sparsebert.errors import InputError
+from sparsebert.degrees import LearnedDegrees
+from sparsebert.degrees.training import attach_degrees
+from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier
+from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.paths import Folders
-from sparsebert.patterns.hard_degrees import file_hash
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.registry import METHODS, REDUCTIONS
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
     from sparsebert.patterns.batches import Rows
+
+
+Learner = LearnedDegrees | Predictors
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ class Run:
             raise InputError(
                 f"task '{task.name}' labels words, and words that leave get no label; leave --reduce out"
             )
-        hashes = [task.data_hash, *map(file_hash, plan.files)]
+        hashes = [task.data_hash, *plan.file_hashes]
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
         method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
@@ -76,3 +81,18 @@ class Run:
         """The splits of its task as tokens, with words and heads if its plan reads them."""
         sizes = self.config.train_size, self.config.eval_size
         return prepare(self.task, self.config.encoder, max_length, *sizes, self.parsed)
+
+
+def attach_learner(model: PreTrainedModel, plan: Plan, config: RunConfig, tokens: int) -> Learner | None:
+    """Give the model what its plan has to learn: degrees, weights, or masks for texts of up to `tokens`.
+
+    None if that is nothing. `InputError` for masks beside something else, and as `attach_degrees`.
+    """
+    masks = attach_masks(model, plan, tokens)
+    if masks and (config.degrees or config.reduce):
+        also = "--learn-degrees" if config.degrees else "--reduce"
+        raise InputError(f"plan '{shown(plan)}' has masks to learn, and no run can with {also}; leave it out")
+    degrees = attach_degrees(model, plan, config.degrees)
+    if masks and degrees:
+        raise InputError(f"plan '{shown(plan)}' can learn masks or weights, not both at once")
+    return masks or degrees

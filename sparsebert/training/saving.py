@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
 from sparsebert import __version__, reading
-from sparsebert.degrees import LearnedDegrees
 from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.companions import Companion
@@ -27,14 +26,13 @@ from sparsebert.models.encoders import (
 )
 from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
-from sparsebert.patterns.hard_degrees import load_degrees
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of
 from sparsebert.reductions import Reduction, attach_reduction
+from sparsebert.training.resolved import Learner
 from sparsebert.training.runs import RunConfig
 
 SETTINGS = "sparsebert.json"
-DEGREES = "degrees.json"
 REDUCTION = "reduction.safetensors"
 CARD = "README.md"
 NOTE = (
@@ -81,7 +79,7 @@ def save(
     config: RunConfig,
     max_length: int,
     folder: str | Path,
-    learner: LearnedDegrees | None = None,
+    learner: Learner | None = None,
     reduction: Reduction | None = None,
 ) -> Path:
     """Write a model that was fine-tuned under a plan, and all that `load` needs to make it sparse again.
@@ -92,11 +90,11 @@ def save(
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str | None, str] = {}
-    degrees = [(None, learner.hardened())] if learner else []
-    degrees += [(path, load_degrees(path)) for path in plan.files]
-    for number, (path, found) in enumerate(degrees, 1):
-        names[path] = DEGREES if number == 1 else f"degrees-{number}.json"
-        found.save(folder / names[path])
+    files = ({None: learner} if learner else {}) | plan.files
+    for number, (path, part) in enumerate(files.items(), 1):
+        name = Path(part.file_name)
+        names[path] = part.file_name if number == 1 else f"{name.stem}-{number}{name.suffix}"
+        write_whole(folder / names[path], part.contents())
     saved_plan = str(plan.with_files(names.get))
     if reduction:
         save_file(reduction.state_dict(), folder / REDUCTION)
