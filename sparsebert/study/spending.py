@@ -36,8 +36,8 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     parts = list(plan.walk()) if plan else []
     if all(part.name == DENSE for part in parts):
         return DENSE, DENSE
-    texts = [part.family.label for part in parts if part.reads]
-    return texts[0] if texts else "fixed patterns", without_seeds(config.plan)
+    named = [part.family.label for part in parts if part.reads or part.learns == "masks"]
+    return named[0] if named else "fixed patterns", without_seeds(config.plan)
 
 
 def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
