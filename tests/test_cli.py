@@ -78,6 +78,7 @@ MENTIONED = {
     ("tasks",): ["--json"],
     ("encoders",): ["--json"],
     ("patterns",): ["PATTERN", "--sentence", "--encoder", "Example:"],
+    ("reductions",): ["NAME", "--json"],
     ("bench",): ["finetune", "attention", "model"],
     ("bench", "finetune"): [
         *(field for field in FIELDS if field.removeprefix("--").replace("-", "_") in RunConfig.model_fields),

@@ -254,26 +254,33 @@ def damage(path: Path, how: str) -> None:
 FILES = ("trainer_state.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST)
 
 
-@pytest.mark.parametrize("how", ["lost", "empty", "truncated", "changed", "a folder"])
-def test_a_checkpoint_with_a_damaged_file_is_removed_and_an_older_one_taken(scored, workspace, how):
-    scratch = workspace / "scratch"
+@pytest.fixture
+def interrupted(scored, workspace):
+    """Checkpoints of the run, which was interrupted at its sixth step."""
     with pytest.MonkeyPatch.context() as patched:
         interrupt_at(patched, 6)
         with pytest.raises(KeyboardInterrupt):
-            finetune(scored, scratch=scratch, checkpoint_seconds=0)
-    whole, last = workspace / "whole", scratch / "checkpoint-5"
-    shutil.copytree(scratch, whole)
-    for name in FILES:
-        damage(last / name, how)
-        assert last_whole(scratch) == (scratch / "checkpoint-4", 4) and not last.exists()
-        shutil.copytree(whole / last.name, last)
-    assert last_whole(scratch, processes=2) == (None, 0) and not list(scratch.iterdir())
-    shutil.copytree(whole, scratch, dirs_exist_ok=True)
-    damage(last / "optimizer.pt", how)
-    if how == "lost":  # all of them: the run starts anew
-        damage(scratch / "checkpoint-4" / "rng_state.pth", how)
-    resumed, whole = finetune(scored, scratch=scratch), finetune(scored)
-    assert resumed.metrics == whole.metrics and results(resumed) == pytest.approx(results(whole), rel=1e-6)
+            finetune(scored, scratch=workspace / "interrupted", checkpoint_seconds=0)
+    return workspace / "interrupted"
+
+
+def test_a_checkpoint_with_a_damaged_file_is_removed_and_an_older_one_taken(scored, interrupted, workspace):
+    whole = finetune(scored)
+    for how in ("lost", "empty", "truncated", "changed", "a folder"):
+        scratch = shutil.copytree(interrupted, workspace / how)
+        last = scratch / "checkpoint-5"
+        for name in FILES:
+            damage(last / name, how)
+            assert last_whole(scratch) == (scratch / "checkpoint-4", 4) and not last.exists()
+            shutil.copytree(interrupted / last.name, last)
+        assert last_whole(scratch, processes=2) == (None, 0) and not list(scratch.iterdir())
+        shutil.copytree(interrupted, scratch, dirs_exist_ok=True)
+        damage(last / "optimizer.pt", how)
+        if how == "lost":  # all of them: the run starts anew
+            damage(scratch / "checkpoint-4" / "rng_state.pth", how)
+        resumed = finetune(scored, scratch=scratch)
+        assert resumed.metrics == whole.metrics, how
+        assert results(resumed) == pytest.approx(results(whole), rel=1e-6), how
 
 
 class Evil:
@@ -283,23 +290,19 @@ class Evil:
         return Path("evil").touch, ()
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
-def test_code_in_a_checkpoint_is_never_run(scored, workspace, name):
-    scratch = workspace / "scratch"
-    with pytest.MonkeyPatch.context() as patched:
-        interrupt_at(patched, 6)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(scored, scratch=scratch, checkpoint_seconds=0)
-    last = scratch / "checkpoint-5"
-    torch.save(Evil(), last / name)
-    if name != "training_args.bin":  # which is not read
-        declare_whole(last)
-        with pytest.raises(UnpicklingError):
-            finetune(scored, scratch=scratch)
-    torch.save(Evil(), last / name)
-    (last / MANIFEST).write_text("{}")
-    finetune(scored, scratch=scratch)
-    assert not (workspace / "evil").exists()
+def test_code_in_a_checkpoint_is_never_run(scored, interrupted, workspace):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        scratch = shutil.copytree(interrupted, workspace / name)
+        last = scratch / "checkpoint-5"
+        torch.save(Evil(), last / name)
+        if name != "training_args.bin":  # which is not read
+            declare_whole(last)
+            with pytest.raises(UnpicklingError):
+                finetune(scored, scratch=scratch)
+        torch.save(Evil(), last / name)
+        (last / MANIFEST).write_text("{}")
+        finetune(scored, scratch=scratch)
+        assert not (workspace / "evil").exists(), name
 
 
 def test_a_run_goes_on_where_there_is_no_room_for_a_checkpoint(scored, workspace, monkeypatch, capfd):

@@ -796,7 +796,7 @@ class Ahead(Pattern):
 if __name__ == "__main__":
     fields = dict(task=sys.argv[1], encoder="tiny", train_size=8, batch_size=8, max_length=32)
     configs = [sparsebert.RunConfig(**fields, plan="ahead(1)", seed=seed) for seed in (0, 1)]
-    for record in sparsebert.run_all(configs, workers=2):
+    for record in sparsebert.run_all(configs, workers=int(sys.argv[2])):
         print(record.config.plan, record.density < 0.5, record.data_hash)
 """
 
@@ -806,14 +806,14 @@ def test_a_pattern_of_a_notebook_trains_in_two_processes(small, workspace):
     (workspace / "own.py").write_text(OWN_PATTERN)
     command = [sys.executable, "own.py", small["task"]]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, "2"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == second and first.startswith("ahead(1) True ")
     assert input_hash(RunConfig(**small)) not in first  # since the pattern's source is part of what it reads
     changed = OWN_PATTERN.replace("== self.steps", "== 2 * self.steps")
     (workspace / "own.py").write_text(changed)
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    again = subprocess.run([*command, "1"], env=environment, capture_output=True, text=True)
     assert again.stdout.splitlines()[0] != first and "2 to train" in again.stderr
 
 

@@ -201,8 +201,8 @@ def reduction_text(text: str) -> str:
 
     Raises `InputError` for one that can't be read, and `UnknownName` for a reduction that isn't registered.
 
-    >>> reduction_text("lat( keep = 0.80 )")
-    'lat(keep=0.8)'
+    >>> reduction_text("lat( keep = 0.70 )")
+    'lat(keep=0.7)'
     """
     return text_of(*_parsed(text))
 
