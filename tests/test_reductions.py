@@ -125,6 +125,11 @@ def test_a_text_alone_has_the_answer_that_it_has_in_a_batch(kind, text):
     torch.testing.assert_close(model(**batch).logits, dense)  # undone
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_reduction_is_in_training_if_its_model_is(training):
+    assert attach_reduction(tiny_model("bert").train(training), "lat").training == training
+
+
 @pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - set(KINDS)))
 def test_encoders_that_tokens_cant_leave_say_so(kind):
     with pytest.raises(InputError, match="tokens can't leave"):

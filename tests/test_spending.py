@@ -47,6 +47,7 @@ NEAR = runs(0.10, 990.0, plan="neighbour(2) | global(cls)")
         ({"plan": "learned", "degrees": {"target_density": 0.25}}, "learned degrees"),
         ({"plan": "neighbour(2) | global(cls) @ late"}, "fixed patterns"),
         ({"plan": "neighbour(2) | segments(second sees first)"}, "segments"),
+        ({"plan": "predicted | global(cls)"}, "predicted"),
     ],
 )
 def test_a_run_says_by_which_way_it_spends_less(asked, way):

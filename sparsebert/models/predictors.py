@@ -48,7 +48,7 @@ class Predictors(Companion):
     attention; then the predictors alone learn that attention; then the model is trained under the masks, with
     the model of the first stage as a teacher of its logits. The paper starts from a trained model and has
     the tokens of its last layer taught, too. The teacher's weights are kept here, so that checkpoints hold
-    them. Chapter 10 explains it.
+    them.
     """
 
     attribute = "sparsebert_masks"  # of the model that they are attached to
@@ -133,8 +133,7 @@ class Predictors(Companion):
 def attach_masks(model: PreTrainedModel, plan: Plan, tokens: int) -> Predictors | None:
     """Give the model predictors of the masks that its plan leaves open, for texts of up to so many tokens.
 
-    Its optimizer and its checkpoints then hold them, too. None if the plan leaves none open. Chapter 10
-    explains it.
+    Its optimizer and its checkpoints then hold them, too. None if the plan leaves none open.
     """
     layers = plan.open_layers(architecture_of(model).layers, "masks")
     if not layers:

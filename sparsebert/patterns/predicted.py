@@ -30,7 +30,6 @@ class Predicted(Pattern):
     `keep` percent of the keys stay for each query and head; [CLS] attends to all and all attend to it.
     Without a FILE a run learns the networks. They score all pairs: the density is measured, no time is saved.
     `InputError` where nothing was learned yet and no run learns, and for a file that holds no networks.
-    Chapter 10 explains it.
     """
 
     path: str | None = None

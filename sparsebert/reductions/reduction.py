@@ -210,8 +210,8 @@ def reduction_text(text: str) -> str:
 def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     """Give a model the reduction that a text stands for, so that its optimizer and its checkpoints hold it.
 
-    Hand it on to `sparsify`, too. Raises `InputError` for an encoder that tokens can't leave, and as
-    `reduction_text` does.
+    Hand it on to `sparsify`, too. Raises `InputError` for an encoder that tokens can't leave, and for a text
+    that can't be read.
     """
     name, settings = _parsed(text)
     architecture = architecture_of(model)
@@ -220,7 +220,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
             f"tokens can't leave a '{architecture.name}' encoder, whose positions or sums don't allow "
             "it; choose a BERT, RoBERTa, ELECTRA, ALBERT or DistilBERT, or leave --reduce out"
         )
-    reduction = REDUCTIONS[name](settings, architecture).to(model.device)
+    reduction = REDUCTIONS[name](settings, architecture).to(model.device).train(model.training)
     setattr(model, Reduction.attribute, reduction)
     return reduction
 

@@ -36,17 +36,17 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     parts = list(plan.walk()) if plan else []
     if all(part.name == DENSE for part in parts):
         return DENSE, DENSE
-    texts = [part.family.label for part in parts if part.reads]
-    return texts[0] if texts else "fixed patterns", without_seeds(config.plan)
+    named = [part.family.label for part in parts if part.reads or part.learns == "masks"]
+    return named[0] if named else "fixed patterns", without_seeds(config.plan)
 
 
 def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
     """A row per task and setting, of the seeds that dense attention has, too.
 
-    `way` and `setting`; `seeds`; `cost`, the multiply-adds over those of dense attention; `chosen`, the
-    points lost on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to
-    `high` over seeds and rows together, the points lost on the test rows. Runs without a test part, or from
-    before multiply-adds were counted, are left out.
+    `way` and `setting`; `seeds`; `cost`, the multiply-adds over dense attention's; `chosen`, the points lost
+    on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to `high` over
+    seeds and rows together, the points lost on the test rows. Runs without a test part, or from before
+    multiply-adds were counted, are left out.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
