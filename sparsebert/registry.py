@@ -125,6 +125,11 @@ def load_components(parts: Iterable[tuple[bytes, str]]) -> None:
         component.registry.add(component, fingerprint)
 
 
+def first_paragraph(doc: str | None) -> str:
+    """What a component's documentation says first, on one line."""
+    return " ".join((doc or "").partition("\n\n")[0].split())
+
+
 def _home(component: Any) -> tuple[str, str]:
     """Module and name of what a component was defined by (`_origin`)."""
     origin = _origin(component)

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from models import tiny_batch, tiny_model
-from torch import nn
+from models import tiny_model
+from reducing import LENGTHS, columns, gradient_and_slopes, logits_only, loss_of, reduced
 
 from sparsebert import sparsify
 from sparsebert.models.architectures import architecture_of
-from sparsebert.reductions import adaptive, attach_reduction
+from sparsebert.reductions import adaptive
 from sparsebert.selftest.models import LAYERS, HandMasked, computed_by_hand
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 
-LENGTHS = (9, 4, 7)
 TEXT = "adaptive(start=0.5, dense_share=0)"
 KINDS = ("bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta")
-
-
-def reduced(model, text=TEXT, training=False):
-    return attach_reduction(model, text).double().train(training)
-
-
-def columns(lengths=LENGTHS):
-    batch = tiny_batch(lengths)
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
-
-def logits_only(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits, {}
 
 
 def test_scores_are_those_of_the_formula():
@@ -75,7 +61,7 @@ def stays_by_hand(model, inputs, thresholds):
 def test_a_text_is_answered_as_when_tokens_are_taken_by_hand(training):
     """Both when they leave and, in training, when they stay and are nobody's key; and as masked by hand."""
     model, batch = tiny_model("bert"), columns()
-    reduction = reduced(model)
+    reduction = reduced(model, TEXT)
     with sparsify(model, "dense", reduction=reduction) as sparse, torch.no_grad():
         reduction.train(training)
         with sparse.measure() as meter:
@@ -106,7 +92,7 @@ def test_a_text_is_answered_as_when_tokens_are_taken_by_hand(training):
 def test_a_text_alone_has_the_answer_that_it_has_in_a_batch(kind):
     model, batch = tiny_model(kind), columns()
     dense = model(**batch).logits
-    with sparsify(model, "neighbour(2) | global(cls) @ 2-", reduction=reduced(model)):
+    with sparsify(model, "neighbour(2) | global(cls) @ 2-", reduction=reduced(model, TEXT)):
         together = model(**batch).logits
         for row, length in enumerate(LENGTHS):
             alone = model(**{name: column[row : row + 1, :length] for name, column in batch.items()}).logits
@@ -131,28 +117,16 @@ def test_thresholds_get_the_gradient_of_sigmoids_at_the_values_of_steps(monkeypa
 
     monkeypatch.setattr(adaptive, "straight_through", held)
 
-    def loss(logarithms):
-        with torch.no_grad():
-            reduction.logarithms.copy_(logarithms)
-        logits = model(**batch).logits
-        own = nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1]))
-        return own + reduction.added_loss(logits, lambda: model(**batch).logits)
-
     with sparsify(model, "dense", reduction=reduction):
-        start = reduction.logarithms.detach().clone()
-        loss(start).backward()
-        found, step = reduction.logarithms.grad.clone(), 1e-6
-        for stage in range(3):
-            moved = torch.zeros(3, dtype=torch.float64).index_fill(0, torch.tensor(stage), step)
-            with torch.no_grad():
-                slope = (loss(start + moved) - loss(start - moved)) / (2 * step)
-            torch.testing.assert_close(found[stage], slope, rtol=1e-4, atol=1e-7)
+        steps = partial(loss_of, model, batch, reduction, lambda _: model(**batch).logits)
+        found, slopes = gradient_and_slopes(reduction.logarithms, steps)
+        torch.testing.assert_close(found, slopes, rtol=1e-4, atol=1e-7)
         assert found.abs().min() > 0
 
 
 def test_the_cost_in_training_is_the_one_that_is_measured_in_use():
     model, batch = tiny_model("bert"), columns()
-    reduction = reduced(model)
+    reduction = reduced(model, TEXT)
     with sparsify(model, "dense", reduction=reduction) as sparse, torch.no_grad():
         with sparse.measure() as meter:
             model(**batch)

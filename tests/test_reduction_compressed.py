@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from models import tiny_batch, tiny_model
+from reducing import LENGTHS, columns, logits_only, reduced
 from torch import nn
 from torch.nn.functional import gumbel_softmax
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,24 +21,9 @@ from sparsebert.selftest.models import LAYERS, HandMasked, computed_by_hand
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 
-LENGTHS = (9, 4, 7)
 PRUNED = "compressed(share=0.7, slots=0)"
 COMBINED = "compressed(share=0.7, slots=3)"
 KINDS = ("bert", "roberta", "electra", "xlm-roberta")
-
-
-def reduced(model, text, training=False):
-    return attach_reduction(model, text).double().train(training)
-
-
-def columns(lengths=LENGTHS):
-    batch = tiny_batch(lengths)
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
-
-
-def logits_only(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits, {}
 
 
 def important_by_hand(received, share, protected):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from models import tiny_batch, tiny_model
-from torch import nn
+from models import tiny_model
+from reducing import LENGTHS, columns, gradient_and_slopes, loss_of, reduced
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebert import load, sparsify
@@ -23,18 +24,8 @@ from sparsebert.reductions.reduction import attend_and_score
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 
-LENGTHS = (9, 4, 7)
 KINDS = ("bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta")
 WAYS = ("lat(keep=0.5 @ 1; 0.7 @ 2)", "ltp(start=1.2)")
-
-
-def reduced(model, text, training=False):
-    return attach_reduction(model, text).double().train(training)
-
-
-def columns(lengths=LENGTHS):
-    batch = tiny_batch(lengths)
-    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 # ---- what stays
@@ -195,22 +186,10 @@ def test_thresholds_get_their_gradient_from_what_is_multiplied():
     reduction = reduced(model, "ltp(dense_share=0, price=0.3)", training=True)
     reduction.advance(0.1)
 
-    def loss(thresholds):
-        with torch.no_grad():
-            reduction.thresholds.copy_(thresholds)
-        logits = model(**batch).logits
-        own = nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1]))
-        return own + reduction.added_loss(logits, lambda: logits)
-
     with sparsify(model, "dense", reduction=reduction):
-        start = reduction.thresholds.detach().clone()
-        loss(start).backward()
-        found, step = reduction.thresholds.grad.clone(), 1e-6
-        for layer in range(4):
-            moved = torch.zeros(4, dtype=torch.float64).index_fill(0, torch.tensor(layer), step)
-            with torch.no_grad():
-                slope = (loss(start + moved) - loss(start - moved)) / (2 * step)
-            torch.testing.assert_close(found[layer], slope, rtol=1e-4, atol=1e-7)
+        steps = partial(loss_of, model, batch, reduction, lambda logits: logits)
+        found, slopes = gradient_and_slopes(reduction.thresholds, steps)
+    torch.testing.assert_close(found, slopes, rtol=1e-4, atol=1e-7)
 
 
 def test_a_number_is_told_apart_by_its_square():

@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 
 import sparsebert
-from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, REDUCTIONS
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, REDUCTIONS, first_paragraph
 
 PAGE = "reference"
 # Wings in the order in which a user meets them; the others follow in the order of the alphabet.
@@ -165,7 +165,7 @@ def table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _said(component: Any) -> str:
     """The first sentence or line of a component's documentation."""
-    return " ".join((inspect.getdoc(component) or "").partition("\n\n")[0].split())
+    return first_paragraph(inspect.getdoc(component))
 
 
 def in_rst(lines: list[str], pages: dict[str, str], paths: dict[str, str]) -> list[str]:

@@ -118,13 +118,18 @@ def label_names(task_labels: Sequence[str]) -> Sequence[str]:
 
 
 def load_classifier(
-    name: str, task_labels: Sequence[str], length: int | None = None, labelled: str = "texts"
+    name: str,
+    task_labels: Sequence[str],
+    length: int | None = None,
+    labelled: str = "texts",
+    layers: int | None = None,
 ) -> PreTrainedModel:
     """The encoder with a fresh classification head, or a regression head if there is one label or none.
 
     `labelled` says what gets a label: "texts" or "words". The head is drawn from torch's global generator, so
     seed it first. Weights are read from safetensors, as float32, and no code that comes with a model is run.
-    The model takes `length` tokens at least (see `extend_positions`). Raises `InputError` for an encoder that
+    The model takes `length` tokens at least (see `extend_positions`), and has its first `layers` (None: all).
+    Raises `InputError` for an encoder that
     is not found, cannot be sparsified, or whose files do not belong together. Chapter 02 explains it.
     """
     names = label_names(task_labels)
@@ -144,6 +149,8 @@ def load_classifier(
         else:
             model = read_model(what, source, config, labelled, new_head=True)
         check_reads(what, model, load_tokenizer(name))
+    if layers:
+        architecture_of(model).keep_layers(layers)
     return extend_positions(model, length) if length else model
 
 

@@ -18,7 +18,7 @@ from sparsebert.errors import InputError, shown
 from sparsebert.patterns.batches import OF_A_LAYER, Batch
 from sparsebert.patterns.layouts import Layout
 from sparsebert.reading import read_bytes
-from sparsebert.registry import PATTERNS
+from sparsebert.registry import PATTERNS, first_paragraph
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
 Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
@@ -142,7 +142,7 @@ class Pattern(ABC):
     @classmethod
     def summary(cls) -> str:
         """The first paragraph of its docstring, on one line."""
-        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        return first_paragraph(cls.__doc__)
 
     @classmethod
     def check_component(cls) -> None:

@@ -4,5 +4,5 @@
 """
 
 from sparsebert.reductions import adaptive, compressed, lat, ltp  # which register their classes
-from sparsebert.reductions.reduction import Reduction, attach_reduction, reduction_text
+from sparsebert.reductions.reduction import Reduction, attach_reduction, reduction_name, reduction_text
 from sparsebert.registry import REDUCTIONS

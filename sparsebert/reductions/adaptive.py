@@ -16,7 +16,7 @@ from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
 from sparsebert.models.companions import Logits, apart
 from sparsebert.models.sparsified import Pass
-from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, Weights
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, Weights, cls_first
 from sparsebert.registry import register
 
 _STAGES = 3  # at a quarter, half and three quarters of the layers
@@ -114,8 +114,7 @@ class Adaptive(Reduction):
         if layer not in self.stages or self.waits:
             return hidden
         real, threshold = passing.batch.real, self.logarithms[self.stages[layer]].exp()
-        above = self._scores / threshold - 1
-        above = torch.cat([torch.full_like(above[:, :1], torch.inf), above[:, 1:]], 1)
+        above = cls_first(self._scores / threshold - 1)
         if not self.training:
             return passing.keep((above > 0) & real, hidden)
         soft = (above / self.settings.temperature).sigmoid()

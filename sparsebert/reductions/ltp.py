@@ -15,7 +15,7 @@ from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture
 from sparsebert.models.companions import Logits
 from sparsebert.models.sparsified import Pass
-from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, attend_and_score
+from sparsebert.reductions.reduction import Reduction, ReductionSettings, Scores, attend_and_score, cls_first
 from sparsebert.registry import register
 
 
@@ -75,8 +75,7 @@ class Ltp(Reduction):
     ) -> Float[Tensor, "batch fewer width"]:
         if self.waits:
             return hidden
-        real, above = passing.batch.real, self._scores - self.thresholds[layer]
-        above = torch.cat([torch.full_like(above[:, :1], torch.inf), above[:, 1:]], 1)
+        real, above = passing.batch.real, cls_first(self._scores - self.thresholds[layer])
         if not self.soft:
             return passing.keep((above > 0) & real, hidden)
         stay = (above / self.settings.temperature).sigmoid()

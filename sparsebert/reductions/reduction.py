@@ -18,7 +18,7 @@ from sparsebert.kernels.kernel import ByOffset, Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
-from sparsebert.registry import REDUCTIONS, Registry
+from sparsebert.registry import REDUCTIONS, Registry, first_paragraph
 
 Scores = Float[Tensor, "batch length"]
 
@@ -60,7 +60,7 @@ class Reduction(Companion):
     @classmethod
     def summary(cls) -> str:
         """The first paragraph of its docstring, on one line."""
-        return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        return first_paragraph(cls.__doc__)
 
     # in a forward pass
 
@@ -183,13 +183,17 @@ def _rows(
     return table if table.shape[2] == 1 else table[:, :, part]
 
 
+def cls_first(scores: Scores) -> Scores:
+    """The scores with that of [CLS] above all, since it always stays."""
+    return torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], 1)
+
+
 def highest(
     scores: Scores, real: Bool[Tensor, "batch length"], counts: Shaped[Tensor, "batch 1"]
 ) -> Bool[Tensor, "batch length"]:
     """So many tokens of each text: the first one and the highest scores, then the earliest."""
     scores = scores.masked_fill(~real, -torch.inf)
-    scores = torch.cat([torch.full_like(scores[:, :1], torch.inf), scores[:, 1:]], 1)
-    ranks = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    ranks = cls_first(scores).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return (ranks < counts) & real
 
 
@@ -205,6 +209,11 @@ def reduction_text(text: str) -> str:
     'lat(keep=0.7)'
     """
     return text_of(*_parsed(text))
+
+
+def reduction_name(text: str) -> str:
+    """The name of the reduction in a canonical text."""
+    return text.partition("(")[0]
 
 
 def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:

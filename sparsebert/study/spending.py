@@ -11,6 +11,7 @@ from statistics import fmean
 
 import pandas as pd
 
+from sparsebert.reductions import reduction_name
 from sparsebert.study.intervals import LEVEL
 from sparsebert.study.losses import differences, mean_loss
 from sparsebert.study.results import known_plan, without_seeds
@@ -29,7 +30,7 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     if config.layers:
         return "fewer layers", f"{config.layers} layers"
     if config.reduce:
-        return config.reduce.partition("(")[0], config.reduce
+        return reduction_name(config.reduce), config.reduce
     if config.degrees:
         return "learned degrees", f"density {config.degrees.target_density:g}"
     plan = known_plan(config.plan)

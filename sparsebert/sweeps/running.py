@@ -14,14 +14,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
-from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders, fresh_runs, write_whole
@@ -246,13 +243,7 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
 
 
 def _check(runs: list[Run]) -> list[Run]:
-    @cache
-    def model(encoder: str, layers: int | None = None) -> PreTrainedModel:
-        loaded = load_classifier(encoder, ["any"])
-        if layers:
-            architecture_of(loaded).keep_layers(layers)
-        return loaded
-
+    model = cache(lambda encoder, layers=None: load_classifier(encoder, ["any"], layers=layers))
     tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
 
     @cache
@@ -267,7 +258,7 @@ def _check(runs: list[Run]) -> list[Run]:
         config = run.config
         with about(f"run '{_asked(config)}'"):
             if isinstance(run.task, PreparedTask):
-                length, tokens = run.length(model(config.encoder)), tokenizer(config.encoder)
+                length, tokens = run.length(model(config.encoder, config.layers)), tokenizer(config.encoder)
                 run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
             check(run.plan, config.model_copy(update={"task": "", "seed": 0, "train_size": None}))
     return runs

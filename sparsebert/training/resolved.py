@@ -13,11 +13,11 @@ from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError, shown
-from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier
 from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.paths import Folders
 from sparsebert.patterns.plans import Plan, parse_plan
+from sparsebert.reductions import reduction_name
 from sparsebert.registry import METHODS, REDUCTIONS
 from sparsebert.training.runs import RunConfig
 
@@ -54,7 +54,7 @@ class Run:
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
         method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
-        reduction = REDUCTIONS.fingerprint([config.reduce.partition("(")[0]] if config.reduce else [])
+        reduction = REDUCTIONS.fingerprint([reduction_name(config.reduce)] if config.reduce else [])
         hashes += filter(None, (plan.fingerprint, method, reduction))
         together = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return cls(config, task, plan, together, folders)
@@ -68,10 +68,8 @@ class Run:
         """Its encoder with a fresh head, the same each time."""
         set_seed(self.config.seed)
         task, config = self.task, self.config
-        model = load_classifier(config.encoder, task.label_names, config.max_length, task.labelled)
-        if config.layers:
-            architecture_of(model).keep_layers(config.layers)
-        return model
+        how = config.max_length, task.labelled, config.layers
+        return load_classifier(config.encoder, task.label_names, *how)
 
     def length(self, model: PreTrainedModel) -> int:
         """Tokens that its rows are cut to."""

@@ -28,7 +28,7 @@ from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of
-from sparsebert.reductions import Reduction, attach_reduction
+from sparsebert.reductions import Reduction, attach_reduction, reduction_name
 from sparsebert.training.resolved import Learner
 from sparsebert.training.runs import RunConfig
 
@@ -181,7 +181,7 @@ def _reduction(
             raise InputError(f"--reduce {reduce}: no token leaves the model in '{folder}'; leave it out")
         return None
     reduction = attach_reduction(model, reduce or trained)
-    if str(reduction).partition("(")[0] != trained.partition("(")[0]:
+    if reduction.name != reduction_name(trained):
         raise InputError(
             f"--reduce {reduce}: the model in '{folder}' was trained with {trained}; give its settings"
         )
