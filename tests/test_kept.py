@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import special
+from studies import study
 from test_advise import LOST, Fake, no_measure, part
 from test_runs import record_of
 
@@ -26,7 +26,7 @@ from sparsebert.sweeps.grids import load_grid
 from sparsebert.training.runs import RunConfig
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-GRIDS, STUDIES = sorted((BOOK / "grids" / "promises").glob("*.yaml")), BOOK / "studies"
+GRIDS = sorted((BOOK / "grids" / "promises").glob("*.yaml"))
 PARTS = ("train", "validation", "test")
 
 
@@ -176,10 +176,7 @@ def test_the_grids_of_the_pool_have_plans_that_a_search_tries(grid):
 @pytest.fixture(scope="module")
 def script():
     """The module of the script that makes whole searches."""
-    spec = importlib.util.spec_from_file_location("whole_runs", STUDIES / "whole_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return study("whole_runs")
 
 
 def whole(script, folder: Path, task: str, fake: Fake):

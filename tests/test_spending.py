@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from studies import study
 from test_runs import record_of
 
+from sparsebert.data.tasks import get_task
+from sparsebert.data.tokenizing import prepare
+from sparsebert.errors import InputError
+from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Rows
+from sparsebert.study.spending import DENSE as DENSE_WAY
 from sparsebert.study.spending import judged_at, spent, way_of
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig
@@ -89,3 +95,35 @@ def test_costs_that_hardly_differ_share_the_place_and_what_breaks_the_points_has
     found = judged_at(table, 1.0)
     assert found["keeps"].tolist() == [False, True] and found["best"].tolist() == [False, True]
     assert judged_at(table, 0.05).empty
+
+
+# ---- the time of a text
+
+
+def test_a_text_is_timed_under_each_setting_of_a_grid(workspace, capsys):
+    script = study("time_per_text")
+    grid = workspace / "small.yaml"
+    grid.write_text(
+        f"task: 'file:{workspace / 'classes.csv'}'\nencoder: tiny\ntrain_size: 32\nmax_length: 32\n"
+        "seed: [6, 5]\ngrids:\n  - plan: [dense, neighbour(1) | global(cls)]\n  - layers: 1\n"
+        "  - reduce: ltp\n  - plan: learned | global(cls)\n    degrees: {target_density: 0.5}\n"
+    )
+    configs = script.first_seed(str(grid))
+    assert {config.seed for config in configs} == {5} and len(configs) == 5
+    folders = Folders.named(runs=workspace / "runs")
+    places = script.models_of(configs, workspace / "models", folders)
+    made = {place: (place / "model.safetensors").stat().st_mtime_ns for place in places}
+    assert script.models_of(configs, workspace / "models", folders) == places  # nothing is trained again
+    assert made == {place: (place / "model.safetensors").stat().st_mtime_ns for place in places}
+    rows = script.spread_out(prepare(get_task(configs[0].task), "tiny", 32, 32)["validation"], 9)
+    assert rows.lengths == sorted(rows.lengths) and len(rows) == 9
+    found = script.times(configs, places, rows, 3)
+    assert list(found) == script.COLUMNS and len(found) == 2 * len(configs)
+    assert (found["seconds"] > 0).all() and (found.loc[found["way"] == DENSE_WAY, "over_dense"] == 1).all()
+    assert found.set_index("batch").loc[1, "padding"].eq(0).all()
+
+
+def test_a_grid_without_dense_attention_is_not_timed(workspace):
+    (workspace / "small.yaml").write_text("task: reviews\nlayers: [1, 2]\n")
+    with pytest.raises(InputError, match="no run of its first seed is dense attention"):
+        study("time_per_text").first_seed(str(workspace / "small.yaml"))

@@ -20,15 +20,15 @@ _OTHER = {"color": look.GREY, "marker": "."}
 
 
 @look.style()
-def lost_by_cost(frame: pd.DataFrame) -> Figure:
+def lost_by_cost(frame: pd.DataFrame, what: str = "multiply-adds") -> Figure:
     """Points lost against cost: a panel per task, a line for each way through its settings.
 
     Columns of `frame`, as `spent` gives them: `task`, `way`, `cost` over dense attention, and `lost`, `low`
-    and `high` in points. Points of nearly equal cost stand side by side. Raises `InputError` if a column is
-    missing or there is no row.
+    and `high` in points. `what` is what the cost counts. Points of nearly equal cost stand side by side.
+    Raises `InputError` if a column is missing or there is no row.
     """
     look.check_columns(frame, "task", "way", "cost", "lost", "low", "high")
-    labels = {"xlabel": "multiply-adds over dense attention", "ylabel": "points lost"}
+    labels = {"xlabel": f"{what} over dense attention", "ylabel": "points lost"}
     figure, panels = look.panels_of(frame, "task", 3.6, columns=2, margin=0.6, **labels)
     ways = sorted({*frame["way"]}, key=lambda way: [*_LOOKS, way].index(way))
     looks = {way: _LOOKS.get(way, _OTHER) for way in ways}
