@@ -14,7 +14,7 @@ from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Rows
 from sparsebert.study.spending import DENSE as DENSE_WAY
-from sparsebert.study.spending import judged_at, spent, way_of
+from sparsebert.study.spending import judged_at, lost_beyond, spent, way_of
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig
 
@@ -69,6 +69,14 @@ def test_costs_and_losses_are_beside_dense_attention_of_the_same_seed():
     assert (found["seeds"] == 3).all()
 
 
+def test_a_setting_whose_seeds_agree_by_luck_has_no_shorter_interval_for_it():
+    noisy = [run(0.15 + 0.02 * seed, 500.0, seed, layers=2) for seed in (1, 0, 2)]
+    alone, among = (
+        spent(DENSE + own).set_index("setting").loc["lat(keep=0.9)"] for own in (SHORT, SHORT + noisy)
+    )
+    assert alone["lost"] == among["lost"] and among["high"] - among["low"] > alone["high"] - alone["low"]
+
+
 def test_seeds_that_dense_attention_lacks_and_old_runs_are_left_out():
     assert spent(DENSE[:2] + SHORT)["seeds"].tolist() == [2]
     assert spent(SHORT).empty
@@ -95,6 +103,19 @@ def test_costs_that_hardly_differ_share_the_place_and_what_breaks_the_points_has
     found = judged_at(table, 1.0)
     assert found["keeps"].tolist() == [False, True] and found["best"].tolist() == [False, True]
     assert judged_at(table, 0.05).empty
+
+
+def test_a_setting_is_compared_with_a_way_at_the_same_cost():
+    dearer = runs(0.11, 900.0, reduce="ltp(price=0.02)")
+    cheaper = runs(0.13, 700.0, reduce="ltp(price=0.15)")
+    records = DENSE + LAYERS + dearer + cheaper
+    settings = spent(records)
+    found = lost_beyond("ltp", "5 layers", records, settings)
+    assert found.value == pytest.approx(100 * (0.105 - (0.11 + 0.13) / 2))
+    assert lost_beyond("ltp", "4 layers", records, settings) is None  # it is cheaper than both
+    at_an_end = runs(0.15, 700.0, layers=3)
+    settings = spent(records + at_an_end)
+    assert lost_beyond("ltp", "3 layers", records + at_an_end, settings).value == pytest.approx(2.0)
 
 
 # ---- the time of a text

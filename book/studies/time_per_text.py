@@ -114,7 +114,7 @@ def main(grid: str, models: Path, texts: int, rounds: int, folders: Folders) -> 
         task, first.encoder, first.max_length or task.max_length, first.train_size, first.eval_size
     )
     frame = times(configs, places, spread_out(whole["validation"], texts), rounds)
-    made = measuring.provenance(grid=Path(grid).name, texts=texts, rounds=rounds)
+    made = measuring.provenance(grid=Path(grid).name, encoder=first.encoder, texts=texts, rounds=rounds)
     path = results_dir() / "times" / f"{Path(grid).stem}.json"
     write_whole(path, measuring.costs_json(frame, made))
     click.echo(frame.drop(columns=["task", "texts"]).to_string(index=False, float_format="{:.3g}".format))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from sparsebert.errors import InputError
-from sparsebert.study.intervals import Mean, over_seeds, over_seeds_and_rows
+from sparsebert.study.intervals import Mean, Scatter, over_seeds, over_seeds_and_rows
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunRecord
 
@@ -34,9 +34,15 @@ def differences(
     return np.stack(lost) if lost else np.empty((0, 0))
 
 
-def mean_loss(lost: Float[np.ndarray, "seed row"]) -> Mean:
-    """The mean over seeds and rows together; with one seed only the luck of rows is known."""
-    return over_seeds_and_rows(lost) if len(lost) > 1 else over_seeds(lost[0])
+def mean_loss(lost: Float[np.ndarray, "seed row"], scatter: Scatter | None = None) -> Mean:
+    """The mean over seeds and rows together; with one seed only the luck of rows is known.
+
+    `scatter` is what single runs scatter by over seeds (see `sparsebert.study.intervals.scatter_of`); a loss
+    is a difference of two.
+    """
+    if len(lost) == 1:
+        return over_seeds(lost[0])
+    return over_seeds_and_rows(lost, scatter and scatter._replace(variance=2 * scatter.variance))
 
 
 def gain(record: RunRecord, part: str = "validation") -> Mean:

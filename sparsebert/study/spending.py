@@ -6,14 +6,15 @@ The page of rules (`book/rules.md`) says what is meant by cost, by the setting o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
 import pandas as pd
 
 from sparsebert.reductions import reduction_name
-from sparsebert.study.intervals import LEVEL
-from sparsebert.study.losses import differences, mean_loss
+from sparsebert.study.intervals import LEVEL, Mean, scatter_of
+from sparsebert.study.losses import differences, mean_loss, points
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.predictions import prefix_of
 from sparsebert.training.runs import RunConfig, RunRecord
@@ -46,8 +47,9 @@ def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
 
     `way` and `setting`; `seeds`; `cost`, the multiply-adds over dense attention's; `chosen`, the points lost
     on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to `high` over
-    seeds and rows together, the points lost on the test rows. Runs without a test part, or from before
-    multiply-adds were counted, are left out. Chapter 10 explains it.
+    seeds and rows together, the points lost on the test rows. The variance over seeds is moderated over all
+    settings of the task. Runs without a test part, or from before multiply-adds were counted, are left out.
+    Chapter 10 explains it.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -55,13 +57,14 @@ def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
             runs[record.config.task][way_of(record.config)].append(record)
     rows = []
     for task, settings in sorted(runs.items()):
+        scatter = scatter_of(_scores(settings))
         dense = {record.config.seed: record for record in settings.pop((DENSE, DENSE), [])}
         for (way, setting), own in settings.items():
             both = [record for record in own if record.config.seed in dense]
             if not both:
                 continue
             pairs = [(dense[record.config.seed], record) for record in both]
-            lost = mean_loss(differences(list(dense.values()), both, JUDGED))
+            lost = mean_loss(differences(list(dense.values()), both, JUDGED), scatter)
             cost = fmean(one.multiply_adds / whole.multiply_adds for whole, one in pairs)
             chosen = fmean(_points(whole) - _points(one) for whole, one in pairs)
             numbers = cost, chosen, lost.value, *lost.interval(LEVEL)
@@ -82,6 +85,37 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
     cheapest = found["cost"].where(found["keeps"]).groupby(found["task"]).transform("min")
     found["best"] = found["keeps"] & (found["cost"] < cheapest + TIED)
     return found.sort_values(["task", "cost"]).reset_index(drop=True)
+
+
+def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: pd.DataFrame) -> Mean | None:
+    """Points on the test rows that a setting loses beyond a way of the same cost; None without such a cost.
+
+    `records` are runs of one task, and `settings` their frame of `spent`. The way's score at that cost lies
+    on the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
+    """
+    cost = settings.set_index("setting").loc[setting, "cost"]
+    steps = settings[settings["way"] == way].sort_values("cost")
+    cheaper, dearer = steps[steps["cost"] <= cost], steps[steps["cost"] >= cost]
+    if cheaper.empty or dearer.empty:
+        return None
+    rows: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for record in records:
+        rows[way_of(record.config)[1]][record.config.seed] = points(record, JUDGED)
+    ends = cheaper["setting"].iloc[-1], dearer["setting"].iloc[0]
+    seeds = sorted(set.intersection(*(set(rows[name]) for name in (setting, *ends))))
+    own, below, above = (np.stack([rows[name][seed] for seed in seeds]) for name in (setting, *ends))
+    share = np.interp(cost, [cheaper["cost"].iloc[-1], dearer["cost"].iloc[0]], [0.0, 1.0])
+    return mean_loss((1 - share) * below + share * above - own)
+
+
+def _scores(settings: Mapping[tuple[str, str], Sequence[RunRecord]]) -> pd.DataFrame:
+    """The scores on the test rows, a row per seed and a column per setting."""
+    return pd.DataFrame(
+        {
+            setting: {record.config.seed: points(record, JUDGED).mean() for record in own}
+            for setting, own in settings.items()
+        }
+    )
 
 
 def _points(record: RunRecord) -> float:
