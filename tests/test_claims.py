@@ -1017,11 +1017,11 @@ def test_runs_that_decide_have_new_seeds_and_the_settings_of_the_grids():
     files = ["1_mrpc", "2_qnli", "3_sst2", "4_imdb", "5_mixtures"]
     configs = [config for name in files for config in load_grid(grids / f"{name}.yaml")]
     made = [record_of(config) for config in configs]
-    assert claims.deciding(made) == made and not claims.exploring(made)
+    assert claims.deciding(made) == made and not claims.exploratory(made)
     changes = {"seed": 0}, {"learning_rate": 5e-5}, {"train_size": 100}, {"task": "glue/mrpc"}
     others = [record_of(configs[0].model_copy(update=change)) for change in changes]
     assert not claims.deciding(others)
-    assert [record.config.task for record in claims.exploring(others)] == ["glue/mrpc"]
+    assert [record.config.task for record in claims.exploratory(others)] == ["glue/mrpc"]
 
 
 def test_the_grid_of_verdicts_has_five_tasks_at_most_and_those_that_most_claims_are_judged_on():
@@ -1049,11 +1049,11 @@ def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
     )
     assert claims.best_verdicts(few, explored) == explored
     assert claims.best_verdicts(enough, explored) == enough
-    assert claims.told(explored, "C1") == "In exploring runs, C1 holds on SST-2."
+    assert claims.told(explored, "C1") == "In exploratory runs, C1 holds on SST-2."
     assert claims.told(enough, "C1") == "In deciding runs, C1 does not hold on SST-2."
     other = [replace(explored[0], task="imdb", label="imdb")]
     both = claims.best_verdicts(enough, [*explored, *other])
-    said = "In deciding runs on SST-2 and exploring runs elsewhere, "
+    said = "In deciding runs on SST-2 and exploratory runs elsewhere, "
     assert claims.told(both, "C1") == f"{said}C1 holds on IMDB; does not hold on SST-2."
     assert claims.told(both, "C2") == "C2 has no runs."
     assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")

@@ -27,7 +27,7 @@ from sparsebert.study.claims.rules import (
     after_holm,
     best_known,
     deciding,
-    exploring,
+    exploratory,
     judge,
     verdicts,
 )

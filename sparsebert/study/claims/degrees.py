@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sparsebert.patterns import Copies, Global, Learned, Neighbour, parts_of
-from sparsebert.study.claims.rules import SEEDS, deciding, exploring
+from sparsebert.study.claims.rules import SEEDS, deciding, exploratory
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
     NUMBERS,
@@ -196,9 +196,9 @@ def regained(records: Sequence[RunRecord], task: str = "glue/qnli") -> pd.DataFr
     """What a task loses with [CLS] alone, and how much of it is still lost with each kind of connections.
 
     Rows of `by_connection` for the kinds in `KINDS`, with their `kind`: [CLS] alone, then the largest loss
-    first. They are of deciding runs if these have all kinds with three seeds, else of exploring runs.
+    first. They are of deciding runs if these have all kinds with three seeds, else of exploratory runs.
     """
-    for runs in (deciding(records), exploring(records)):
+    for runs in (deciding(records), exploratory(records)):
         table = by_connection([r for r in runs if r.config.task.removesuffix("+test") == task])
         table = table[table["what"].isin(KINDS)].assign(kind=table["what"].map(KINDS))
         if len(table) == len(KINDS) and (table["seeds"] >= SEEDS).all():

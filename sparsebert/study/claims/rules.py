@@ -542,7 +542,7 @@ def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def exploring(records: Sequence[RunRecord]) -> list[RunRecord]:
+def exploratory(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs without a test part; rules were changed while they came in."""
     return [record for record in records if not record.config.task.endswith(("+test", "+confirm"))]
 
@@ -557,7 +557,7 @@ def best_known(names: Iterable[str], records: Sequence[RunRecord]) -> list[RunRe
     """
     ours = [record for record in each_once(records) if record.config.encoder == DECIDING_ENCODER]
     ours = [record for record in ours if not known_plan(record.config.plan).files]
-    decided, explored = deciding(ours), exploring(ours)
+    decided, explored = deciding(ours), exploratory(ours)
     ready = set(DECIDING_SETTINGS)
     for name in names:
         ready &= {verdict.task for verdict in judge(name, decided) if speaks(verdict)}
@@ -566,7 +566,7 @@ def best_known(names: Iterable[str], records: Sequence[RunRecord]) -> list[RunRe
 
 
 def speaks(verdict: Verdict) -> bool:
-    """Whether deciding runs say so much that exploring runs need not stand in: a verdict, or three seeds."""
+    """Whether deciding runs say so much that no exploratory run need stand in: a verdict, or three seeds."""
     enough = [number.seeds >= SEEDS for number in verdict.numbers]
     return verdict.verdict != "undecided" or (bool(enough) and all(enough))
 

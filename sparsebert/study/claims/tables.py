@@ -107,7 +107,7 @@ def summary(found: Sequence[Verdict], corrected: bool = False, least: int = 0) -
 
 
 def best_verdicts(decided: Sequence[Verdict], explored: Sequence[Verdict]) -> list[Verdict]:
-    """For each claim and task the verdict of deciding runs once they say enough, else of exploring runs.
+    """For each claim and task the verdict of deciding runs once they say enough, else of exploratory runs.
 
     Verdicts that rest on no number are left out.
     """
@@ -128,13 +128,13 @@ def runs_behind(labels: Iterable[str]) -> str:
     """Which runs results on some tasks are of, in words: runs of a test part decide, all others explore.
 
     >>> runs_behind(["glue/sst2", "imdb"]), runs_behind(["glue/sst2+test", "imdb"])
-    ('exploring runs', 'deciding runs on SST-2 and exploring runs elsewhere')
+    ('exploratory runs', 'deciding runs on SST-2 and exploratory runs elsewhere')
     """
     labels = list(dict.fromkeys(labels))
     decide = [titled(label) for label in labels if label.split(", ")[0].endswith("+test")]
     if 0 < len(decide) < len(labels):
-        return f"deciding runs on {listed(decide)} and exploring runs elsewhere"
-    return "deciding runs" if decide else "exploring runs"
+        return f"deciding runs on {listed(decide)} and exploratory runs elsewhere"
+    return "deciding runs" if decide else "exploratory runs"
 
 
 def missing(found: Sequence[Verdict], claim: str) -> str:
