@@ -18,7 +18,7 @@ import sparsebert.advise.kept as kept_module
 from sparsebert.advise import promising
 from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import candidates
-from sparsebert.advise.kept import Pool, WholeRun, draw, in_words, kept, told, whole_runs
+from sparsebert.advise.kept import Pool, WholeRun, draw, kept, told, whole_runs
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
@@ -139,24 +139,8 @@ def test_the_frame_counts_what_the_draws_tell():
     assert 0.8 < good["within"] < 1 and good["above"] == 0 and good["lost"] < good["bound"] <= 2
     assert bad["sparse"] == 0 and np.isnan(bad["kept"]) and bad["rows"] == 1500
     assert kept(runs, draws=30).equals(kept(runs, draws=30))
-    assert in_words(found.reset_index()).endswith(" No sparse plan was promised on headlines.")
     nothing = kept(records({GOOD: 0.0}, dense=0.5), draws=10)
     assert nothing["sparse"].tolist() == [0.0], "dense attention has learned nothing"
-
-
-def test_the_sentence_says_how_many_tasks_keep_it_and_which_keeps_the_fewest():
-    found = kept([])
-    assert in_words(found) == "The pool has too few runs for a draw yet, so nothing can be said."
-    found.loc[0, ["task", "sparse", "kept"]] = "glue/sst2+test", 0.5, 0.95
-    assert in_words(found) == (
-        "At least 9 of 10 promises were kept on 1 of 1 task. "
-        "At least half of the draws recommended a sparse plan on 1 of 1."
-    )
-    found.loc[1, ["task", "sparse", "kept"]] = "reviews", 0.4, 0.75
-    assert in_words(found) == (
-        "At least 9 of 10 promises were kept on 1 of 2 tasks. The fewest were kept on reviews, 75%. "
-        "At least half of the draws recommended a sparse plan on 1 of 2."
-    )
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)

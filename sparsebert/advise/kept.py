@@ -25,7 +25,6 @@ from sparsebert.data.tasks.task import CONFIRMED
 from sparsebert.errors import InputError
 from sparsebert.paths import project_root
 from sparsebert.reading import read_model
-from sparsebert.study.captions import listed, titled
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.study.losses import gained, mean_loss, points
 from sparsebert.study.results import results_dir
@@ -147,24 +146,6 @@ def kept(
         found.append(sizes | _counted([answer for answer in answers if answer], draws, max_loss))
     columns = "task seeds rows draws sparse kept low high within above bound lost"
     return pd.DataFrame(found, columns=columns.split())
-
-
-def in_words(found: pd.DataFrame) -> str:
-    """The finding from a frame of `kept`, in some sentences."""
-    if found.empty:
-        return "The pool has too few runs for a draw yet, so nothing can be said."
-    said, judged = [], found[found["kept"].notna()].sort_values("kept", kind="stable")
-    if tasks := len(judged):
-        good = int((judged["kept"] >= GOAL).sum())
-        said.append(f"At least 9 of 10 promises were kept on {good} of {tasks} task{'s' * (tasks > 1)}.")
-        if good < tasks:
-            worst = judged.iloc[0]
-            said.append(f"The fewest were kept on {titled(worst['task'])}, {worst['kept']:.0%}.")
-        often = int((judged["sparse"] >= 0.5).sum())
-        said.append(f"At least half of the draws recommended a sparse plan on {often} of {tasks}.")
-    if silent := [titled(task) for task in found.loc[found["kept"].isna(), "task"]]:
-        said.append(f"No sparse plan was promised on {listed(silent)}.")
-    return " ".join(said)
 
 
 def _counted(answers: Sequence[Told], draws: int, max_loss: float) -> dict[str, float]:
