@@ -453,6 +453,48 @@ def test_without_anything_to_lose_the_search_ends_after_the_baseline(large, tmp_
     assert advice.recommended.plan == "dense" and advice.savings.empty
 
 
+def slow_learner(rows: int) -> Fake:
+    """Dense attention learns nothing from fewer rows."""
+    few = lambda config: (config.train_size or ROWS) < rows  # noqa: E731
+    return Fake(LOST, pace=20.0, shift=lambda part, config: -0.4 * few(config))
+
+
+def baseline_rows(folder: Path) -> int:
+    return Log.read(folder).rung("baseline").rows
+
+
+def test_a_baseline_that_learned_nothing_gets_more_rows_where_there_is_time(large, tmp_path):
+    advice_of(slow_learner(0), asked(large), tmp_path / "plain")
+    rows = baseline_rows(tmp_path / "plain")
+    fake = slow_learner(round(1.4 * rows))
+    advice = advice_of(fake, asked(large), tmp_path / "more")
+    log = Log.read(tmp_path / "more")
+    assert [rung.name for rung in log.rungs[2:]] == ["baseline", "first", "second", "final"]
+    assert baseline_rows(tmp_path / "more") >= 1.4 * rows and advice.promises
+    assert fake.now <= 1.1 * log.request.budget
+    assert len(fake.made) == len(log.runs) + 1, "the first baseline is no part of the search"
+    assert [str(one) for one in log.rung("final").candidates] == [
+        "dense",
+        "neighbour(2) | global(cls) @ late",
+    ], "without time to choose, the plan that is often good"
+
+
+def test_a_search_with_a_larger_baseline_goes_on_and_is_read_again(large, tmp_path):
+    advice_of(slow_learner(0), asked(large), tmp_path / "plain")
+    needed = round(1.4 * baseline_rows(tmp_path / "plain"))
+    whole = advice_of(slow_learner(needed), asked(large), tmp_path / "whole")
+    for after in (3, 4):
+        fake, folder = slow_learner(needed), tmp_path / str(after)
+        fake.stop_after = after
+        with pytest.raises(KeyboardInterrupt):
+            advice_of(fake, asked(large), folder)
+        fake.stop_after = None
+        assert advice_of(fake, asked(large), folder).promises
+        assert baseline_rows(folder) == pytest.approx(baseline_rows(tmp_path / "whole"), rel=0.05)
+    fake = slow_learner(needed)
+    assert advice_of(fake, asked(large), tmp_path / "whole").why == whole.why
+
+
 def test_where_every_plan_loses_too_much_dense_attention_is_recommended(large, tmp_path):
     advice = advice_of(Fake({"(": 15.0, "learned": 15.0}), asked(large), tmp_path)
     assert advice.recommended.plan == "dense"

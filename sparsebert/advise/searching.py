@@ -2,8 +2,8 @@
 
     warm-up    dense attention on next to no rows, as the first run of a process is slow
     probe      dense attention on few rows: how fast are runs here?
-    baseline   dense attention on the rows that finalists get: is there anything to lose?
-    first      many candidates on few rows, with one seed
+    baseline   dense attention on the rows that finalists get: is there anything to lose? If not, on more rows
+    first      many candidates on few rows, with one seed; without time to choose, one candidate alone
     second     a third of them on more rows, with another seed
     final      at most two, on the baseline's rows, with at least three seeds that chose nothing
 
@@ -46,6 +46,7 @@ MARGIN = 1.2  # by which runs may take longer than expected
 LEAST_ROWS = 500  # of a rung: plans hardly differ after fewer
 WARM_UP = 64, 64  # rows to train and to evaluate on
 GOES_ON = 3  # one candidate of so many
+_MORE = 1.25  # times as many rows are worth another baseline
 FINALISTS, MOST_SEEDS = 2, 10
 SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # the final's seeds chose nothing
 NOTHING_LEARNED = 0.05  # chance of the baseline's gain if nothing was learned, from which on it is taken so
@@ -112,6 +113,8 @@ class Search:
             if (rung := self.log.rung(name)) is None:
                 break
             self._make(rung)
+            if name == "baseline":
+                self._enlarge_baseline()
         for name in set(self.log.runs) - self.records.keys():  # of a rung that was decided anew
             self.log.runs.remove(name)
             shutil.rmtree(self._place(name), ignore_errors=True)
@@ -146,10 +149,30 @@ class Search:
             return rung
         return self._too_short(least)
 
-    def _first(self) -> Rung | str:
-        """As many candidates as can have enough rows in half of the time that the finalists leave."""
+    def _enlarge_baseline(self) -> None:
+        """While dense attention has learned nothing, train it on more rows, as far as there is time."""
+        while self.log.rungs[-1].name == "baseline" and not self._learned() and (more := self._more_rows()):
+            del self.records[self._configs(self.log.rungs[-1])[0].name]
+            self.log.rungs[-1] = more
+            self.write()
+            self._make(more)
+
+    def _learned(self) -> bool:
         baseline = record_of(self.log, self.records, self.log.rung("baseline"), DENSE)
-        if gain(baseline, PART).chance(0.0) > NOTHING_LEARNED:
+        return gain(baseline, PART).chance(0.0) <= NOTHING_LEARNED
+
+    def _more_rows(self) -> Rung | None:
+        """A baseline on as many rows as leave time for one finalist; None if they are hardly more."""
+        final, rows = [DENSE] * 2 * LEAST_SEEDS, self.log.rung("baseline").rows or self.log.train_rows
+        most = self._most_rows("baseline", final, self.log.train_rows, self.left()) or 0
+        return self._rung("baseline", [DENSE], most) if most >= _MORE * rows else None
+
+    def _first(self) -> Rung | str:
+        """As many candidates as can have enough rows in half of the time that the finalists leave.
+
+        Where there is no time to choose, the first candidate is the only finalist.
+        """
+        if not self._learned():
             return (
                 "dense attention does no better than an answer that is always the same, so there is nothing "
                 "to lose yet; give more labelled rows, a longer budget or another learning rate"
@@ -159,7 +182,11 @@ class Search:
             seconds = self._free() / (2 if count > GOES_ON else 1)
             if rows := self._most_rows("first", [DENSE, *them[:count]], self._full, seconds):
                 return self._rung("first", [DENSE, *them[:count]], rows)
-        return self._rung("first", [DENSE, *them[:2]], 0)
+        choosing = self._rung("first", [DENSE, *them[:2]], 0)
+        final = self._rung("final", [DENSE] * (2 * LEAST_SEEDS - 1), self._full)
+        if self._seconds(choosing) + self._seconds(final) <= self.left():
+            return choosing
+        return replace(self._rung("final", [DENSE, them[0]], self._full), name="first")
 
     def _second(self) -> Rung:
         """A third of the candidates, in the rest of the time beside the final; none if they are few."""
@@ -232,7 +259,7 @@ class Search:
                 if config.name in self.log.left_out:
                     continue
                 try:
-                    record = self._run(config, rung.name in ("baseline", "final") and seed == SEED["final"])
+                    record = self._run(config, keep=seed == SEED["final"])
                 except InputError as error:
                     if not self.log.rung("first"):  # without dense attention there is nothing to compare with
                         raise
