@@ -143,11 +143,8 @@ class Search:
         final = [DENSE] * (1 + FINALISTS) * LEAST_SEEDS
         rows = self._most_rows("baseline", final, self.log.train_rows, FINAL * self.left())
         rung = self._rung("baseline", [DENSE], rows)
-        # At the least there is one finalist, the better of two candidates.
-        least = 2 * LEAST_SEEDS * self._seconds(rung) + 3 * self._seconds(self._rung("first", [DENSE], 0))
-        if least <= self.left():
-            return rung
-        return self._too_short(least)
+        least = 2 * LEAST_SEEDS * self._seconds(rung)  # one finalist, and no time to choose it
+        return rung if least <= self.left() else self._too_short(least)
 
     def _enlarge_baseline(self) -> None:
         """While dense attention has learned nothing, train it on more rows, as far as there is time."""
