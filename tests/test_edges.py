@@ -483,6 +483,13 @@ def test_standard_output_may_be_full_or_closed(place):
     assert process(place, "patterns", preexec_fn=lambda: os.close(1)).returncode == 0
 
 
+def test_the_profiler_of_torch_adds_no_warning_to_what_a_command_says():
+    code = "import sparsebert.cli, torch; from sparsebert.bench.measuring import peak_memory; "
+    code += "held = [torch.ones(9)]; peak_memory(held.clear)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == b""
+
+
 def test_a_pipe_is_not_waited_for(place):
     for arguments in (["patterns", 'learned("pipe")'], ["sweep", "pipe.yaml"], ["evaluate", "pipe"]):
         assert "pipe" in answer(place, *arguments, codes=(2,))

@@ -14,6 +14,9 @@ import click
 from sparsebert import __version__
 from sparsebert.errors import ChapterError, InputError, how_to_install, shown
 
+# Torch reads it when it is imported; its profiler warns of tensors that are older than it is.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 LONGEST_LINE = 1000  # of a message, which may repeat what was typed
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
