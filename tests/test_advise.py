@@ -477,6 +477,9 @@ def test_a_baseline_that_learned_nothing_gets_more_rows_where_there_is_time(larg
         "dense",
         "neighbour(2) | global(cls) @ late",
     ], "without time to choose, the plan that is often good"
+    assert advice.tried.startswith(
+        "There was no time to choose, so one plan that is often good was taken; 1 "
+    )
 
 
 def test_a_search_with_a_larger_baseline_goes_on_and_is_read_again(large, tmp_path):

@@ -129,6 +129,9 @@ class Advice:
             rows, seeds = int(own["rows"].iloc[0]), int(own["seeds"].iloc[0])
             plans = "1 sparse plan was" if len(own) == 1 else f"{len(own)} sparse plans were"
             with_seeds = "one seed" if seeds == 1 else f"{seeds} seeds"
+            if rung == "first" and len(own) == 1:
+                said.append("There was no time to choose, so one plan that is often good was taken")
+                continue
             said.append(f"{plans} {_TRIED[rung]} {rows:,} training rows and {with_seeds}")
         return f"{'; '.join(said)}." if said else "No sparse plan was tried."
 
