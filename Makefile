@@ -66,7 +66,8 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/pyrefly check --summary=none
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder $(PYTEST_ARGS)
 
 check: browser book student slides classroom  ## book, student edition, slides and classroom, in a browser
 	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
