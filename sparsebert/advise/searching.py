@@ -180,8 +180,7 @@ class Search:
             if rows := self._most_rows("first", [DENSE, *them[:count]], self._full, seconds):
                 return self._rung("first", [DENSE, *them[:count]], rows)
         choosing = self._rung("first", [DENSE, *them[:2]], 0)
-        final = self._rung("final", [DENSE] * (2 * LEAST_SEEDS - 1), self._full)
-        if self._seconds(choosing) + self._seconds(final) <= self.left():
+        if self._seconds(choosing) <= self._free(finalists=1):
             return choosing
         return replace(self._rung("final", [DENSE, them[0]], self._full), name="first")
 
@@ -223,9 +222,9 @@ class Search:
     def _full(self) -> int:
         return self.log.rung("baseline").rows or self.log.train_rows
 
-    def _free(self) -> float:
+    def _free(self, finalists: int = FINALISTS) -> float:
         """Seconds that are left beside the final."""
-        final = self._rung("final", [DENSE] * ((1 + FINALISTS) * LEAST_SEEDS - 1), self._full)
+        final = self._rung("final", [DENSE] * ((1 + finalists) * LEAST_SEEDS - 1), self._full)
         return self.left() - self._seconds(final)
 
     def _most_rows(self, name: str, them: list[Candidate], most: int, seconds: float) -> int | None:
