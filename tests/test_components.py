@@ -28,4 +28,3 @@ def test_a_pattern_looks_like_its_family_in_every_figure_and_so_does_its_control
 def test_a_run_with_a_pattern_beside_cls_is_of_its_family_to_the_rules(kind):
     run = _described(parse_pattern(f"{kind.examples[0]} | global(cls)"))
     assert (run["kind"], run["family"]) == (kind.family.kind, kind.family.label)
-    assert run["by_content"] == kind.family.by_content

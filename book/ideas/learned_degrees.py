@@ -27,7 +27,6 @@ class RootPrice(Survival):
 
     name = "root_price"
     summary = "edges count with the probability that they exist; a head pays the root of its density"
-    kind = "other"
 
     def cost(self, density, share, pairs):
         own = (pairs.by_distance[:, None] * share).sum(-1) / pairs.total  # [layer, head]
@@ -44,7 +43,6 @@ class Worth(Survival):
 
     name = "worth"
     summary = "edges count with the probability that they exist, and are kept by what the loss says of them"
-    kind = "other"
     memory = 0.98  # of the mean over steps
 
     def __init__(self, config):
@@ -73,7 +71,6 @@ class FromMass(Survival):
 
     name = "from_mass"
     summary = "edges count with the probability that they exist; heads start by the attention that they pay"
-    kind = "other"
 
     def begin(self, training):
         learner = training.learner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,6 @@ class Method(ABC):
     hardenings: ClassVar[tuple[str, ...]] = ("support", "irregular", "regular")
     soft: ClassVar[bool] = True  # whether edges count in part before they harden
     needs_target: ClassVar[bool] = False
-    kind: ClassVar[Literal["learned", "read off", "other"]] = "other"  # of its runs, to the rules of claims
     revision: ClassVar[int] = 0  # raise it when what it computes changes, so that older records aren't found
 
     def __init__(self, config: DegreeConfig):
@@ -105,7 +104,6 @@ class Survival(Method):
 
     name = "survival"
     summary = "edges count with the probability that they exist"
-    kind = "learned"
 
     @property
     def label(self) -> str:
@@ -127,7 +125,6 @@ class Ensemble(Survival):
 
     name = "ensemble"
     summary = "each token has its quantile of the distribution"
-    kind = "other"
     label = "learned ensemble"
 
     def bias(self, log_counts, layer, batch, temperature) -> Bias:
@@ -209,7 +206,6 @@ class Mass(Survival):
     hardenings = ("support",)
     soft = False
     needs_target = True
-    kind = "read off"
 
     def harden(self, log_survival, pairs, training) -> tuple[Table, Table | None]:
         mass = attention_mass(training.sparse, training.rows(), training.others, self.longest)

@@ -27,7 +27,7 @@ class Syntax(Pattern):
     name = "syntax"
     examples = ("syntax", "syntax(hops=2)")
     forms = "syntax or syntax(hops=n)"
-    family = Family("syntax", "#029e73", "D", by_content=True)
+    family = Family("syntax", "#029e73", "D")
     reads = frozenset({"word_ids", "head_ids"})
 
     def related(self, batch: Batch) -> Relation:
@@ -54,7 +54,7 @@ class Lexical(Pattern):
     k: int
     name = "lexical"
     examples = ("lexical(5)",)
-    family = Family("lexical", "#d55e00", "^", by_content=True)
+    family = Family("lexical", "#d55e00", "^")
     reads = frozenset({"embeddings"})
 
     def related(self, batch: Batch) -> Relation:

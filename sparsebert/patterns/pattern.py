@@ -44,14 +44,13 @@ class Family:
     """How patterns of one kind look in every figure, and what their runs are to the rules of the claims.
 
     Without a colour and a marker (matplotlib's names) each figure gives them free ones. `kind` is that of a
-    run with such a pattern beside a global [CLS]; C3 compares families `by_content` with those by position.
+    run with such a pattern beside a global [CLS].
     """
 
     label: str
     colour: str | None = None
     marker: str | None = None
     kind: Literal["pattern", "learned", "other"] = "pattern"
-    by_content: bool = False
 
 
 class Pattern(ABC):

@@ -7,15 +7,14 @@ training and precision) that differ in the plan alone. Their intervals hold the 
 evaluation rows together where predictions are on record, and of seeds alone where they are not.
 
 A claim holds if all that its rule asks for is met, and does not hold if a part of it is refuted. It is at
-the floor if what is left cannot be told from [CLS] alone. Anything else is undecided, and the reason says
-what is missing or too uncertain.
+the floor if what is left cannot be told from [CLS] alone. Anything else is undecided: runs are `missing`, or
+a number is too uncertain.
 """
 
 from sparsebert.study.claims.degrees import (
     KINDS,
     by_connection,
     chosen_degrees,
-    learned_before,
     open_heads,
     regained,
     taken_apart,
@@ -48,7 +47,6 @@ from sparsebert.study.claims.tables import (
     pairing,
     parts_left_out,
     preferred,
-    reasons,
     rules,
     runs_behind,
     seen_before,

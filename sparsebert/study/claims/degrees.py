@@ -21,10 +21,10 @@ from sparsebert.study.claims.runs import (
     frame_of,
     labels_of,
     runs_by_setting,
+    runs_with,
     score_of,
     scores_by_seed,
     setting_of,
-    single_width_at,
 )
 from sparsebert.study.intervals import over_seeds
 from sparsebert.study.results import known_plan, without_seeds
@@ -94,14 +94,14 @@ def open_heads(chosen: pd.DataFrame, first_two: Sequence[tuple[int, int]]) -> pd
     return table.reset_index(drop=True)
 
 
-def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Hard degrees in new runs that begin with them, beside the runs of the same seeds that learned them.
+def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """What single changes do to degrees that were learned: a row per setting (`label`), density and change.
 
-    A row per setting and density asked for; the columns of differences hold points by seed. Such a run is
-    labelled with the `density` that its degrees were learned for and with a `treatment`: `as learned`,
-    `without weights`, or `other heads` or `other layers` if they were shuffled over these
-    (`HardDegrees.shuffled`). Beside them stand degrees of the same density that were not learned but read off
-    the attention.
+    Such a run begins with hard degrees from a file. It is labelled with the `density` that they were learned
+    for and with a `treatment`: `as learned`, `without weights`, or `other heads` or `other layers` if they
+    were shuffled over these (`HardDegrees.shuffled`). `mean`, `low` and `high` are points by which hard
+    degrees that are used from the start differ: from the runs that learned them, and with a change from those
+    without. The intervals of 90 % are over seeds alone.
     """
     settings = runs_by_setting(records)
     names = labels_of(settings)
@@ -115,43 +115,18 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
             kinds.setdefault(kind, {})[record.config.seed] = described_run(record)["score"]
     rows = []
     for (setting, asked), kinds in sorted(groups.items(), key=str):
-        runs = settings[setting]
-        alike = runs[(runs["placement"] == "all") & (runs["asked"] == asked)]
-        learned = alike[alike["kind"] == "learned"]
+        learned = runs_with(settings[setting], kind="learned", placement="all", asked=asked)
         if learned.empty:
             continue
-        scores = {kind: pd.Series(found) for kind, found in kinds.items()}
-        before = scores.get("as learned", pd.Series(dtype=float))
-        nothing = before[:0]
-        read_off = scores_by_seed(alike[alike["kind"] == "read off"])
-        found = single_width_at(runs, learned["density"].mean())
-        single = found.points.mean(axis=1) if found else nothing
-        points = {
-            "from the start − learned": before - scores_by_seed(learned),
-            "from the start − single width": before - single,
-            **{f"{kind} − from the start": scores.get(kind, nothing) - before for kind in _CHANGED},
-            "read off attention − from the start": read_off - before,
-        }
-        row = {"task": names[setting], "asked": asked, "seeds": len(before)}
-        rows.append(row | {what: by_seed.dropna() for what, by_seed in points.items()})
-    return pd.DataFrame(rows)
-
-
-def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """What single changes do to degrees that were learned: a row per setting (`label`), density and change.
-
-    `mean`, `low` and `high` are points by which hard degrees that are used from the start differ: from the
-    runs that learned them, and with a change from those without. The intervals of 90 % are over seeds alone.
-    """
-    changes = {"hard from the start": "from the start − learned"}
-    changes |= {what: f"{what} − from the start" for what in _CHANGED}
-    rows = []
-    for found in learned_before(records).to_dict("records"):
-        for what, column in changes.items():
-            if seeds := len(found[column]):
-                mean = over_seeds(found[column])
+        scores = {kind: pd.Series(by_seed) for kind, by_seed in kinds.items()}
+        before = scores.pop("as learned", pd.Series(dtype=float))
+        points = {"hard from the start": before - scores_by_seed(learned)}
+        points |= {kind: scores[kind] - before for kind in _CHANGED if kind in scores}
+        for what, by_seed in points.items():
+            if seeds := by_seed.count():
+                mean = over_seeds(by_seed.dropna())
                 numbers = dict(zip(NUMBERS, (seeds, mean.value, *mean.interval()), strict=True))
-                rows.append({"label": found["task"], "asked": found["asked"], "what": what} | numbers)
+                rows.append({"label": names[setting], "asked": asked, "what": what} | numbers)
     return pd.DataFrame(rows, columns=["label", "asked", "what", *NUMBERS])
 
 

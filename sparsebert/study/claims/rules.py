@@ -34,7 +34,6 @@ LEVELS = (0.78, 0.85, 0.95, 1.0)  # of sparsity, over pairs of real tokens of th
 MARGIN = 1.0  # points: what is lost or gained beyond it is no longer little
 TIMES = 2.0  # what is lost at all layers is at least so many times that at the later half
 MISS = 0.5  # points of density
-BY_GAIN = ", by gain over random controls"  # how C3 compares where no density matches
 VERY_SPARSE = 0.10  # density
 SLACK = 0.005  # by which a density may exceed another and still count as at most that
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
@@ -65,9 +64,8 @@ State = Literal["met", "refuted", "floor", "open"]
 class Estimate:
     """One thing that a rule asks about, in points: its mean over `seeds` seeds and its 90 % interval.
 
-    `wanted` says in words what meets the rule and `bound` is where it lies on the scale. `state` is "met",
-    "refuted", "floor" or "open". `chance` is the one-sided p-value of the side of the bound that the mean
-    lies on. `rows` is the number of evaluation rows whose luck the interval holds; 0 if it is that of seeds
+    `bound` is what the rule compares with. `state` is "met", "refuted", "floor" or "open". `chance` is the
+    one-sided p-value of the side of the bound that the mean lies on. `rows` is the number of evaluation rows whose luck the interval holds; 0 if it is that of seeds
     alone. `low`, `high` and `chance` are NaN for one seed, and for densities, which have no interval.
 
     The last three are what `sparsebert.study.power` needs: the standard deviation over seeds in points, how
@@ -76,7 +74,6 @@ class Estimate:
     """
 
     what: str
-    wanted: str
     bound: float
     mean: float
     low: float
@@ -89,16 +86,10 @@ class Estimate:
     freedom: float = 0.0
     disagreement: float = 0.0
 
-    def __str__(self) -> str:
-        between = "" if math.isnan(self.low) else f" ({self.low:.1f} to {self.high:.1f})"
-        alone = {1: ", one seed", 2: ", two seeds"}.get(self.seeds, "")
-        digits = 1 if self.seeds else 2
-        return f"{self.what}: {round(self.mean, digits) + 0.0:.{digits}f} points{between}{alone}"
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict on a task, with the numbers behind it and the reason in a sentence.
+    """A claim's verdict on a task, with the numbers behind it.
 
     `label` is the task and, where one task was run in several settings, what tells them apart. `missing` says
     what the rule asks for and no run tells.
@@ -109,7 +100,6 @@ class Verdict:
     label: str
     verdict: Word
     numbers: tuple[Estimate, ...]
-    reason: str
     missing: tuple[str, ...] = ()
 
 
@@ -131,10 +121,6 @@ class Rule:
 
     bound: float
     above: bool = True
-
-    @property
-    def wanted(self) -> str:
-        return f"{'above' if self.above else 'below'} {self.bound:g}".replace("-", "−")
 
     def estimate(
         self, runs: Judged, what: str, score: Score | None, otherwise: str, floor: bool = False
@@ -159,7 +145,6 @@ class Rule:
         rows = points.shape[1] if points.shape[1] > 1 else 0
         return Estimate(
             what,
-            self.wanted,
             self.bound,
             value,
             low,
@@ -273,7 +258,7 @@ def _judge_c2(runs: Judged) -> Iterator[Estimate | str]:
 def _judge_c3(runs: Judged) -> Iterator[Estimate | str]:
     own, controls = runs.where(kind="pattern", placement="all"), runs.where(kind="control", placement="all")
     of = {name: runs_with(own, family=name) for name in ("neighbour", "random")}
-    for family in dict.fromkeys(("syntax", "lexical", *own.loc[own["by_content"], "family"].sort_values())):
+    for family in ("syntax", "lexical"):
         members = runs_with(own, family=family)
         if members.empty:
             yield f"no recorded runs of {family} at all layers"
@@ -282,33 +267,14 @@ def _judge_c3(runs: Judged) -> Iterator[Estimate | str]:
             control = score_of(runs_with(controls, controls=pattern))
             rivals = {"random": control or at_density(of["random"], density)}
             rivals["neighbour"] = at_density(of["neighbour"], density)
-            by_gain = rivals["neighbour"] is None  # which the page of rules does not mention, so it is said
-            if by_gain:
-                rivals["neighbour"] = _by_gain(of["neighbour"], controls, control, density)
             for name, rival in rivals.items():
-                how = BY_GAIN if by_gain and name == "neighbour" else ""
                 yield _POSITIVE.estimate(
                     runs,
-                    f"loss of {pattern} minus that of {name}{how}",
+                    f"loss of {pattern} minus that of {name}",
                     rival and rival - score,
                     f"no recorded runs of {name} at the density of {pattern} ({density:.2f})",
                     floor=rival is not None and runs.at_floor(rival) and runs.at_floor(score),
                 )
-
-
-def _by_gain(
-    near: pd.DataFrame, controls: pd.DataFrame, control: Score | None, density: float
-) -> Score | None:
-    """What a neighbour pattern of another density would score here: the control's score plus its own gain.
-
-    The gain is over its own control, random connections of the same degrees.
-    """
-    means = near[near["pattern"].isin(controls["controls"])].groupby("pattern")["density"].mean()
-    if means.empty or control is None:
-        return None
-    nearest = (means - density).abs().idxmin()
-    own, random = score_of(runs_with(near, pattern=nearest)), score_of(runs_with(controls, controls=nearest))
-    return control + own - random
 
 
 # ---- C4: how many of each kind ------------------------------------------------------------------
@@ -400,7 +366,7 @@ def _judge_c5(runs: Judged) -> Iterator[Estimate | str]:
     miss = round(100 * (learned["density"] - learned["asked"]).abs().max(), 9)
     state: State = "met" if miss <= MISS else "refuted"
     what, unknown = f"largest miss of {several} asked for", (math.nan,) * 3
-    yield Estimate(what, f"at most {MISS:g}", MISS, miss, *unknown, 0, 0, state)
+    yield Estimate(what, MISS, miss, *unknown, 0, 0, state)
 
 
 def _judge_c6(runs: Judged) -> Iterator[Estimate | str]:
@@ -576,19 +542,16 @@ def judge(claim: str, records: Sequence[RunRecord]) -> list[Verdict]:
     return [_judged(claim, own) for own in judged(records)]
 
 
-def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = (), *, rows: bool = True) -> list[Verdict]:
-    """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not.
-
-    `rows` says whether intervals hold the luck of evaluation rows, too; the rules want it.
-    """
-    settings = judged(records, rows)
+def verdicts(records: Sequence[RunRecord], tasks: Iterable[str] = ()) -> list[Verdict]:
+    """The verdicts of all claims on all settings of the records, and on `tasks`, whether recorded or not."""
+    settings = judged(records)
     recorded = {own.setting.task for own in settings}
     missing = [task for task in dict.fromkeys(tasks) if task not in recorded]
     found = []
     for claim in CLAIMS:
         found += [_judged(claim, own) for own in settings]
         found += [
-            Verdict(claim, task, task, "undecided", (), f"no recorded runs of {task}") for task in missing
+            Verdict(claim, task, task, "undecided", (), (f"no recorded runs of {task}",)) for task in missing
         ]
     return found
 
@@ -620,7 +583,7 @@ def after_holm(found: Sequence[Verdict], error: float = 0.05) -> dict[tuple[str,
 def _judged(claim: str, runs: Judged) -> Verdict:
     said = list(CLAIMS[claim].judge(runs))
     numbers = tuple(one for one in said if isinstance(one, Estimate))
-    missing = [one for one in said if isinstance(one, str)]
+    missing = tuple(one for one in said if isinstance(one, str))
     states = {number.state for number in numbers}
     word: Word = "undecided"
     if numbers and not CLAIMS[claim].decides:
@@ -629,18 +592,4 @@ def _judged(claim: str, runs: Judged) -> Verdict:
         word = "does not hold"
     elif numbers and not missing and "open" not in states:
         word = "at the floor" if "floor" in states else "holds"
-    reason = _reason(word, numbers, missing)
-    return Verdict(claim, runs.setting.task, runs.label, word, numbers, reason, tuple(missing))
-
-
-def _reason(word: Word, numbers: Sequence[Estimate], missing: Sequence[str]) -> str:
-    said: dict[State, list[str]] = {"met": [], "refuted": [], "floor": [], "open": list(missing)}
-    for number in numbers:
-        few = f"; fewer than {SEEDS} seeds decide nothing" if 0 < number.seeds < SEEDS else ""
-        said[number.state].append(f"{number}, wanted: {number.wanted}{few}")
-    met, refuted, floor, unclear = ("; ".join(dict.fromkeys(lines)) for lines in said.values())
-    if word in ("holds", "by construction"):
-        return met or refuted
-    first = {"does not hold": refuted, "at the floor": floor}.get(word) or unclear
-    rest = {} if word == "undecided" else {"Met": met, "At the floor": floor, "Open": unclear}
-    return ". ".join([first, *(f"{name}: {text}" for name, text in rest.items() if text not in ("", first))])
+    return Verdict(claim, runs.setting.task, runs.label, word, numbers, missing)

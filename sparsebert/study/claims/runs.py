@@ -45,12 +45,11 @@ def runs_by_setting(records: Sequence[RunRecord]) -> dict[Setting, pd.DataFrame]
     the test part if there is one; `validation`, the score on the validation rows, which choices are made on;
     `correct`, 100 for each judged row whose class was found, else 0 (None where that is not on record; of
     a row of words 100 times what it adds to accuracy over words);
-    `kind` (dense, pattern, control, learned, read off or other); `pattern`, without its global tokens and
-    seeds, and `controls`, the pattern whose degrees a control has; `family` of a single pattern and whether
-    it goes `by_content`; whether any part beside a global [CLS] `reads_text`; `placement` (all, late or
-    other); `g`, `r` and `w` of a mixture of global tokens, random keys and neighbours, else NaN; `density`,
-    `sparsity` and `padded_sparsity` of the layers that the plan changes; `asked`, the density that degrees
-    were learned for, or read off the encoder's attention for.
+    `kind` (dense, pattern, control, learned or other); `pattern`, without its global tokens and seeds, and
+    `controls`, the pattern whose degrees a control has; `family` of a single pattern; whether any part beside
+    a global [CLS] `reads_text`; `placement` (all, late or other); `g`, `r` and `w` of a mixture of global
+    tokens, random keys and neighbours, else NaN; `density`, `sparsity` and `padded_sparsity` of the layers
+    that the plan changes; `asked`, the density that degrees were learned for.
     """
     settings = records_by_setting(records)
     return {setting: frame_of(map(described_run, own)) for setting, own in settings.items()}
@@ -73,15 +72,10 @@ def records_by_setting(records: Sequence[RunRecord]) -> dict[Setting, list[RunRe
     return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def judged(records: Sequence[RunRecord], rows: bool = True) -> list[Judged]:
-    """The runs of each setting, as rules and tables take them.
-
-    `rows` says whether intervals hold the luck of evaluation rows, too.
-    """
+def judged(records: Sequence[RunRecord]) -> list[Judged]:
+    """The runs of each setting, as rules and tables take them."""
     settings = runs_by_setting(records)
     labels = labels_of(settings)
-    if not rows:
-        settings = {setting: runs.assign(correct=None) for setting, runs in settings.items()}
     return [Judged(setting, labels[setting], runs) for setting, runs in settings.items()]
 
 
@@ -124,7 +118,6 @@ def described_run(record: RunRecord) -> dict[str, Any]:
     whole = {
         "controls": None,
         "family": None,
-        "by_content": False,
         "reads_text": False,
         "asked": math.nan,
         **dict.fromkeys("grw", math.nan),
@@ -171,7 +164,7 @@ def _described(pattern: Pattern) -> dict[str, Any]:
     (part,) = bare
     if part.controls is not None:
         return found | {"kind": "control", "controls": _described(part.controls)["pattern"]}
-    return found | {"kind": part.family.kind, "family": part.name, "by_content": part.family.by_content}
+    return found | {"kind": part.family.kind, "family": part.name}
 
 
 def apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
@@ -182,16 +175,13 @@ def apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:
-    """Learned degrees as the rules mean them: the defaults, that is per head and with weights.
-
-    Those of the method `mass` were not learned but read off the attention, by its defaults.
-    """
+    """Learned degrees as the rules mean them: the defaults, that is per head and with weights."""
     how, learning = record.config.degrees or DegreeConfig(), record.learning
-    if how.target_density is None or learning is None:
+    if learning is None or how.target_density is None:
         return {"kind": "other"}
-    if how.model_copy(update={"target_density": None, "method": "survival"}) != DegreeConfig():
+    if how != DegreeConfig(target_density=how.target_density):
         return {"kind": "other"}
-    return {"kind": how.method_class.kind, "asked": how.target_density, "density": learning.hard_density}
+    return {"kind": "learned", "asked": how.target_density, "density": learning.hard_density}
 
 
 def labels_of(settings: Iterable[Setting]) -> dict[Setting, str]:

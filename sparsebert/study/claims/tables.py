@@ -156,12 +156,6 @@ def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> st
     return "; ".join(said) or "has no runs"
 
 
-def reasons(found: Sequence[Verdict]) -> pd.DataFrame:
-    """A row per verdict with its reason, by claim and task or setting."""
-    rows = [{"claim": v.claim, "task": v.label, "verdict": v.verdict, "because": v.reason} for v in found]
-    return pd.DataFrame(rows, columns=["claim", "task", "verdict", "because"]).set_index(["claim", "task"])
-
-
 def estimates(found: Sequence[Verdict]) -> pd.DataFrame:
     """A row per number behind a verdict: claim, task, label, verdict and the fields of `Estimate`."""
     columns = ["claim", "task", "label", "verdict", *Estimate.__dataclass_fields__]
