@@ -95,6 +95,12 @@ def test_a_table_has_a_caption_named_columns_and_lines_within_cells():
     assert '<td class="green">holds<br>a &lt;b&gt; &amp; c</td>' in shown and "<td>–</td>" in shown
 
 
+def test_a_backslash_in_a_table_is_no_line_break():
+    frame = pd.DataFrame({"plan": [r'learned("runs\new.json")'], "two\nlines": [1.5]})
+    shown = figures.table(frame, "Plans")._repr_html_()
+    assert r'<td>learned("runs\new.json")</td>' in shown and "<th>two<br>lines</th>" in shown
+
+
 def test_a_table_that_no_page_can_show_is_refused():
     wide = pd.DataFrame([range(7)], columns=list("abcdefg"))
     for frame, caption in [
@@ -286,8 +292,8 @@ def test_no_run_has_no_mean():
 # ---- results ----
 
 
-def by_sparsity(frame, dense=(), **options):
-    return figures.means(frame, "sparsity", dense=dense, marker="placement", **options)
+def by_sparsity(frame, dense=()):
+    return figures.means(frame, "sparsity", dense=dense, apart="placement")
 
 
 def by_first_layer(frame, dense=()):
@@ -299,7 +305,7 @@ def by_density(frame, dense=()):
 
 
 def worth(frame):
-    return figures.means(frame, "degree", "value", colour="part", apart="step", col="where", zero=True)
+    return figures.means(frame, "degree", "value", colour="part", apart="step", zero=True)
 
 
 def intervals_of(axes):
@@ -328,21 +334,10 @@ def test_means_against_sparsity_have_intervals_and_the_dense_line():
     assert (band.get_y(), band.get_height()) == pytest.approx((81 - half, 2 * half))
 
 
-def test_each_panel_has_the_line_of_its_own_dense_runs():
-    frame = pd.concat([runs(task="reviews"), runs(task="topics")])
-    dense = {"topics": [0.9], "reviews": [0.8]}
-    figure = by_sparsity(frame, dense, col="task")
-    for axes in figure.axes:
-        [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
-        assert line.get_ydata() == pytest.approx([100 * dense[axes.get_title()][0]] * 2)
-    with pytest.raises(InputError, match="no runs for topics, only for reviews"):
-        by_sparsity(frame, {"reviews": [0.8]}, col="task")
-
-
 def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_patterns_colour():
     figure = by_sparsity(runs(), dense=[0.8])
     control = "its degree-matched random control"
-    assert legend_of(figure) == ["neighbour(2)", "syntax", control, "late", "all", "dense"]
+    assert legend_of(figure) == ["neighbour(2)", "syntax", control, "dense"]
     marks = [bars[0] for bars in figure.axes[0].containers]
     colours = [to_hex(mark.get_color()) for mark in marks]
     hollow = [to_hex(mark.get_markerfacecolor()) == figures.look.BACKGROUND for mark in marks]
@@ -353,7 +348,7 @@ def test_labels_leave_out_global_tokens_that_all_share_and_controls_take_their_p
 def test_labels_keep_global_tokens_that_differ():
     frame = runs(["neighbour(2) | global(cls)", "neighbour(2)", "dense"], ["all"])
     figure = by_sparsity(frame)
-    assert legend_of(figure) == ["neighbour(2) | global(cls)", "neighbour(2)", "dense", "all"]
+    assert legend_of(figure) == ["neighbour(2) | global(cls)", "neighbour(2)", "dense"]
 
 
 def test_levels_that_are_no_patterns_are_taken_as_they_are():
@@ -361,7 +356,7 @@ def test_levels_that_are_no_patterns_are_taken_as_they_are():
     names = ["learned", "BigBird (2, 3)", "2"]
     frame["pattern"] = frame["pattern"].replace(PATTERNS, names)
     figure = by_sparsity(frame)
-    assert legend_of(figure) == [*names, "all"]
+    assert legend_of(figure) == names
 
 
 def test_a_kind_of_pattern_has_its_colour_in_every_figure():
@@ -423,15 +418,15 @@ def mixtures(seeds=3, **columns):
         for seed in range(seeds):
             row = {"g": g, "r": r, "w": w, "mixture": f"{(g, r, w)}", "parts": parts, "seed": seed}
             row |= {"density": 0.1 * (g + r + w), "accuracy": 0.5 + 0.03 * (g + w) + 0.01 * r + 0.002 * seed}
-            rows.append(row | columns)
+            rows.append(row | {"loss": row["accuracy"]} | columns)
     return pd.DataFrame(rows)
 
 
 def steps(seeds=3, **columns):
     """Two steps, of a neighbour and of a random edge, worth 2 and 1 points a degree and a little by seed."""
     rows = [
-        {"part": part, "step": part, "degree": degree, "value": value + 0.001 * seed, "where": where}
-        for part, degree, value, where in (("neighbour", 2.0, 0.02, "near"), ("random", 4.0, 0.01, "far"))
+        {"part": part, "step": part, "degree": degree, "value": value + 0.001 * seed}
+        for part, degree, value in (("neighbour", 2.0, 0.02), ("random", 4.0, 0.01))
         for seed in range(seeds)
     ]
     return pd.DataFrame(rows).assign(**columns)
@@ -494,18 +489,12 @@ def test_means_against_density_keep_mixtures_of_the_same_parts_apart():
     assert set(legend_of(figure)) == {*frame["parts"], "dense"}
 
 
-def test_marginal_values_are_points_per_degree_with_intervals_in_panels_of_their_own_scale():
+def test_marginal_values_are_points_per_degree_with_intervals():
     figure = worth(steps())
-    near, far = figure.axes
-    assert [axes.get_title() for axes in (near, far)] == ["near", "far"]
-    [[at, value]] = means_of(near)
-    assert abs(at - 2) < 0.1 and value == pytest.approx(2.1)
-    [[at, value]] = means_of(far)
-    assert abs(at - 4) < 0.1 and value == pytest.approx(1.1)
-    [segment] = intervals_of(near)
+    [axes] = figure.axes
+    assert means_of(axes) == [pytest.approx((2, 2.1)), pytest.approx((4, 1.1))]
     half = 4.302652729911275 / math.sqrt(3) * 0.1
-    assert segment[:, 1] == pytest.approx([2.1 - half, 2.1 + half])
-    assert near.get_ylim() != far.get_ylim()
+    assert intervals_of(axes)[0][:, 1] == pytest.approx([2.1 - half, 2.1 + half])
     assert legend_of(figure) == ["neighbour", "random"]
 
 
@@ -544,7 +533,15 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(column):
     for draw in RESULTS:
         with pytest.raises(InputError, match=f"mixes {column}: 1, 2"):
             draw(mixed)
-    assert len(by_sparsity(mixed, col=column).axes) == 2
+
+
+def test_runs_that_differ_may_stand_beside_one_another():
+    """Only what is averaged has to agree."""
+    frame = pd.concat([runs(placements=[p], task=p) for p in ("late", "all")])
+    assert len(figures.by_placement(frame).axes) == 2
+    frame = pd.concat([runs(placements=["0-"]), runs(placements=["1-"]).assign(first_layer=1)])
+    [axes] = figures.means(frame, "first_layer", line=True).axes
+    assert len(means_of(axes)) == 6
 
 
 # ---- ways to spend less ----------------------------------------------------------------------------

@@ -15,24 +15,22 @@ def legend_of(figure):
 
 
 def runs(**columns):
-    """Two seeds of three methods: two at one density, one of them also without weights."""
+    """Two seeds of two methods: three points at nearly one density, and one elsewhere."""
     rows = []
-    for method, weights, point, density in [
-        ("single width", False, "neighbour(1)", 0.151),
-        ("learned, per head", True, "", 0.150),
-        ("learned, per head", False, "", 0.150),
-        ("single width", False, "neighbour(2)", 0.210),
+    for method, point, density in [
+        ("single width", "neighbour(1)", 0.151),
+        ("learned, per head", "with weights", 0.150),
+        ("learned, per head", "without weights", 0.150),
+        ("single width", "neighbour(2)", 0.210),
     ]:
         for seed in range(2):
-            row = {"method": method, "weights": weights, "point": point, "density": density}
+            row = {"method": method, "point": point, "density": density}
             rows.append(row | {"accuracy": 0.7 + 0.1 * seed, "seed": seed, "task": "reviews"} | columns)
     return pd.DataFrame(rows)
 
 
-def by_density(frame, dense=(), **options):
-    return figures.means(
-        frame, "density", dense=dense, colour="method", filled="weights", apart="point", **options
-    )
+def by_density(frame, dense=()):
+    return figures.means(frame, "density", dense=dense, colour="method", apart="point")
 
 
 def markers_of(axes):
@@ -96,21 +94,13 @@ def test_survivals_start_at_one_and_have_a_line_per_head_and_one_for_their_mean(
 # ---- methods compared ----
 
 
-def test_methods_are_drawn_at_their_mean_and_are_hollow_without_weights():
+def test_methods_are_drawn_at_their_mean():
     figure = by_density(runs(), [0.8, 0.9])
     [axes] = figure.axes
     means = markers_of(axes)
     assert len(means) == 4
     assert [line.get_ydata()[0] for line in means] == pytest.approx([75] * 4)
-    filled = [to_hex(line.get_markerfacecolor()) != figures.look.BACKGROUND for line in means]
-    assert sorted(filled) == [False, False, False, True]
-    assert legend_of(figure) == [
-        "single width",
-        "learned, per head",
-        "weights on edges",
-        "no weights",
-        "dense",
-    ]
+    assert legend_of(figure) == ["single width", "learned, per head", "dense"]
 
 
 def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
@@ -121,36 +111,23 @@ def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
     assert min(np.diff(places)) > 0.05
 
 
-def test_each_panel_has_its_own_dense_runs():
-    frame = pd.concat([runs(), runs(task="headlines", accuracy=0.9)])
-    figure = by_density(frame, {"reviews": [0.8], "headlines": [0.95]}, col="task")
-    assert [axes.get_title() for axes in figure.axes] == ["reviews", "headlines"]
-    dense = {
-        axes.get_title(): line.get_ydata()[0]
-        for axes in figure.axes
-        for line in axes.lines
-        if line.get_linestyle() == "--"
-    }
-    assert dense == {"reviews": 80, "headlines": 95}
-
-
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
         (lambda: figures.learned.two_rows({}), "no graphs"),
         (lambda: figures.verdicts.dots(pd.DataFrame({"label": [], "what": []})), "lacks the column mean"),
         (lambda: figures.learned.by_head([]), "no heads"),
+        (lambda: figures.learned.by_head([[0.5, -1.0]]), "has the number -1; give numbers of at least 0"),
         (lambda: figures.learned.survivals([]), "no survival functions"),
         (
             lambda: figures.lines(pd.DataFrame({"code": ["a"]}), "round", "unknown", "code"),
             "lacks the column round",
         ),
-        (lambda: by_density(runs().drop(columns="weights")), "lacks the column"),
+        (lambda: by_density(runs().drop(columns="point")), "lacks the column"),
         (
             lambda: by_density(pd.concat([runs(), runs(task="headlines")], ignore_index=True)),
             "mixes task",
         ),
-        (lambda: by_density(runs(), {}, col="task"), "dense has no runs for reviews"),
     ],
 )
 def test_what_does_not_fit_is_refused(draw, message):

@@ -18,7 +18,7 @@ from sparsebert.paths import alone_in
 from sparsebert.patterns.batches import Rows
 from sparsebert.registry import METHODS, register
 from sparsebert.study import claims, results
-from sparsebert.study.results import recorded
+from sparsebert.study.results import provenance, recorded
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig, RunStore
 
@@ -345,6 +345,11 @@ def test_the_list_has_a_line_for_each_kind_of_run(project):
         ("learned to 0.3 (sharing=layer)", 1),
         ("random(2)", 3),
     ]
+
+
+def test_where_numbers_come_from_is_not_said_of_no_runs():
+    with pytest.raises(InputError, match="there are no runs"):
+        provenance([])
 
 
 def test_the_projects_own_results_are_sound():

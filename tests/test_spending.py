@@ -113,6 +113,8 @@ def test_a_setting_is_compared_with_a_way_at_the_same_cost():
     found = lost_beyond("ltp", "5 layers", records, settings)
     assert found.value == pytest.approx(100 * (0.105 - (0.11 + 0.13) / 2))
     assert lost_beyond("ltp", "4 layers", records, settings) is None  # it is cheaper than both
+    others = [run(0.105, 800.0, seed, layers=5) for seed in (3, 4)]  # no seed of ltp's
+    assert lost_beyond("ltp", "5 layers", dearer + cheaper + others, settings) is None
     at_an_end = runs(0.15, 700.0, layers=3)
     settings = spent(records + at_an_end)
     assert lost_beyond("ltp", "3 layers", records + at_an_end, settings).value == pytest.approx(2.0)

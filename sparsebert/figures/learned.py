@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from sparsebert.errors import InputError
 from sparsebert.figures import look
 
 
@@ -55,9 +56,11 @@ def by_head(
     """A number for each head (column) of each layer (row), such as its mean degree, as a coloured cell.
 
     `table[layer][head]` is at least 0 and written in its cell in this `form`; `framed` lists layer and head
-    of those that get a frame. Raises `InputError` if there is no layer.
+    of those that get a frame. Raises `InputError` if there is no layer or a number is negative.
     """
     numbers = np.array(look.check_some(table, "heads"))
+    if (numbers < 0).any():
+        raise InputError(f"a head has the number {numbers.min():g}; give numbers of at least 0")
     figure, [axes] = look.panels_for([""], 0.36 * len(numbers), margin=0.9)
     # The square root keeps the many small numbers apart beside a few large ones.
     look.heat_map(axes, np.sqrt(numbers), np.vectorize(form.format)(numbers))

@@ -192,7 +192,7 @@ def any_control(looks: Mapping[str, dict]) -> bool:
     return any(look["fillstyle"] == "none" for look in looks.values())
 
 
-def legend_above(figure: Figure, handles: Sequence[Artist], dense: Sequence | Mapping = ()) -> None:
+def legend_above(figure: Figure, handles: Sequence[Artist], dense: Sequence = ()) -> None:
     """A legend outside the axes, where it covers no data, in as few lines as fit the page.
 
     It has an entry for the line of the `dense` runs if there are any.
@@ -228,12 +228,13 @@ def check_columns(frame: pd.DataFrame, *columns: str | None) -> None:
         raise InputError("the frame has no rows, so there is nothing to draw")
 
 
-def check_alike(frame: pd.DataFrame, *drawn: str | None) -> None:
-    """Runs that differ in what the figure doesn't show must not be averaged as if they were seeds of one."""
-    for column in ("task", "encoder", "train_size", "placement", "cls"):
-        if column in frame and column not in drawn and frame[column].nunique(dropna=False) > 1:
-            values = ", ".join(map(str, frame[column].unique()))
-            raise InputError(f"the frame mixes {column}: {values}; keep one of them or draw them apart")
+def check_alike(frame: pd.DataFrame, *by: str) -> None:
+    """Runs that agree in `by` are averaged, so they must be seeds of one and differ in nothing else."""
+    for column in frame.columns.intersection(["task", "encoder", "train_size", "placement", "cls"]):
+        for values in frame.groupby([*by], dropna=False)[column].unique():
+            if len(values) > 1:
+                said = ", ".join(map(str, values))
+                raise InputError(f"the frame mixes {column}: {said}; keep one of them or draw them apart")
 
 
 # ---- lines, and runs of several seeds -----------------------------------------------------------
@@ -271,13 +272,8 @@ def draw_runs(axes: Axes, place: float, values: pd.Series, look: dict, sideways:
     draw_mean(axes, *turn(place, mean_interval(values)), look)
 
 
-def draw_dense(axes: Axes, dense: Sequence[float] | Mapping, level: object = None) -> None:
-    """The mean of the dense runs (of this level, if they are a mapping) as a line, its interval as a band."""
-    if isinstance(dense, Mapping):
-        if level not in dense:
-            known = ", ".join(map(str, dense)) or "nothing"
-            raise InputError(f"dense has no runs for {level}, only for {known}")
-        dense = dense[level]
+def draw_dense(axes: Axes, dense: Sequence[float]) -> None:
+    """The mean of the dense runs as a line, its interval as a band."""
     if len(dense):
         mean, low, high = mean_interval(100 * value for value in dense)
         axes.axhline(mean, **DENSE_LINE, zorder=1)

@@ -22,6 +22,7 @@ from sparsebert.training.runs import RunRecord
 
 MOST_COLUMNS = 6  # of a table: what a laptop shows without scrolling
 AGREES = "sparsebert-agrees"  # an output's metadata: whether the runs bear out the sentence of a finding
+_BREAK = "\N{LINE SEPARATOR}"  # stands for a line break, which pandas would write as a backslash and an n
 
 
 def show(
@@ -105,6 +106,10 @@ class Finding:
 finding = Finding  # as chapters call it
 
 
+def _with_breaks(cell: Any) -> Any:
+    return cell.replace("\n", _BREAK) if isinstance(cell, str) else cell
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with a caption, as a page shows it; the last line of a cell, or given to `glue`."""
@@ -114,9 +119,10 @@ class Table:
     styles: Mapping[str, str]
 
     def _repr_html_(self) -> str:
+        frame = self.frame.map(_with_breaks).rename(columns=_with_breaks)
         with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
-            body = self.frame.to_html(index=False, border=0, na_rep="–", justify="left")
-        body = re.sub(r"<t[dh]>[^<]*</t[dh]>", lambda cell: cell[0].replace("\\n", "<br>"), body)
+            body = frame.to_html(index=False, border=0, na_rep="–", justify="left")
+        body = body.replace(_BREAK, "<br>")
         for text, name in self.styles.items():
             body = re.sub(rf"<td>(?={re.escape(html.escape(text))}\b)", f'<td class="{name}">', body)
         caption = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(self.caption, quote=False))

@@ -20,13 +20,10 @@ def means(
     frame: pd.DataFrame,
     x: str,
     y: str = "accuracy",
-    dense: Sequence[float] | Mapping[object, Sequence[float]] = (),
+    dense: Sequence[float] = (),
     *,
     colour: str = "pattern",
-    marker: str | None = None,
-    filled: str | None = None,
     apart: str | None = None,
-    col: str | None = None,
     line: bool = False,
     zero: bool = False,
     xlabel: str = "",
@@ -36,53 +33,42 @@ def means(
 
     Points of nearly equal `x` stand side by side. `frame` has a row per run with the columns `x` (`sparsity`
     and `density` in [0, 1] are drawn in percent), `y` (in [0, 1], or in [-1, 1] for a change), `colour` (a
-    pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour), `marker`,
-    `filled` (False: hollow, without weights on edges), `apart` and `col` (panels with scales of their own).
-    Runs that agree in the last five are seeds of one another; with `line`, in `x` too, and means of one
-    colour are joined. `dense` gives the scores of the dense runs, or a mapping from each level of `col` to
-    them; they are drawn as a line with their interval as a band. With `zero` there is a line at 0. Raises
-    `InputError` if a column is missing, if runs would be averaged that differ in task, encoder, training
-    size, placement or [CLS], or if the mapping lacks a level.
+    pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour) and
+    `apart`. Runs that agree in the last two are seeds of one another; with `line`, in `x` too, and means of
+    one colour are joined. `dense` gives the scores of the dense runs, drawn as a line with their interval as
+    a band. With `zero` there is a line at 0. Raises `InputError` if a column is missing, or if runs would be
+    averaged that differ in task, encoder, training size, placement or [CLS].
     """
-    look.check_columns(frame, x, y, colour, marker, filled, apart, col)
+    look.check_columns(frame, x, y, colour, apart)
+    by = [column for column in (colour, apart, x if line else None) if column]
+    look.check_alike(frame, *by)
     labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
-    figure, panels = look.panels_of(frame, col, 4.4, **labels)
+    figure, [axes] = look.panels_for([""], 4.4, **labels)
     looks = look.looks_of(frame[colour])
-    markers = dict(zip(frame[marker].unique(), look.MARKERS, strict=False)) if marker else {}
-    by = [column for column in (colour, marker, filled, apart, x if line else None) if column]
-    for axes, level, own in panels:
-        look.check_alike(own, colour, marker, filled, apart, col)
-        look.draw_dense(axes, dense, level)
-        groups = [runs for _, runs in own.groupby(by, sort=False)]
-        places = look.beside(pd.Series([(100 if x in _SHARES else 1) * runs[x].mean() for runs in groups]))
-        for place, runs in zip(places.sort_index(), groups, strict=True):
-            first = runs.iloc[0]
-            own_look = looks[str(first[colour])] | ({"marker": markers[first[marker]]} if marker else {})
-            own_look |= {"fillstyle": "full" if first[filled] else "none"} if filled else {}
-            look.draw_runs(axes, place, 100 * runs[y], own_look)
-        for level, own_look in looks.items() if line else ():
-            here = [number for number, runs in enumerate(groups) if str(runs[colour].iloc[0]) == level]
-            heights = [100 * groups[number][y].mean() for number in here]
-            axes.plot(places[here], heights, **own_look | {"marker": "none"})
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
-    marks = look.marks_of(looks, **({"marker": "o"} if marker else {}))
-    marks += [look.mark(str(level), marker=shape) for level, shape in markers.items()]
-    if filled and frame[filled].nunique() > 1:
-        marks += [look.mark("weights on edges"), look.mark("no weights", fillstyle="none")]
-    look.legend_above(figure, marks, () if "dense" in looks else dense)
+    look.draw_dense(axes, dense)
+    groups = [runs for _, runs in frame.groupby(by, sort=False)]
+    places = look.beside(pd.Series([(100 if x in _SHARES else 1) * runs[x].mean() for runs in groups]))
+    for place, runs in zip(places.sort_index(), groups, strict=True):
+        look.draw_runs(axes, place, 100 * runs[y], looks[str(runs[colour].iloc[0])])
+    for level, own_look in looks.items() if line else ():
+        here = [number for number, runs in enumerate(groups) if str(runs[colour].iloc[0]) == level]
+        heights = [100 * groups[number][y].mean() for number in here]
+        axes.plot(places[here], heights, **own_look | {"marker": "none"})
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
+    look.legend_above(figure, look.marks_of(looks), () if "dense" in looks else dense)
     return figure
 
 
 @look.style()
-def by_placement(frame: pd.DataFrame, *, loss: str = "loss") -> Figure:
+def by_placement(frame: pd.DataFrame) -> Figure:
     """What each pattern loses at each placement, in points, with 95 % intervals, beside its random control.
 
     `frame` has a row per run with the columns `pattern`, `placement` (panels) and `loss`: the metric of the
     dense run of the same seed minus this run's. A control, `random(like=P, ...)` with or without global
     tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
     """
-    look.check_columns(frame, "pattern", loss, "placement")
+    look.check_columns(frame, "pattern", "loss", "placement")
     look.check_alike(frame, "pattern", "placement")
     looks = look.looks_of(frame["pattern"])
     controlled = look.any_control(looks)
@@ -92,7 +78,7 @@ def by_placement(frame: pd.DataFrame, *, loss: str = "loss") -> Figure:
         for text, runs in part.groupby("pattern", sort=False):
             style = looks[text]
             aside = (0.18 if style["fillstyle"] == "none" else -0.18) * controlled
-            look.draw_runs(axes, rows.index(style["label"]) + aside, 100 * runs[loss], style, sideways=True)
+            look.draw_runs(axes, rows.index(style["label"]) + aside, 100 * runs["loss"], style, sideways=True)
         look.name_rows(axes, rows)
     figure.supxlabel("points lost against dense", fontsize=10)
     both = [look.mark("the pattern"), look.mark(look.CONTROL, fillstyle="none")]
@@ -121,24 +107,24 @@ def by_task(frame: pd.DataFrame, guessed: Mapping[str, float] | pd.Series) -> Fi
 
 
 @look.style()
-def heat_maps(frame: pd.DataFrame, *, metric: str = "accuracy") -> Figure:
-    """The mean of a metric over seeds, in percent, for each width and number of random keys; a panel per g.
+def heat_maps(frame: pd.DataFrame) -> Figure:
+    """Points lost, the mean over seeds, for each width and number of random keys; a panel per g.
 
     `frame` has a row per run with the columns `g`, `r` and `w` (numbers of global tokens, random keys and
-    neighbours on each side) and `metric` (in [0, 1]). Under each mean stands half the width of its 95 %
+    neighbours on each side) and `loss` (in [-1, 1]). Under each mean stands half the width of its 95 %
     interval, if it has one. All panels share one colour scale; what was not run is blank. Raises `InputError`
     as `means` does.
     """
-    look.check_columns(frame, "w", "r", "g", metric)
+    look.check_columns(frame, "w", "r", "g", "loss")
     look.check_alike(frame, "w", "r", "g")
     widths, keys = sorted(frame["w"].unique()), sorted(frame["r"].unique())
-    table = 100 * frame.groupby(["g", "r", "w"])[metric].mean()
+    table = 100 * frame.groupby(["g", "r", "w"])["loss"].mean()
     frame = frame.sort_values("g", kind="stable")
     figure, panels = look.panels_of(frame, "g", 0.5 * len(keys) + 0.8, columns=2, xlabel="w")
     for axes, tokens, own in panels:
         cells = table[tokens].unstack().reindex(keys, columns=widths)
         texts = cells.astype(object)
-        for point, runs in own.groupby(["r", "w"])[metric]:
+        for point, runs in own.groupby(["r", "w"])["loss"]:
             mean, low, _ = mean_interval(100 * runs)
             texts.loc[point] = f"{mean:.1f}" + ("" if math.isnan(low) else f"\n±{mean - low:.1f}")
         look.heat_map(axes, cells, texts, vmin=table.min(), vmax=table.max())

@@ -114,20 +114,16 @@ def run_named(name: str, store: RunStore) -> RunRecord:
 def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """One row per run: the config, the metrics, and the densities and sparsities as columns.
 
-    What a run learned its degrees with stands in columns such as `degrees_method`; `soft_density` and the
-    scores before hardening, such as `soft_accuracy`, stand beside them. `layer_sparsity` is the sparsity of
-    the sparsest layer, and `sparsity` the mean over all layers.
+    `sparsity` is the mean over all layers.
     """
     import pandas as pd
 
     return pd.DataFrame(
         {
             **record.config.model_dump(exclude={"degrees", "labels"}),
-            **_learned_columns(record),
             **record.metrics,
             "density": record.density,
             "sparsity": 1 - record.density,
-            "layer_sparsity": 1 - min(record.density_per_layer),
             "padded_sparsity": 1 - record.padded_density,
             "train_rows": record.train_rows,
             "eval_rows": record.eval_rows,
@@ -139,19 +135,15 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     )
 
 
-def _learned_columns(record: RunRecord) -> dict[str, Any]:
-    how, learning = record.config.degrees, record.learning
-    columns = {f"degrees_{name}": value for name, value in (how.model_dump() if how else {}).items()}
-    if learning and learning.soft_metrics:
-        columns["soft_density"] = learning.soft_density
-        columns |= {f"soft_{name}": value for name, value in learning.soft_metrics.items()}
-    return columns
-
-
 def provenance(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once."""
+    """Where the numbers of a chapter come from: a table of what the runs used, each distinct value once.
+
+    Raises `InputError` without a run.
+    """
     import pandas as pd
 
+    if not records:
+        raise InputError("there are no runs, so nothing says where numbers come from; give at least one")
     hours = sorted(record.finished for record in records)
     total = sum(sum(record.seconds.values()) for record in records)
     trained = sum(record.seconds["train"] for record in records)

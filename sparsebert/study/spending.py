@@ -88,8 +88,9 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
 
 
 def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: pd.DataFrame) -> Mean | None:
-    """Points on the test rows that a setting loses beyond a way of the same cost; None without such a cost.
+    """Points on the test rows that a setting loses beyond a way of the same cost.
 
+    None without such a cost, and without a seed that was run with all settings that are compared.
     `records` are runs of one task, and `settings` their frame of `spent`. The way's score at that cost lies
     on the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
     """
@@ -103,6 +104,8 @@ def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: 
         rows[way_of(record.config)[1]][record.config.seed] = points(record, JUDGED)
     ends = cheaper["setting"].iloc[-1], dearer["setting"].iloc[0]
     seeds = sorted(set.intersection(*(set(rows[name]) for name in (setting, *ends))))
+    if not seeds:
+        return None
     own, below, above = (np.stack([rows[name][seed] for seed in seeds]) for name in (setting, *ends))
     share = np.interp(cost, [cheaper["cost"].iloc[-1], dearer["cost"].iloc[0]], [0.0, 1.0])
     return mean_loss((1 - share) * below + share * above - own)

@@ -65,8 +65,9 @@ class Estimate:
     """One thing that a rule asks about, in points: its mean over `seeds` seeds and its 90 % interval.
 
     `bound` is what the rule compares with. `state` is "met", "refuted", "floor" or "open". `chance` is the
-    one-sided p-value of the side of the bound that the mean lies on. `rows` is the number of evaluation rows whose luck the interval holds; 0 if it is that of seeds
-    alone. `low`, `high` and `chance` are NaN for one seed, and for densities, which have no interval.
+    one-sided p-value of the side of the bound that the mean lies on. `rows` is the number of evaluation rows
+    whose luck the interval holds; 0 if it is that of seeds alone. `low`, `high` and `chance` are NaN for one
+    seed, and for densities, which have no interval.
 
     The last three are what `sparsebert.study.power` needs: the standard deviation over seeds in points, how
     many further seeds it is as good as known from, and the share of the rows that the two sides disagree on
