@@ -27,7 +27,6 @@ from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
 from sparsebert.registry import METHODS
 from sparsebert.study import claims
 from sparsebert.study.captions import between
-from sparsebert.study.claims.rules import WRITTEN
 from sparsebert.study.claims.runs import each_once, judged, records_by_setting, score_of
 from sparsebert.study.intervals import over_seeds, over_seeds_and_rows
 from sparsebert.study.results import as_line, evidence, recorded
@@ -199,20 +198,6 @@ def test_pairing_takes_out_what_seeds_share():
     records = [run("dense", s, DENSE + luck[s]) for s in SEEDS]
     records += [run(f"syntax{CLS} @ late", s, DENSE + luck[s] - 0.5 + NOISE[s]) for s in SEEDS]
     assert verdict("C1", records).verdict == "holds"
-
-
-def test_what_pairing_does_is_told_from_the_runs():
-    luck = [5.0, -5.0, 3.0, -3.0, 0.0]
-    shared = [run("dense", s, DENSE + luck[s]) for s in SEEDS]
-    shared += [run(f"syntax{CLS}", s, DENSE + luck[s] - 0.5) for s in SEEDS]
-    (row,) = claims.pairing(shared + several(f"lexical(2){CLS}", 9.0, seeds=[0, 1])).to_dict("records")
-    assert row["plans"] == 1 and row["paired"] == pytest.approx(0, abs=1e-6)
-    assert row["unpaired"] == pytest.approx((2 * 68 / 4) ** 0.5)
-    against = [
-        run(f"syntax{CLS}", s, DENSE - luck[s]) for s in SEEDS
-    ]  # luck of the one is the other's bad luck
-    (row,) = claims.pairing(shared[:5] + against).to_dict("records")
-    assert row["paired"] == pytest.approx(2**0.5 * row["unpaired"])
 
 
 def test_a_seed_counts_only_if_it_has_all_patterns():
@@ -656,15 +641,13 @@ def test_c6_compares_with_mixtures_and_with_a_single_width_of_equal_density():
     assert verdict("C6", learned(0.10, 6.5) + widths + mixed).verdict == "does not hold"
 
 
-def test_patterns_that_read_the_text_stand_in_a_table_of_their_own():
+def test_runs_say_whether_a_part_beside_a_global_cls_reads_the_text():
     rivals = several(f"lexical(2){CLS}", 3.0, density=0.09) + several(
         f"neighbour(1) | copies{CLS}", 1.0, density=0.1
     )
-    others = several("lexical(2)", 0.0, density=0.09) + several(f"lexical(9){CLS}", 0.0, density=0.2)
-    late = several(f"lexical(2){CLS} @ late", 0.0, density=0.09)
-    table = claims.content_rivals(learned(0.10, 2.0) + grid() + rivals + others + late)
-    assert table["pattern"].tolist() == ["neighbour(1) | copies", "lexical(2)"]
-    assert table["mean"].tolist() == pytest.approx([-1.0, 1.0]) and set(table["seeds"]) == {5}
+    others = several("lexical(9)", 0.0) + several(f"random(like=lexical(2), besides=global(cls)){CLS}", 0.0)
+    (runs,) = claims.runs_by_setting(learned(0.10, 2.0) + grid() + rivals + others).values()
+    assert set(runs.loc[runs["reads_text"], "pattern"]) == {"neighbour(1) | copies", "lexical(2)"}
 
 
 def test_c6_does_not_take_a_mixture_that_lacks_a_seed():
@@ -911,7 +894,7 @@ def test_hundreds_of_runs_are_judged_in_seconds_and_their_tables_agree():
     found = claims.verdicts(EVERYTHING)
     numbers = claims.estimates(found)
     assert len(numbers) == sum(len(v.numbers) for v in found) > 8
-    assert set(claims.rules().index) == {v.claim for v in found}
+    assert set(claims.table_of_rules().index) == {v.claim for v in found}
     lost = claims.losses(EVERYTHING).set_index(["placement", "pattern"])
     row = lost.loc["late", "neighbour(1)"]
     assert (row["mean"], row["sparsity"], row["seeds"]) == (pytest.approx(0.5), pytest.approx(0.8), 5)
@@ -978,7 +961,7 @@ def test_fixed_patterns_and_learned_degrees_stand_by_their_density():
 
 
 def test_the_rules_say_the_numbers_that_are_applied():
-    rules = claims.rules()
+    rules = claims.table_of_rules()
     assert "78 to 85 %" in rules.loc["C1", "holds if"] and "below 1 point" in rules.loc["C1", "holds if"]
     assert "above 1 point" in rules.loc["C2", "holds if"] and "2 times" in rules.loc["C2", "holds if"]
     assert "0.5 points" in rules.loc["C5", "holds if"] and "10 %" in rules.loc["C6", "holds if"]
@@ -1053,18 +1036,6 @@ def test_deciding_runs_speak_for_a_task_once_they_have_three_seeds():
     assert claims.told(both, "C1") == f"{said}C1 holds on IMDB; does not hold on SST-2."
     assert claims.told(both, "C2") == "C2 has no runs."
     assert claims.stated(claims.estimates(enough)).startswith("3.0 on SST-2 (")
-
-
-def test_what_had_been_seen_is_counted_for_each_rule():
-    first, *_, last = (text.replace("Z", "+00:00") for text in WRITTEN.values())
-    before = [r.model_copy(update={"finished": first[:11] + "00:00:00+00:00"}) for r in dense(range(3))]
-    at_last = [r.model_copy(update={"finished": last}) for r in dense(range(3, 5))]
-    other = dense(range(1), task="topics", train_size=9)
-    other = [r.model_copy(update={"finished": "2026-11-27T01:00:00+02:00"}) for r in other]
-    table = claims.seen_before([*before, *at_last, *other])
-    assert table["runs known"].tolist() == [3, 3, 3, 3, 4]
-    assert table["runs made later"].tolist() == [3, 3, 3, 3, 2]
-    assert claims.seen_before([])["runs known"].tolist() == [0] * 5
 
 
 def test_the_forest_has_a_row_per_estimate_with_its_interval():

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_runs import record_of
 
 from sparsebert.chapters import chapters
 from sparsebert.chapters.notebooks import read_notebook
@@ -64,6 +65,12 @@ def method(chapter: str) -> list[str]:
     assert tagged, f"chapter {chapter} has no cell tagged method"
     assert not any(HIDDEN & set(cell.metadata.tags) for cell in tagged)
     return [cell.source for cell in tagged]
+
+
+def cell_of(chapter: str, cell_id: str) -> str:
+    """The source of one cell."""
+    (source,) = (cell.source for cell in read_notebook(NOTEBOOKS[chapter]).cells if cell.id == cell_id)
+    return source
 
 
 def executed(chapter: str, cells: list[str]) -> dict[str, Any]:
@@ -138,6 +145,19 @@ def test_the_rule_of_chapter_7_knows_the_luck_of_rows():
     expected = over_seeds_and_rows(loss.to_numpy(), scatter._replace(variance=scatter.variance * 1.5))
     found = shown["interval"](loss, 2)
     assert found == pytest.approx((expected.value, *expected.interval()))
+
+
+def test_chapter_7_counts_what_was_known_when_each_rule_was_written():
+    def finished(*dates):
+        return [record_of(RunConfig(seed=seed), finished=date) for seed, date in enumerate(dates)]
+
+    shown = {"pd": pd, "exploratory": finished("2026-11-26T00:00:00+00:00", "2026-11-27T01:00:00+02:00")}
+    shown["deciding"] = finished("2026-11-29T22:56:53+00:00")  # as the rules of today were committed
+    shown["records"] = [*shown["deciding"], *shown["exploratory"]]
+    exec(cell_of("07", "a1c07021"), shown)
+    assert shown["seen"]["runs known"].tolist() == [1, 1, 1, 1, 2]
+    assert shown["seen"]["runs made later"].tolist() == [2, 2, 2, 2, 1]
+    assert (shown["old"], shown["new"]) == (2, 0)
 
 
 def test_the_loop_of_chapter_8_gives_the_shares_of_attention_to_copies():

@@ -431,13 +431,6 @@ def _best_mixture(own: Score, runs: Judged, density: float) -> Generator[str, No
 # ---- the claims and their rules -----------------------------------------------------------------
 
 _LEVELS = ", ".join(f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in pairwise(LEVELS))
-WRITTEN = {  # when the rules were committed, in UTC
-    "the first rules": "2026-11-26T10:35:14Z",
-    "C5 and C6 closed holes; C6 also asks about a single width": "2026-11-26T12:38:31Z",
-    "C6 wants a mixture with all seeds, and both comparisons": "2026-11-26T15:33:17Z",
-    "a rule wants three seeds": "2026-11-26T21:59:30Z",
-    "the rules of today": "2026-11-29T22:56:53Z",
-}
 CLAIMS = {
     "C1": Claim(
         short="sparse attention costs little at the later layers",

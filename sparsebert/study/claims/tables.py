@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
@@ -15,8 +14,6 @@ from sparsebert.study.captions import between, code, listed, rounded, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SEEDS,
-    SLACK,
-    WRITTEN,
     Estimate,
     Verdict,
     Word,
@@ -37,7 +34,6 @@ from sparsebert.study.claims.runs import (
     rows_judged,
     runs_with,
     score_of,
-    scores_by_seed,
     single_width_at,
 )
 from sparsebert.study.results import known_plan, without_seeds
@@ -47,7 +43,7 @@ BERT_BASE_LAYERS = 12
 MOST_TASKS = 5  # beside the claims: a table has six columns at most
 
 
-def rules() -> pd.DataFrame:
+def table_of_rules() -> pd.DataFrame:
     """The claims and their rules, a row per claim."""
     rows = [
         {"claim": name, "it says": c.says, "holds if": c.holds, "does not hold if": c.fails}
@@ -65,20 +61,6 @@ def counted(records: Sequence[RunRecord]) -> pd.DataFrame:
     columns = ["task", "runs", "plans", "seeds", "rows trained on", "rows judged on"]
     counts = dict.fromkeys(columns[1:4], "nunique") | dict.fromkeys(columns[4:], "max")
     return pd.DataFrame(rows, columns=columns).groupby("task").agg(counts)
-
-
-def seen_before(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """How many of the runs were finished, and so known, when each rule was written: a row per commit."""
-    finished = pd.to_datetime([r.finished for r in records], utc=True, format="ISO8601")
-    written = [pd.Timestamp(text) for text in WRITTEN.values()]
-    return pd.DataFrame(
-        {
-            "rule": list(WRITTEN),
-            "committed (UTC)": [f"{when:%Y-%m-%d %H:%M}" for when in written],
-            "runs known": [int((finished < when).sum()) for when in written],
-            "runs made later": [int((finished >= when).sum()) for when in written],
-        }
-    )
 
 
 def summary(found: Sequence[Verdict], corrected: bool = False, least: int = 0) -> pd.DataFrame:
@@ -273,26 +255,6 @@ def by_method(records: Sequence[RunRecord]) -> pd.DataFrame:
     return frame[frame["seeds"] > 0].sort_values(["label", "asked"], kind="stable", ignore_index=True)
 
 
-def content_rivals(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """Learned degrees beside patterns that read the text, which the rule of C6 leaves out: BigBird has none.
-
-    A row per setting, density that degrees were learned for, and pattern of at most their density that reads
-    the text, alone or with others, at all layers beside a global [CLS]. `density` is the pattern's;
-    `mean`, `low` and `high` are the points by which learned degrees are better.
-    """
-    rows = []
-    for runs in judged(records):
-        learned, reading = runs.where(kind="learned", placement="all"), runs.where(placement="all")
-        for asked, own in learned.groupby("asked"):
-            for pattern, part in reading[reading["reads_text"]].groupby("pattern"):
-                density = part["density"].mean()
-                if density <= own["density"].mean() + SLACK:
-                    row = {"label": runs.label, "asked": asked, "pattern": pattern, "density": density}
-                    rows.append(row | runs.numbers(score_of(own) - score_of(part)))
-    frame = pd.DataFrame(rows, columns=["label", "asked", "pattern", "density", *NUMBERS])
-    return frame[frame["seeds"] > 0].sort_values(["label", "asked", "mean"], ignore_index=True)
-
-
 def in_short(records: Sequence[RunRecord]) -> pd.DataFrame:
     """What can be lost on a task, and what is lost by the pattern that loses least, in points.
 
@@ -350,31 +312,6 @@ def preferred(lost: pd.DataFrame) -> pd.DataFrame:
     titles = rows["label"].map(titled)
     first = rows.groupby(titles)["label"].transform("first")
     return rows.assign(label=titles)[rows["label"] == first].sort_index()
-
-
-def pairing(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """How much luck of the seed dense and sparse runs share: what pairs of one seed scatter by, in points.
-
-    A row per setting with `plans` that were run with at least three seeds of the dense runs. `paired` is the
-    standard deviation of the differences seed by seed, `unpaired` what it would be if dense and sparse runs
-    were independent; both are roots of mean variances over plans.
-    """
-    rows = []
-    for own in judged(records):
-        runs, variances = own.runs, []
-        dense = scores_by_seed(runs_with(runs, kind="dense"))
-        for _, part in runs[runs["kind"] != "dense"].groupby(["placement", "pattern", "asked"], dropna=False):
-            sparse = scores_by_seed(part)
-            seeds = sparse.index.intersection(dense.index)
-            if len(seeds) >= 3:
-                together, apart = (sparse - dense)[seeds].var(), sparse[seeds].var() + dense[seeds].var()
-                variances.append((together, apart))
-        if variances:
-            paired, unpaired = (
-                math.sqrt(sum(column) / len(column)) for column in zip(*variances, strict=True)
-            )
-            rows.append({"label": own.label, "plans": len(variances), "paired": paired, "unpaired": unpaired})
-    return pd.DataFrame(rows, columns=["label", "plans", "paired", "unpaired"])
 
 
 def caveats(records: Sequence[RunRecord]) -> list[str]:
