@@ -186,8 +186,7 @@ class Advice:
         if self.model is None:
             return ""
         path = Path(folder, self.model)
-        metric = next(iter(self.baseline.metrics))
-        task, options = self.baseline.predictions[PART].in_pipeline(metric)
+        task, options = self.baseline.predictions[PART].in_pipeline(self.baseline.metric)
         called = ", ".join(
             filter(None, [f'"{task}"', f'load("{path}").model', f'tokenizer="{path}"', options])
         )

@@ -177,7 +177,7 @@ def _setting(record: RunRecord) -> tuple:
 
 def _points(record: RunRecord) -> Float[np.ndarray, " row"]:
     predictions = record.predictions or {}
-    if next(iter(record.metrics)) != "accuracy" or not predictions:
+    if record.metric != "accuracy" or not predictions:
         raise InputError(
             f"run {record.name} has no predictions that accuracy judges; leave it out of the pool"
         )

@@ -54,11 +54,7 @@ class Promise:
         lost = f"{self.plan} loses {rounded(self.loss.value)} points, at most {rounded(self.bound)}"
         if effect <= 0:
             return f"{lost}; more rows would not change that, so allow a larger loss or give a longer budget."
-        known = {
-            "effect": effect,
-            "scatter": math.sqrt(max(self.loss.error**2 - self.loss.of_rows, 0.0) * self.seeds),
-            "disagreement": self.loss.of_rows * self.rows / 100**2,
-        }
+        known = power.known_of(self.loss, self.seeds, self.rows) | {"effect": effect}
         least = math.ceil(300 / effect * self.rows / self.counted)  # that `upper_bound` takes with any seeds
         least = max(self.rows, least)
         ways, named = [], least  # rows

@@ -19,8 +19,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsebert.errors import InputError
-from sparsebert.patterns import PATTERNS, parse_pattern
-from sparsebert.study.claims.runs import apart
+from sparsebert.patterns import PATTERNS, globals_apart, parse_pattern
 from sparsebert.study.intervals import mean_interval
 
 WIDTH = 7.2  # inches across the page's column
@@ -168,11 +167,11 @@ def looks_of(levels: Iterable[object]) -> dict[str, dict]:
 def _read(text: str) -> tuple[str, str, bool]:
     """A pattern's text (a control's: what it controls), its global tokens', and whether it is a control."""
     try:
-        bare, globals_ = apart(parse_pattern(text))
+        bare, globals_ = globals_apart(parse_pattern(text))
     except InputError:
         return text, "", False  # what isn't a pattern is taken as it is
     controlled = bare[0].controls if len(bare) == 1 else None
-    shown = bare if controlled is None else apart(controlled)[0]
+    shown = bare if controlled is None else globals_apart(controlled)[0]
     return " | ".join(map(str, shown)), " | ".join(map(str, globals_)), controlled is not None
 
 

@@ -10,7 +10,7 @@ Each pattern is a class that says all that is known of it and is registered wher
 
 # Patterns are listed in this order.
 # isort: off
-from sparsebert.patterns.position import Dense, Global, Neighbour
+from sparsebert.patterns.position import Dense, Global, Neighbour, globals_apart
 from sparsebert.patterns.dilated import Dilated
 from sparsebert.patterns.random import Random
 from sparsebert.patterns.content import Copies, Lexical, Syntax

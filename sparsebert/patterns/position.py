@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
-from sparsebert.patterns.pattern import Family, Pattern, Relation
+from sparsebert.patterns.pattern import Family, Pattern, Relation, parts_of
 from sparsebert.registry import register
 
 
@@ -81,3 +81,10 @@ class Global(Pattern):
 
     def mixture(self) -> tuple[str, int]:
         return "g", self.count
+
+
+def globals_apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
+    """The parts of a pattern that are no global tokens, and those that are."""
+    parts = parts_of(pattern)
+    globals_ = [part for part in parts if isinstance(part, Global)]
+    return [part for part in parts if part not in globals_], globals_

@@ -48,7 +48,7 @@ def mean_loss(lost: Float[np.ndarray, "seed row"], scatter: Scatter | None = Non
 def gain(record: RunRecord, part: str = "validation") -> Mean:
     """Points that a run has beyond an answer that is always the same."""
     found = _predictions(record, part)
-    return over_seeds(points(record, part) - found.constant.points(_metric(record)))
+    return over_seeds(points(record, part) - found.constant.points(record.metric))
 
 
 def gained(own: Float[np.ndarray, " row"], labels: Num[np.ndarray, " row"]) -> Mean:
@@ -59,19 +59,15 @@ def gained(own: Float[np.ndarray, " row"], labels: Num[np.ndarray, " row"]) -> M
 
 def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:
     """What each row adds to the score of a run in points; their mean is the score."""
-    return _predictions(record, part).points(_metric(record))
+    return _predictions(record, part).points(record.metric)
 
 
 def counted(record: RunRecord, part: str) -> int:
     """How many rows, words or entities the score of a run counts."""
-    return _predictions(record, part).counted(_metric(record))
+    return _predictions(record, part).counted(record.metric)
 
 
 def _predictions(record: RunRecord, part: str) -> Predictions:
     if found := (record.predictions or {}).get(part):
         return found
     raise InputError(f"run {record.name} has no predictions of its part '{part}'; make it again")
-
-
-def _metric(record: RunRecord) -> str:
-    return next(iter(record.metrics))

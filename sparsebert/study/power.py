@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from sparsebert.study.captions import titled
-from sparsebert.study.intervals import LEVEL
+from sparsebert.study.intervals import LEVEL, Mean
 
 MOST_SEEDS, MOST_ROWS = 50, 1_000_000
 
@@ -42,6 +43,14 @@ def chance(
     degrees = error**4 / (of_seeds**2 / (seeds - 1 + freedom) + of_rows**2 / (rows - 1))
     least = stats.t.ppf((1 + level) / 2, degrees)
     return float(stats.nct.sf(least, degrees, abs(effect) / error))
+
+
+def known_of(mean: Mean, seeds: int, rows: int) -> dict[str, float]:
+    """The `scatter` and the `disagreement` that `chance` takes, from a mean over so many seeds and rows."""
+    return {
+        "scatter": math.sqrt(max(mean.error**2 - mean.of_rows, 0.0) * seeds),
+        "disagreement": mean.of_rows * rows / 100**2,
+    }
 
 
 def seeds_needed(

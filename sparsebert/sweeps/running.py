@@ -266,8 +266,8 @@ def _check(runs: list[Run]) -> list[Run]:
 
 def describe(record: RunRecord) -> str:
     """One line for a person: what ran and what came out."""
-    metric, value = next(iter(record.metrics.items()))
-    return f"{_asked(record.config)}: {metric} {value:.3f}, density {record.density:.3f}"
+    score = f"{record.metric} {record.metrics[record.metric]:.3f}"
+    return f"{_asked(record.config)}: {score}, density {record.density:.3f}"
 
 
 def _asked(config: RunConfig) -> str:

@@ -339,6 +339,11 @@ class RunRecord(BaseModel):
         object.__setattr__(self, "name", name)
         return self
 
+    @property
+    def metric(self) -> str:
+        """The metric that a run is judged by, the task's first one."""
+        return next(iter(self.metrics))
+
     @classmethod
     def read(cls, text: str | bytes) -> RunRecord:
         """The record in a JSON text of this version or an earlier one; `InputError` says why it is none."""

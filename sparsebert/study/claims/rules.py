@@ -14,6 +14,7 @@ from typing import Literal
 
 import pandas as pd
 
+from sparsebert.study import power
 from sparsebert.study.claims.runs import (
     CLS_ALONE,
     MATCHED,
@@ -154,9 +155,8 @@ class Rule:
             len(points),
             rows,
             state,
-            scatter=math.sqrt(max(mean.error**2 - mean.of_rows, 0.0) * len(points)),
             freedom=runs.scatter.freedom if runs.scatter else 0.0,
-            disagreement=mean.of_rows * rows / 100**2,
+            **power.known_of(mean, len(points), rows),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.patterns import Dense, Global, Neighbour, Pattern, parts_of
+from sparsebert.patterns import Dense, Neighbour, Pattern, globals_apart
 from sparsebert.study.intervals import Mean, Scatter, over_seeds, over_seeds_and_rows, scatter_of
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.predictions import prefix_of
@@ -138,12 +138,12 @@ def described_run(record: RunRecord) -> dict[str, Any]:
 
 
 def _scores(record: RunRecord) -> dict[str, Any]:
-    metric, value = next(iter(record.metrics.items()))
+    metric = record.metric
     part = "test" if f"test_{metric}" in record.metrics else "validation"
     predictions = (record.predictions or {}).get(part) if metric == "accuracy" else None
     return {
         "score": 100 * record.metrics[prefix_of(part) + metric],
-        "validation": 100 * value,
+        "validation": 100 * record.metrics[metric],
         "correct": predictions and 100.0 * predictions.correct,
         "rows": predictions and predictions.rows,
     }
@@ -151,7 +151,7 @@ def _scores(record: RunRecord) -> dict[str, Any]:
 
 def _described(pattern: Pattern) -> dict[str, Any]:
     """Kind, text, family, and g, r and w of the pattern of a plan with one step."""
-    bare, globals_ = apart(pattern)
+    bare, globals_ = globals_apart(pattern)
     tokens = max((part.count for part in globals_), default=0)
     alone = CLS_ALONE if tokens == 1 else "itself"
     found: dict[str, Any] = {"kind": "other", "pattern": " | ".join(map(str, bare)) or alone}
@@ -165,13 +165,6 @@ def _described(pattern: Pattern) -> dict[str, Any]:
     if part.controls is not None:
         return found | {"kind": "control", "controls": _described(part.controls)["pattern"]}
     return found | {"kind": part.family.kind, "family": part.name}
-
-
-def apart(pattern: Pattern) -> tuple[list[Pattern], list[Global]]:
-    """The parts of a pattern that are no global tokens, and those that are."""
-    parts = parts_of(pattern)
-    globals_ = [part for part in parts if isinstance(part, Global)]
-    return [part for part in parts if part not in globals_], globals_
 
 
 def _learned(record: RunRecord) -> dict[str, Any]:
