@@ -184,17 +184,23 @@ def arrows_of(figure):
     return [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
 
 
+def parsed(tokens, allowed, heads):
+    """Tokens that are words, with their parse."""
+    return figures.arcs(tokens, allowed, heads=heads, words=tokens, word_ids=range(len(tokens)))
+
+
 def test_arcs_draw_an_arrow_for_each_word_but_the_root():
-    figure = figures.arcs(["a", "clunky", "film"], heads=[2, 2, 2])
+    figure = parsed(["a", "clunky", "film"], torch.eye(3, dtype=torch.bool), [2, 2, 2])
     assert len(arrows_of(figure)) == 2
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "clunky", "film", "root"]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [*["a", "clunky", "film"] * 2, "root"]
 
 
 def test_arcs_draw_each_edge_once_and_no_self_loop():
     one_way = torch.eye(3, dtype=torch.bool)
     one_way[2, 0] = True
-    assert len(arrows_of(figures.arcs(["a", "b", "c"], one_way))) == 1
-    assert len(arrows_of(figures.arcs(["a", "b", "c"], one_way | one_way.T))) == 1
+    for relation in (one_way, one_way | one_way.T):
+        assert len(arrows_of(parsed(["a", "b", "c"], relation, [0, 1, 2]))) == 1
 
 
 def test_arcs_draw_words_above_their_pieces():
@@ -219,10 +225,9 @@ def test_arcs_draw_words_above_their_pieces():
         (lambda: figures.influence({}, TOKENS), "no strengths"),
         (lambda: figures.influence({"x": torch.ones(2, 3)}, ["a", "b"]), r"want \[2, 2\]"),
         (lambda: figures.influence({"x": -torch.ones(1, 1)}, ["a"]), "negative"),
-        (lambda: figures.arcs([], heads=[]), "no tokens"),
-        (lambda: figures.arcs(TOKENS), "heads or relation"),
-        (lambda: figures.arcs(TOKENS, heads=[0]), "1 heads and 7 words"),
-        (lambda: figures.arcs(TOKENS, relation("dense"), words=["a"]), "both words and word_ids"),
+        (lambda: parsed([], relation("dense"), []), "no tokens"),
+        (lambda: parsed(TOKENS, relation("dense", 3), [0]), r"'relation' has the shape \[3, 3\]"),
+        (lambda: parsed(TOKENS, relation("dense"), [0]), "1 heads and 7 words"),
     ],
 )
 def test_graphs_refuse_what_does_not_fit(draw, message):

@@ -88,38 +88,31 @@ def influence(
 @look.style()
 def arcs(
     tokens: Sequence[str],
-    relation: Bool[Tensor, "query key"] | None = None,
+    relation: Bool[Tensor, "query key"],
     *,
-    heads: Sequence[int] | Int[Tensor, " words"] | None = None,
-    words: Sequence[str] | None = None,
-    word_ids: Sequence[int] | Int[Tensor, " tokens"] | None = None,
+    heads: Sequence[int] | Int[Tensor, " words"],
+    words: Sequence[str],
+    word_ids: Sequence[int] | Int[Tensor, " tokens"],
 ) -> Figure:
     """A sentence on a line: its parse as arrows above, the edges of a pattern over its tokens as arcs below.
 
-    `heads` gives the head of each word (a root is its own); arrows lead from heads to dependants. Where
-    words and tokens differ, `words` names the words and `word_ids` says which of them each token is a piece
-    of (-1: none). An edge of `relation` is drawn once, whichever of the two may attend to the other.
-    Raises `InputError` if there is neither a parse nor a relation, or sizes don't fit.
+    `heads` gives the head of each word (a root is its own); arrows lead from heads to dependants. `words`
+    names the words and `word_ids` says which of them each token is a piece of (-1: none). An edge of
+    `relation` is drawn once, whichever of the two may attend to the other. Raises `InputError` if there is no
+    token or sizes don't fit.
     """
-    tokens = list(look.check_some(tokens, "tokens"))
-    if heads is None and relation is None:
-        raise InputError("arcs draws a parse, a relation, or both: give heads or relation")
-    if (words is None) != (word_ids is None):
-        raise InputError("where words and tokens differ, arcs takes both words and word_ids")
-    above = 0 if words is None else 1  # where words stand: on the line of tokens, or on one of their own
-    words = list(words or tokens)
-    pieces: dict[int, list[int]] = {}  # of each word that has any
-    for token, word in enumerate(range(len(tokens)) if word_ids is None else word_ids):
-        if word >= 0:
-            pieces.setdefault(int(word), []).append(token)
-    if relation is not None:
-        look.check_shape(relation, (len(tokens), len(tokens)), "relation")
-    if heads is not None and len(heads) != len(words):
+    look.check_some(tokens, "tokens")
+    look.check_shape(relation, (len(tokens), len(tokens)), "relation")
+    if len(heads) != len(words):
         raise InputError(f"{len(heads)} heads and {len(words)} words don't match; give one head per word")
+    pieces: dict[int, list[int]] = {}  # of each word that has any
+    for token, word in enumerate(map(int, word_ids)):
+        if word >= 0:
+            pieces.setdefault(word, []).append(token)
 
     # Data units are the width of a letter across and the height of a line upwards.
     widths = np.array([max(len(token), 2) + 1.5 for token in tokens])
-    for word, own in pieces.items() if above else ():
+    for word, own in pieces.items():
         widths[own] *= max(1, (1.2 * len(words[word]) + 1.5) / widths[own].sum())
     ends = widths.cumsum()
     starts = ends - widths
@@ -131,12 +124,12 @@ def arcs(
     centred = {"ha": "center", "va": "center_baseline"}
     for at, token in zip(token_at, tokens, strict=True):
         axes.text(at, 0, token, **centred)
-    for word, own in pieces.items() if above else ():
-        axes.text(word_at[word], above, words[word], weight="bold", **centred)
+    for word, own in pieces.items():
+        axes.text(word_at[word], 1, words[word], weight="bold", **centred)
         axes.plot([starts[own[0]] + 0.4, ends[own[-1]] - 0.4], [0.5, 0.5], color="#8c8c8c", linewidth=1)
 
-    tops, bottoms, line = [above + (0 if heads is None else 1.5)], [0.0], above + 0.55
-    parsed = {word: int(head) for word, head in enumerate(() if heads is None else heads) if word in word_at}
+    tops, bottoms, line = [2.5], [0.0], 1.55
+    parsed = {word: int(head) for word, head in enumerate(heads) if word in word_at}
     for word, head in parsed.items():
         if head != word and head in word_at:
             start = word_at[head] + 0.35 * np.sign(word - head)  # beside the arrow that leads to the head
@@ -144,11 +137,10 @@ def arcs(
     arrow = {"ha": "center", "fontsize": 9, "arrowprops": {"arrowstyle": "-|>", "color": look.INK}}
     for word in (word for word, head in parsed.items() if head == word):
         axes.annotate("root", (word_at[word], line), (word_at[word], max(tops) + 0.6), **arrow)
-    if relation is not None:
-        linked = relation.numpy(force=True)
-        for one, other in np.argwhere(np.triu(linked | linked.T, 1)):
-            bottoms.append(_arc(axes, token_at[one], token_at[other], -0.5, -1, look.BLUE))
-    low, high = min(bottoms) - 0.4, max(tops) + (1.4 if parsed else 0.6)
+    linked = relation.numpy(force=True)
+    for one, other in np.argwhere(np.triu(linked | linked.T, 1)):
+        bottoms.append(_arc(axes, token_at[one], token_at[other], -0.5, -1, look.BLUE))
+    low, high = min(bottoms) - 0.4, max(tops) + 1.4
     axes.set(xlim=(-0.5, ends[-1] + 0.5), ylim=(low, high))
     # A long sentence makes a wide figure, not small letters.
     figure.set_size_inches(max(look.WIDTH, 0.083 * (ends[-1] + 1)), 0.22 * (high - low))
