@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +20,7 @@ from sparsebert import figures
 from sparsebert.errors import InputError
 from sparsebert.patterns import parse_pattern
 from sparsebert.patterns.batches import Batch
+from sparsebert.study import claims
 
 TOKENS = ["[CLS]", "a", "cl", "##unk", "##y", "film", "[SEP]"]
 CONTROL = "random(like=syntax, besides=global(cls)) | global(cls)"
@@ -553,10 +555,28 @@ def test_runs_that_differ_may_stand_beside_one_another():
 
 
 def test_ways_have_a_panel_per_task_and_a_look_of_their_own():
-    columns = ["task", "way", "cost", "lost", "low", "high"]
-    rows = [(task, way, 0.5, 1.0, 0.0, 2.0) for task in ("QNLI", "reviews") for way in ("lat", "ltp", "new")]
-    figure = figures.spending.lost_by_cost(pd.DataFrame(rows, columns=columns))
+    columns = ["label", "kind", "cost", "mean", "low", "high"]
+    ways = ["new", "lat", "lat", "ltp"]
+    rows = [(t, way, 0.5 + 0.1 * i, 1.0, 0.0, 2.0) for t in ("QNLI", "reviews") for i, way in enumerate(ways)]
+    drawn = partial(figures.verdicts.losses_by, x="cost", xlabel="cost", joined=True)
+    figure = drawn(pd.DataFrame(rows, columns=columns))
+    joined = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_linewidth() == 1]
+    assert sorted(joined) == [[0.5], pytest.approx([0.6, 0.7]), [pytest.approx(0.8)]]
     assert [axes.get_title() for axes in figure.axes] == ["QNLI", "reviews"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lat", "ltp", "new"]
     with pytest.raises(InputError, match="no rows"):
-        figures.spending.lost_by_cost(pd.DataFrame(columns=columns))
+        drawn(pd.DataFrame(columns=columns))
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ", ".join(kind for kind in claims.KINDS.values() if kind != "dense"),
+        "[CLS] alone, neighbours, random keys, both, learned degrees",
+        "fixed patterns, learned degrees, segments, predicted, fewer layers, lat, ltp, adaptive, compressed",
+    ],
+)
+def test_kinds_that_stand_in_one_figure_look_apart(kinds):
+    looks = [figures.verdicts._KINDS[kind] for kind in kinds.split(", ")]
+    for part in ("color", "marker"):
+        assert len({look[part] for look in looks}) == len(looks)

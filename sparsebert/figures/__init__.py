@@ -9,7 +9,7 @@ Figures of patterns and scores are imported here; `learned`, `verdicts`, `costs`
 each serve one chapter.
 """
 
-from sparsebert.figures import advice, costs, learned, look, spending, verdicts
+from sparsebert.figures import advice, costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.look import style
 from sparsebert.figures.page import Picture, finding, show, table

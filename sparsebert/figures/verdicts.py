@@ -1,4 +1,4 @@
-"""The figures of the claims' chapter, with the intervals of the rules; see `sparsebert.study.claims`."""
+"""Points lost, with the intervals of the rules, and verdicts on claims; see `sparsebert.study.claims`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORDS = {  # classes of the book's style sheet
     "at the floor": "verdict floor",
     "undecided": "verdict",
 }
-_KINDS = {
+_KINDS = {  # of connections, and of ways to spend less
     CLS_ALONE: {"color": look.INK, "marker": "s"},
     "neighbours": {"color": look.BLUE, "marker": "o"},
     "random keys": {"color": look.RED, "marker": "X"},
@@ -40,6 +40,14 @@ _KINDS = {
     "learned degrees": {"color": look.ORANGE, "marker": "^"},
     "copies": {"color": look.COLOURS[4], "marker": "P"},
     "two named heads": {"color": look.COLOURS[5], "marker": "v"},
+    "fixed patterns": {"color": look.BLUE, "marker": "o"},
+    "segments": {"color": look.GREEN, "marker": "D"},
+    "predicted": {"color": look.RED, "marker": "s"},
+    "lat": {"color": look.COLOURS[4], "marker": "v"},
+    "ltp": {"color": look.COLOURS[5], "marker": "P"},
+    "adaptive": {"color": look.COLOURS[6], "marker": "X"},
+    "compressed": {"color": look.COLOURS[7], "marker": "<"},
+    "fewer layers": {"color": look.COLOURS[9], "marker": ">"},
 }
 _OTHER = {"color": look.GREY, "marker": "."}
 _BOUND = {"marker": "|", "color": look.INK, "linestyle": "none"}
@@ -76,23 +84,29 @@ def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecor
 
 
 @look.style()
-def losses_by_density(frame: pd.DataFrame) -> Figure:
-    """What fixed patterns and learned degrees lose against their density: a panel per task.
+def losses_by(frame: pd.DataFrame, x: str, xlabel: str, *, joined: bool = False) -> Figure:
+    """Points lost against a share `x`, such as density or cost: a panel per task, a look per kind.
 
-    Columns of `frame`, as `claims.by_density` gives them: `label` (the task), `kind`, `density` in [0, 1],
-    and `mean`, `low` and `high` in points. Points of nearly equal density stand side by side. Raises
-    `InputError` if a column is missing or there is no row.
+    Columns of `frame`: `label` (the task), `kind`, such as a way to spend less, `x` in [0, 1] (a density is
+    drawn in percent), and `mean`, `low` and `high` in points. Points of nearly equal `x` stand side by side;
+    if they are `joined`, a line leads through those of a kind. Raises `InputError` if a column is missing or
+    there is no row.
     """
-    look.check_columns(frame, "label", "kind", "density", *_NUMBERS)
-    labels = {"xlabel": "density over real tokens, %", "ylabel": "points lost"}
-    figure, panels = look.panels_of(frame, "label", 2.7, columns=2, margin=0.6, **labels)
+    look.check_columns(frame, "label", "kind", x, *_NUMBERS)
+    labels = {"xlabel": xlabel, "ylabel": "points lost"}
+    figure, panels = look.panels_of(frame, "label", 3.6 if joined else 2.7, columns=2, margin=0.6, **labels)
+    kinds = sorted({*frame["kind"]}, key=lambda kind: [*_KINDS, kind].index(kind))
+    looks = {kind: _KINDS.get(kind, _OTHER) for kind in kinds}
+    unit = 1 if x == "density" else 100
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)
-        places = look.beside(100 * own["density"])
-        for index, row in own.iterrows():
-            look.draw_mean(axes, places[index], tuple(row[_NUMBERS]), _KINDS[row["kind"]])
-    there = [kind for kind in _KINDS if kind in set(frame["kind"])]
-    look.legend_above(figure, [look.mark(kind, **_KINDS[kind]) for kind in there])
+        own = own.assign(place=look.beside(100 * own[x]) / unit).sort_values("place")
+        for kind, part in own.groupby("kind"):
+            if joined:
+                axes.plot(part["place"], part["mean"], color=looks[kind]["color"], linewidth=1)
+            for row in part.itertuples():
+                look.draw_mean(axes, row.place, (row.mean, row.low, row.high), looks[kind])
+    look.legend_above(figure, [look.mark(kind, **own) for kind, own in looks.items()])
     return figure
 
 
