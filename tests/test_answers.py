@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsebert.study.answers import check, cost
+from sparsebert.study.answers import check
 
 MASK = torch.tensor([[True, False], [False, True]])
 
@@ -45,18 +45,3 @@ def test_an_answer_is_right_wrong_or_not_there(answer, right, found, capsys):
     said = capsys.readouterr().out
     assert said.startswith({None: "Nothing is filled in", True: "Right.", False: "Not yet:"}[found])
     assert said.rstrip().endswith("A hint.") == (found is False)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [
-        (-3, -2, "little"),
-        (-0.2, 0.99, "little"),
-        (0.4, 1, "undecided"),
-        (1, 2, "undecided"),
-        (1.1, 9, "more"),
-    ],
-)
-def test_a_cost_is_little_more_or_undecided(low, high, said):
-    assert cost(low, high) == said
-    assert cost(10 * low, 10 * high, margin=10) == said

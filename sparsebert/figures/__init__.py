@@ -5,13 +5,13 @@
 A figure is 720 pixels wide. It has its own background, so that it reads on light and dark pages, and colours
 that colour-blind readers can tell apart; whatever a colour says, a marker or a place says, too.
 
-Figures of patterns and scores are imported here; `learned`, `verdicts`, `costs`, `advice` and `spending`
-each serve one chapter.
+Figures of patterns and of runs' scores are imported here. The others stand in their modules: `learned` is about
+degrees and heads, `verdicts` about points lost and the rules, `costs` about time and memory, `advice` about a
+search.
 """
 
 from sparsebert.figures import advice, costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
-from sparsebert.figures.look import style
 from sparsebert.figures.page import Picture, finding, show, table
 from sparsebert.figures.scores import by_placement, by_task, heat_maps, means
 from sparsebert.study.intervals import mean_interval

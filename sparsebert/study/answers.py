@@ -32,15 +32,6 @@ def check(answer: Any, right: Any, hint: str = "") -> bool | None:
     return same
 
 
-def cost(low: float, high: float, margin: float = 1.0) -> str:
-    """The verdict on a loss with this interval in points: "little", "more" than the margin, or "undecided".
-
-    >>> cost(-0.2, 0.6), cost(1.2, 1.9), cost(0.4, 1.7)
-    ('little', 'more', 'undecided')
-    """
-    return "little" if high < margin else "more" if low > margin else "undecided"
-
-
 def _blank(answer: Any) -> bool:
     inside = answer.values() if isinstance(answer, Mapping) else answer
     return answer is BLANK or (isinstance(answer, list | tuple | Mapping) and any(map(_blank, inside)))
@@ -49,18 +40,15 @@ def _blank(answer: Any) -> bool:
 def _same(answer: Any, right: Any) -> bool:
     if isinstance(right, torch.Tensor) and right.shape:
         return isinstance(answer, torch.Tensor) and torch.equal(answer, right)
-    if isinstance(right, Mapping):
-        return (
-            isinstance(answer, Mapping)
-            and answer.keys() == right.keys()
-            and all(_same(answer[name], right[name]) for name in right)
-        )
-    if isinstance(right, set):
-        return isinstance(answer, Sequence) and len(answer) == len(right) and set(answer) == right
     if isinstance(right, str):
         return answer == right
-    if isinstance(right, Sequence):
-        return isinstance(answer, Sequence) and len(answer) == len(right) and all(map(_same, answer, right))
+    if isinstance(right, Mapping):
+        alike = isinstance(answer, Mapping) and answer.keys() == right.keys()
+        return alike and _same([answer[name] for name in right], [*right.values()])
+    if isinstance(right, set | Sequence):
+        if not isinstance(answer, Sequence) or len(answer) != len(right):
+            return False
+        return set(answer) == right if isinstance(right, set) else all(map(_same, answer, right))
     try:
         return math.isclose(float(answer), float(right), rel_tol=1e-3, abs_tol=1e-9)
     except (TypeError, ValueError):

@@ -190,28 +190,33 @@ def overview() -> pd.DataFrame:
     """
     import pandas as pd
 
-    kinds: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    for name in recorded_names():
-        for _, record in _records(results_dir() / f"{name}.jsonl", lambda _: None):
-            config, rows = record.config, f"{record.train_rows} / {record.eval_rows}"
-            said = kinds[name, config.task, config.encoder, _kind_of(record), rows]
-            said["seeds"].append(config.seed)
-            for column in ("device", "versions", "commit"):
-                if (value := getattr(record, column)) not in said[column]:
-                    said[column].append(value)
-    kept = ("file", "task", "encoder", "plan", "rows")
-    found = [
+    runs = [
         {
-            **dict(zip(kept, kind, strict=True)),
-            "runs": len(said["seeds"]),
-            "seeds": _ranges(said["seeds"]),
-            "device": _distinct(said["device"]),
-            "versions": _versions(said["versions"]),
-            "commit": _distinct(said["commit"]),
+            "file": name,
+            "task": record.config.task,
+            "encoder": record.config.encoder,
+            "plan": _kind_of(record),
+            "rows": f"{record.train_rows} / {record.eval_rows}",
+            "seed": record.config.seed,
+            "device": record.device,
+            "versions": record.versions,
+            "commit": str(record.commit),
         }
-        for kind, said in sorted(kinds.items(), key=lambda item: item[0])
+        for name in recorded_names()
+        for _, record in _records(results_dir() / f"{name}.jsonl", lambda _: None)
     ]
-    return pd.DataFrame(found, columns=[*kept, "runs", "seeds", "device", "versions", "commit"])
+    kind, said = ["file", "task", "encoder", "plan", "rows"], ["device", "versions", "commit"]
+    return (
+        pd.DataFrame(runs, columns=[*kind, "seed", *said])
+        .groupby(kind, as_index=False)
+        .agg(
+            runs=("seed", "size"),
+            seeds=("seed", _ranges),
+            device=("device", _distinct),
+            versions=("versions", _versions),
+            commit=("commit", _distinct),
+        )
+    )
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -248,7 +253,7 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
 
 
-def _versions(found: Sequence[dict[str, str]]) -> str:
+def _versions(found: Iterable[dict[str, str]]) -> str:
     """Each package with its versions."""
     names = dict.fromkeys(name for versions in found for name in versions)
     return ", ".join(f"{name} {_distinct(v.get(name, 'none') for v in found)}" for name in names)
@@ -368,18 +373,16 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
             if new.record.name in kept:
                 raise InputError(f"{new.place}: run {new.record.name} stands there twice; keep one")
             kept[new.record.name] = new
-        before, replaced, known, left_out = set(kept), set(), 0, []
+        before, again, left_out = dict(kept), 0, []
         for source in sources:
             found = list(_source(path_of(source), left_out.append))
             if not found:
                 why = f": {left_out[-1]}" if left_out else ""
                 raise InputError(f"there are no runs in '{source}'{why}")
+            again += len(found)
             for new in found:
-                name = new.record.name
-                old = kept.get(name)
-                kept[name], changed = _one_of(old, new, newest) if old else (new, False)
-                known += bool(old) and not changed
-                replaced |= {name} if changed else set()
+                old = kept.get(new.record.name)
+                kept[new.record.name] = _one_of(old, new, newest) if old else new
         try:
             records = sorted((one.record for one in kept.values()), key=_order)
             write_whole(path, "".join(as_line(record) + "\n" for record in records))
@@ -387,7 +390,9 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
             raise InputError(
                 f"'{path}' can't be written: {error.strerror or error}; it is as it was"
             ) from None
-    return Merged(path, len(kept), len(kept.keys() - before), known, len(replaced & before), left_out)
+    added = len(kept) - len(before)
+    replaced = sum(kept[name].record.finished != old.record.finished for name, old in before.items())
+    return Merged(path, len(kept), added, again - added - replaced, replaced, left_out)
 
 
 class _Found(NamedTuple):
@@ -397,8 +402,8 @@ class _Found(NamedTuple):
     record: RunRecord
 
 
-def _one_of(old: _Found, new: _Found, newest: bool) -> tuple[_Found, bool]:
-    """Which of two records of one run is kept, with the labels of both, and if its outcome is another one."""
+def _one_of(old: _Found, new: _Found, newest: bool) -> _Found:
+    """Which of two records of one run is kept, with the labels of both."""
     first, second = old.record, new.record
     try:
         config = first.config.labelled(second.config.labels)
@@ -406,14 +411,13 @@ def _one_of(old: _Found, new: _Found, newest: bool) -> tuple[_Found, bool]:
         raise InputError(f"{new.place}: {error} (the other is in {old.place})") from None
     old, new = (one._replace(record=one.record.model_copy(update={"config": config})) for one in (old, new))
     if as_line(old.record) == as_line(new.record):
-        return old, False
+        return old
     if not newest:
         raise InputError(
             f"{new.place}: run {first.name} is in {old.place}, too, with another outcome (finished "
             f"{second.finished} and {first.finished}); --newest takes the later one"
         )
-    later = second.finished > first.finished
-    return new if later else old, later
+    return new if second.finished > first.finished else old
 
 
 def unpack(name: str, store: RunStore) -> tuple[int, int]:

@@ -136,9 +136,8 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     In the runs with the label `treatment: named heads` some heads see everything, and the label `heads` says
     which; all others see the token itself and [CLS], or a width besides. For each setting with such runs a
     row for dense, for [CLS] alone, for each kind of them, for each pattern of one part or with copies, and
-    for learned degrees, the best scores first. `density`, `score` in points and `lost` against dense, in
-    points by seed, are over the `seeds` that were run dense, too; `mean`, `low` and `high` are those of the
-    loss, with the interval of the rules.
+    for learned degrees, the best scores first. `density`, `score` in points, and `mean`, `low` and `high` of
+    what is lost against dense, with the interval of the rules, are over the `seeds` that were run dense, too.
     """
     settings = runs_by_setting(records)
     labels = labels_of(settings)
@@ -153,16 +152,15 @@ def by_connection(records: Sequence[RunRecord]) -> pd.DataFrame:
     for setting, described in sorted(found.items(), key=str):
         runs = frame_of(described)
         own = Judged(setting, labels[setting], settings[setting])
-        dense = scores_by_seed(runs[runs["what"] == "dense"])
-        paired = runs[runs["seed"].isin(dense.index)]
+        dense = runs_with(runs, what="dense")
+        paired = runs[runs["seed"].isin(dense["seed"])]
         if not paired["named"].any():
             continue
-        of_dense = score_of(runs[runs["what"] == "dense"])
         for what, part in paired.groupby("what"):
             row = {"task": setting.task, "label": labels[setting], "what": what}
-            row |= {**part[["density", "score"]].mean(), **own.numbers(of_dense - score_of(part))}
-            rows.append(row | {"lost": (dense - scores_by_seed(part)).dropna()})
-    columns = ["task", "label", "what", "density", "score", "lost", *NUMBERS]
+            row |= part[["density", "score"]].mean()
+            rows.append(row | own.numbers(score_of(dense) - score_of(part)))
+    columns = ["task", "label", "what", "density", "score", *NUMBERS]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["label", "score"], ascending=[True, False], ignore_index=True)
 

@@ -20,7 +20,6 @@ from sparsebert.study.claims.rules import (
     after_holm,
     mixture_text,
     mixtures_of,
-    sparse_patterns,
     speaks,
     stand_ins,
 )
@@ -180,20 +179,17 @@ def losses(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     A row per setting, placement and pattern, controls and [CLS] alone included; `sparsity` is that of the
     layers it is applied at, over pairs of real tokens, `padded_sparsity` the same over the padded square.
-    `counts` says whether C1 and C2 look at the pattern: it leaves the later half sparse enough, and is no
-    control.
     """
     rows = []
     for runs in judged(records):
-        enough = {name for names in sparse_patterns(runs).values() for name in names}
         own = runs.runs
         shown = own[own["kind"].isin(["pattern", "control"]) | (own["pattern"] == CLS_ALONE)]
         shown = shown[shown["placement"].isin(["late", "all"])]
         for (placement, pattern), part in shown.groupby(["placement", "pattern"]):
-            row = {"task": runs.setting.task, "label": runs.label, "placement": placement}
-            row |= {"pattern": pattern, "kind": part["kind"].iloc[0], "counts": pattern in enough}
+            row = {"label": runs.label, "placement": placement}
+            row |= {"pattern": pattern, "kind": part["kind"].iloc[0]}
             rows.append(row | dict(part[["sparsity", "padded_sparsity"]].mean()) | _lost(runs, part))
-    columns = ["task", "label", "placement", "pattern", "kind", "counts", "sparsity", "padded_sparsity"]
+    columns = ["label", "placement", "pattern", "kind", "sparsity", "padded_sparsity"]
     return pd.DataFrame(rows, columns=[*columns, *NUMBERS])
 
 
