@@ -949,12 +949,12 @@ def test_fixed_patterns_and_learned_degrees_stand_by_their_density():
     assert claims.by_density(records[5:]).empty  # without dense runs
 
     both = pd.concat([table, table.assign(label="other")])
-    figure = figures.verdicts.losses_by(both, "density", "density, %")
+    figure = figures.verdicts.losses_by(both)
     assert [axes.get_title() for axes in figure.axes] == ["reviews", "other"]
     drawn = [tuple(map(float, bars.lines[0].get_xydata()[0])) for bars in figure.axes[0].containers]
     assert sorted(drawn) == [pytest.approx((100 * row.density, row.mean)) for row in table.itertuples()]
     with pytest.raises(InputError, match="no rows"):
-        figures.verdicts.losses_by(table[:0], "density", "density, %")
+        figures.verdicts.losses_by(table[:0])
 
 
 def test_the_rules_say_the_numbers_that_are_applied():

@@ -6,6 +6,7 @@ parameters in the smoke profile, once as they are and once with one line changed
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from test_runs import record_of
 from sparsebert.chapters import chapters
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.parameters import parse_parameters
+from sparsebert.data.tasks import Task, get_task
+from sparsebert.errors import InputError
 from sparsebert.study import claims
 from sparsebert.study.heads import attention_to_copies
 from sparsebert.study.intervals import over_seeds_and_rows
@@ -166,3 +169,32 @@ def test_the_loop_of_chapter_8_gives_the_shares_of_attention_to_copies():
     looks = attention_to_copies(shown["encoder"], shown["pairs"])
     assert looks.tokens == shown["tokens"] > 0
     torch.testing.assert_close(looks.shares, shown["shares"])
+
+
+# ---- shared words, in chapter 8
+
+ALIKE = [("A dog.", "a DOG barks", 1), ("one two", "two, one!", 1), ("one two", "three", 0), ("x", "y", 0)]
+
+
+def by_shared_words(task):
+    shown = {"re": re, "np": np, "pd": pd, "InputError": InputError}
+    exec(cell_of("08", "62be0fc2"), shown)
+    return shown["by_shared_words"](task)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_threshold_from_the_training_rows_judges_the_others(turned):
+    rows = {"train": [(text, other, 1 - label if turned else label) for text, other, label in ALIKE]}
+    rows["validation"] = [("dog", "the dog", 1), ("the dog", "a dog", 1), ("cat", "dog", 1)]
+    splits = {name: pd.DataFrame(part, columns=["text", "text_pair", "label"]) for name, part in rows.items()}
+    task = Task("made", "s", ("accuracy",), ("no", "yes"), 32, True, "s", "l", read=lambda: splits)
+    table = by_shared_words(task).set_index("what")
+    assert table.loc["train"].tolist() == [4, 1.0, 0.5]
+    shares, cut = [1.0, 0.5, 0.0], 1.0  # the least share of the pairs that are alike in training
+    right = [(share >= cut) != turned for share in shares]
+    assert table.loc["validation", "accuracy"] == pytest.approx(sum(right) / 3)
+
+
+def test_shared_words_are_counted_in_pairs_alone():
+    with pytest.raises(InputError, match="'reviews' is not one of pairs"):
+        by_shared_words(get_task("reviews"))

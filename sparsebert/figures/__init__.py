@@ -5,9 +5,9 @@
 A figure is 720 pixels wide. It has its own background, so that it reads on light and dark pages, and colours
 that colour-blind readers can tell apart; whatever a colour says, a marker or a place says, too.
 
-Figures of patterns and of runs' scores are imported here. The others stand in their modules: `learned` is about
-degrees and heads, `verdicts` about points lost and the rules, `costs` about time and memory, `advice` about a
-search.
+Figures of patterns and of runs' scores are imported here. The others stand in their modules: `learned` is
+about degrees and heads, `verdicts` about points lost and the rules, `costs` about time and memory, and
+`advice` about a search.
 """
 
 from sparsebert.figures import advice, costs, learned, look, verdicts

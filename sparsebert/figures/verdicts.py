@@ -84,7 +84,13 @@ def show_claim(name: str, found: Sequence[Verdict], made_from: Sequence[RunRecor
 
 
 @look.style()
-def losses_by(frame: pd.DataFrame, x: str, xlabel: str, *, joined: bool = False) -> Figure:
+def losses_by(
+    frame: pd.DataFrame,
+    x: str = "density",
+    xlabel: str = "density over real tokens, %",
+    *,
+    joined: bool = False,
+) -> Figure:
     """Points lost against a share `x`, such as density or cost: a panel per task, a look per kind.
 
     Columns of `frame`: `label` (the task), `kind`, such as a way to spend less, `x` in [0, 1] (a density is
