@@ -746,4 +746,4 @@ def test_the_command_that_trains_the_plan_on_all_rows_is_understood(large, tmp_p
     command = RunCommand("finetune", params=[save], callback=lambda **given: found.update(given))
     command.main(words[2:], standalone_mode=False)
     assert Path(found["save"]).parent == tmp_path
-    assert found["config_of"]() == advice.recommended.model_copy(update={"task": large, "train_size": None})
+    assert found["config"] == advice.recommended.model_copy(update={"task": large, "train_size": None})
