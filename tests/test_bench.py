@@ -507,6 +507,7 @@ def test_what_is_measured_goes_on_in_its_file_with_what_is_missing(tmp_path, sto
     result = call(*MODEL, "64", "--out", out)
     assert "has all of these lengths" in result.stderr and "inference" in result.stdout
     assert kept(out) == (rows, where)
+    assert json.loads(call(*MODEL, "64", "--out", out, "--json").stdout)["provenance"] == where
     assert len(encoders_over_dense(read_costs(out)[0])) == 2 * 4
 
 

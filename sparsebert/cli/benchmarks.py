@@ -155,7 +155,7 @@ def _bench(
     if rows:
         frame = pd.DataFrame(rows.values())
         if as_json:
-            click.echo(content(interrupted), nl=False)
+            click.echo(path.read_text() if path else content(interrupted), nl=False)
         else:
             click.echo(as_text(frame))
             click.echo(f"\n({options['rounds']} rounds, {provenance(**given)['device']}, {options['dtype']})")
