@@ -356,8 +356,9 @@ def test_a_failing_cell_is_one_clear_sentence_and_keeps_what_was_executed(tmp_pa
     ]
 
 
-def test_a_cell_that_refuses_its_parameters_is_wrong_input(tmp_path, monkeypatch):
-    cells = "from sparsebert.errors import InputError", "raise InputError('size=3: write an even number')"
+@pytest.mark.parametrize("kind", ["InputError", "UnknownName"])
+def test_a_cell_that_refuses_its_parameters_is_wrong_input(tmp_path, monkeypatch, kind):
+    cells = f"from sparsebert.errors import {kind}", f"raise {kind}('size=3: write an even number')"
     make_notebook(tmp_path, "02_picky", *cells, parameters="size: int = 3  # a number")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"stopped at cell .*: size=3: write an even number"):
