@@ -177,6 +177,11 @@ class Log(BaseModel):
         """Tokens of the median text, after it is cut."""
         return next((f.value for f in self.findings if f.kind == "lengths" and f.value), 1.0)
 
+    @property
+    def chose(self) -> bool:
+        """Whether there was time to choose: the first rung then has several plans beside dense attention."""
+        return not (first := self.rung("first")) or len(first.candidates) > 2
+
     def rung(self, name: str) -> Rung | None:
         """The rung of that name, if it was decided."""
         return next((rung for rung in self.rungs if rung.name == name), None)
