@@ -502,9 +502,10 @@ def test_the_key_covers_parameters_profile_package_versions_and_folders(notebook
         book.notebook_key(notebook, {"size": 4}, "quick"),
         book.notebook_key(notebook, {"size": 3}, "full"),
     }
-    with monkeypatch.context() as patch:
-        patch.setenv("SPARSEBERT_RUNS_DIR", "elsewhere")
-        changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
+    for name in ("RUNS", "DATA", "PREPARED"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"SPARSEBERT_{name}_DIR", str(notebook.parent))
+            changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
         patch.setenv("SPARSEBERT_FRESH", "1")
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
@@ -514,7 +515,7 @@ def test_the_key_covers_parameters_profile_package_versions_and_folders(notebook
     with monkeypatch.context() as patch:
         patch.setattr(book, "_hash", lambda file: file.name)
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
-    assert len(changed - {key}) == 6
+    assert len(changed - {key}) == 8
 
 
 def test_an_executed_notebook_that_is_torn_is_run_again(small_book, tmp_path):

@@ -133,6 +133,7 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
     The notebook, its parameters, the recorded runs and whether they may be used, the package's source, the
     versions of Python and of what the package requires, and the folders of runs and data in use.
     """
+    folders = paths.runs_dir(), paths.data_dir(), paths.prepared_dir()
     facts = {
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
@@ -141,7 +142,7 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
         "recorded": _hashes(notebook.parent.parent / "book" / "results", "*.json*"),
         "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
         "versions": versions(),
-        "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],
+        "folders": [str(folder and folder.resolve()) for folder in folders],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
