@@ -265,9 +265,22 @@ def test_without_chromium_make_pdf_says_so_before_anything_is_made(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="apt install chromium"):
         find_browser()
+    monkeypatch.setenv("SPARSEBERT_BROWSER", "my-chrome")
+    with pytest.raises(InputError, match="names 'my-chrome', which is none"):
+        find_browser()
     told = CliRunner().invoke(main, ["book", "--pdf"])
     assert told.exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_browser_is_the_one_that_is_named(tmp_path, monkeypatch):
+    for name in ("chromium", "my-chrome"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SPARSEBERT_BROWSER", raising=False)
+    assert find_browser() == str(tmp_path / "chromium")
+    monkeypatch.setenv("SPARSEBERT_BROWSER", "my-chrome")
+    assert find_browser() == str(tmp_path / "my-chrome")
 
 
 def test_a_browser_that_fails_is_one_sentence(tmp_path):
