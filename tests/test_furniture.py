@@ -170,7 +170,7 @@ print(sparsebert.here, asked)
     assert told.stdout == f"the clone {[pip]}\n", told.stderr
 
 
-# ---- address, dates, static files ------------------------------------------------------------------
+# ---- address, dates, MathJax ------------------------------------------------------------------
 
 
 def configured(monkeypatch, in_config="", in_environment="", baseurl=""):
@@ -227,32 +227,15 @@ def test_pages_know_their_file_and_the_day_of_its_last_commit(tmp_path):
     assert pages == {"intro": {"file": "book/intro.md", "updated": "2020-02-03"}}
 
 
-def test_static_files_stay_if_a_page_leads_to_them(tmp_path):
-    files = {
-        "notebooks/a.html": '<script src="../_static/mathjax/tex.js?v=1"></script>',
-        "a.html": '<img src="_static/a%20b.png">',
-        "_static/mathjax/tex.js": "",
-        "_static/mathjax/sre/mathmaps/en.json": "",
-        "_static/mathjax/sre/mathmaps/de.json": "unused",
-        "_static/mathjax/input/tex/extensions/cancel.js": "",
-        "b.html": '<link href="_static/b.css" rel="stylesheet"/><script src="_static/b.js"></script>',
-        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) } @import url(./d.css);',
-        "_static/c.css": "a { background: url('c.png') }",
-        "_static/d.css": "",
-        "_static/b.js": "load('lazy/d.js')",
-        **dict.fromkeys(
-            (f"_static/{name}" for name in ("a b.png", "c.png", "fonts/b.woff2", "lazy/d.js")), ""
-        ),
-        "_static/locales/de/messages.js": "unused",
-        "_static/b.js.map": "unused",
-    }
-    for name, text in files.items():
+def test_of_mathjax_what_our_pages_load_stays(tmp_path):
+    loaded = ["tex-chtml.js", "sre/mathmaps/en.json", "input/tex/extensions/cancel.js"]
+    loaded += ["output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2/MathJax_Zero.woff"]
+    for name in (*loaded, "tex-mml-svg.js", "sre/mathmaps/de.json", "output/svg/fonts/tex.js"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert site.leave_out_unused(tmp_path) == 3 * len("unused")
+        (tmp_path / name).touch()
+    site.trim_mathjax(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {name for name, text in files.items() if text != "unused"}
-    assert not (tmp_path / "_static" / "locales").exists()
+    assert left == set(loaded)
 
 
 # ---- printing --------------------------------------------------------------------------------------
