@@ -16,10 +16,10 @@ from test_runs import record_of
 
 from sparsebert.advise import savings, searching
 from sparsebert.advise.advising import Advice, advise
-from sparsebert.advise.asking import DENSE, LOG, Candidate, Log, Request
+from sparsebert.advise.data_findings import check, look
 from sparsebert.advise.halving import Judged, candidates, finalists, survivors
-from sparsebert.advise.looking import check, look
 from sparsebert.advise.promising import in_order, upper_bound
+from sparsebert.advise.search_log import DENSE, LOG, Candidate, Log, Request
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
 from sparsebert.cli.options import RunCommand

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.advise import savings
-from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
+from sparsebert.advise.data_findings import DataFinding, check, look
 from sparsebert.advise.halving import PART, judged, record_of
-from sparsebert.advise.looking import Finding, check, look
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
+from sparsebert.advise.search_log import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.task import CONFIRM
@@ -52,7 +52,7 @@ class Advice:
     """
 
     request: Request
-    findings: list[Finding]
+    findings: list[DataFinding]
     records: list[RunRecord]
     final: dict[str, list[RunRecord]]
     baseline: RunRecord | None

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sparsebert.advise.looking import Finding
+from sparsebert.advise.data_findings import DataFinding
 from sparsebert.errors import InputError, first_mistake, shown
 from sparsebert.paths import write_whole
 from sparsebert.reading import read_model
@@ -115,7 +115,7 @@ class Log(BaseModel):
     request: Request
     data_hash: str
     train_rows: int
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     rungs: list[Rung] = []
     runs: list[str] = []
     left_out: list[str] = []
