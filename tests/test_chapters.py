@@ -510,7 +510,7 @@ def test_the_key_covers_parameters_profile_package_versions_and_folders(notebook
         patch.setenv("SPARSEBERT_FRESH", "1")
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
-        patch.setattr(book, "versions", lambda: {"python": "0"})
+        patch.setattr(book, "required_versions", lambda: {"python": "0"})
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
         patch.setattr(book, "_hash", lambda file: file.name)
