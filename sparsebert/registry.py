@@ -62,6 +62,10 @@ class Registry(dict[str, Any]):
             self.fingerprints[name] = fingerprint or _fingerprint(component)
         return component
 
+    def packaged(self, names: Iterable[str]) -> bool:
+        """Whether all of these are components of the package."""
+        return set(names) <= self.keys() - self.fingerprints.keys()
+
     def fingerprint(self, names: Iterable[str]) -> str | None:
         """A hash of the source of those of these components that are from outside; None if none is."""
         found = sorted(f"{name} {self.fingerprints[name]}" for name in set(names) & self.fingerprints.keys())
