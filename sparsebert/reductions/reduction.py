@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
 from sparsebert.kernels import Kernel
-from sparsebert.kernels.kernel import ByOffset, Heads
+from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
@@ -100,7 +100,7 @@ def attend_and_score(
     value: Heads,
     dropout: float = 0.0,
     scale: float | None = None,
-    by_offset: ByOffset | None = None,
+    by_offset: None = None,  # no encoder that tokens can leave has any
     keys: Keys | None = None,
 ) -> tuple[Heads, Float[Tensor, "batch key"]]:
     """The output of a layer's attention, and the attention that each token receives in it.
@@ -224,7 +224,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     """
     name, settings = _parsed(text)
     architecture = architecture_of(model)
-    if not architecture.ends_of_attention:
+    if not architecture.ends_of_attention or architecture.by_offset(1) is not None:
         raise InputError(
             f"tokens can't leave a '{architecture.name}' encoder, whose positions or sums don't allow "
             "it; choose a BERT, RoBERTa, ELECTRA, ALBERT or DistilBERT, or leave --reduce out"
