@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 from torch.utils.data import DataLoader
 
-from sparsebert.degrees.hardening import Pairs, Table, harden, mass_widths
+from sparsebert.degrees.hardening import Pairs, Table, check_target, mass_widths, regular, support, tilted
 from sparsebert.patterns import Bias, Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import by_distance, quantiles
@@ -27,6 +27,7 @@ Theta = Float[Tensor, "layer_or_1 head_or_1 parameter"]
 Rows = Float[Tensor, "layer_or_1 head_or_1 distance"]
 
 _LEAST = 1e-6  # of a weight, so that its logarithm stays finite
+_LEAST_WEIGHT = math.log(0.01)  # that a hard edge starts with
 
 
 class Method(ABC):
@@ -94,9 +95,20 @@ class Method(ABC):
     def harden(
         self, log_survival: Table, pairs: Pairs, training: DegreeTraining
     ) -> tuple[Table, Table | None]:
-        """Shares of tokens that keep each edge, and the weights that these start with (None: equal ones)."""
-        config = self.config
-        return harden(log_survival, pairs, config.harden, config.target_density, config.open_ended)
+        """Shares of tokens that keep each edge, and the weights that these start with (None: equal ones).
+
+        Pairs are those of the data that the target is meant on. `InputError` if they can't meet it.
+        """
+        target, open_ended = self.config.target_density, self.config.open_ended
+        if target is not None:
+            check_target(target, pairs, open_ended)
+        if self.config.harden == "support":
+            kept = support(log_survival.double().exp(), pairs, target, open_ended)
+            return kept, log_survival.clamp(min=_LEAST_WEIGHT)
+        survival = tilted(log_survival.double(), pairs, target, open_ended)
+        if self.config.harden == "regular":
+            return regular(survival, pairs, target, open_ended), None
+        return survival, None
 
 
 @register
