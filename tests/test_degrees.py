@@ -595,7 +595,7 @@ def test_a_method_of_ones_own_is_learned_and_hardened_like_the_others(small, mon
 
     @register
     class Own(Survival):
-        name, summary = "own", "a distribution that starts even"
+        name = "own"
         label = "even start"
 
         def start(self, groups):

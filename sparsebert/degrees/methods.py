@@ -33,13 +33,12 @@ _LEAST_WEIGHT = math.log(0.01)  # that a hard edge starts with
 class Method(ABC):
     """How degrees are parametrised, learned and made hard; `sparsebert.register` adds one of your own.
 
-    It needs a `name`, a `summary`, `start` and `log_survival`. With D = `max_distance` a table has a column
-    for each distance 0, ..., D and one for all beyond.
+    It needs a `name`, `start` and `log_survival`. The first paragraph of its docstring stands in lists. With
+    D = `max_distance` a table has a column for each distance 0, ..., D and one for all beyond.
     """
 
     registry = METHODS
     name: ClassVar[str]
-    summary: ClassVar[str]
     hardenings: ClassVar[tuple[str, ...]] = ("support", "irregular", "regular")
     soft: ClassVar[bool] = True  # whether edges count in part before they harden
     needs_target: ClassVar[bool] = False
@@ -113,10 +112,9 @@ class Method(ABC):
 
 @register
 class Survival(Method):
-    """A distribution of degrees, p = softmax(theta)."""
+    """Edges count with the probability that they exist, by a distribution of degrees p = softmax(theta)."""
 
     name = "survival"
-    summary = "edges count with the probability that they exist"
     kind = "learned"
 
     @property
@@ -135,10 +133,9 @@ class Survival(Method):
 
 @register
 class Ensemble(Survival):
-    """The same distribution; each token has its quantile of it, more sharply as the temperature falls."""
+    """Each token has its quantile of the distribution, more sharply as the temperature falls."""
 
     name = "ensemble"
-    summary = "each token has its quantile of the distribution"
     kind = "other"
     label = "learned ensemble"
 
@@ -155,10 +152,9 @@ class Ensemble(Survival):
 
 @register
 class Span(Method):
-    """Adaptive attention span (Sukhbaatar et al., 2019): theta is the span as a share of D."""
+    """Adaptive attention span, theta being the span as a share of D (Sukhbaatar et al., 2019)."""
 
     name = "span"
-    summary = "adaptive attention span"
     label = "adaptive span"
     hardenings = ("support",)
     revision = 1
@@ -183,10 +179,9 @@ class Span(Method):
 
 @register
 class Gates(Method):
-    """Hard-concrete gates (Louizos, Welling and Kingma, 2018), one per distance."""
+    """Hard-concrete gates per distance (Louizos, Welling and Kingma, 2018)."""
 
     name = "gates"
-    summary = "hard-concrete gates per distance"
     label = "gates per distance"
     hardenings = ("support",)
     revision = 1
@@ -213,10 +208,12 @@ class Gates(Method):
 
 @register
 class Mass(Survival):
-    """Widths that keep a share of the attention of the encoder before fine-tuning; nothing is learned."""
+    """Widths that keep a share of the attention of the encoder before fine-tuning.
+
+    Nothing is learned.
+    """
 
     name = "mass"
-    summary = "widths from the attention of the encoder before fine-tuning"
     label = "attention mass"
     hardenings = ("support",)
     soft = False

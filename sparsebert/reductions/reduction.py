@@ -18,7 +18,7 @@ from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
-from sparsebert.registry import REDUCTIONS, Registry, first_paragraph
+from sparsebert.registry import REDUCTIONS, Registry
 
 Scores = Float[Tensor, "batch length"]
 
@@ -40,7 +40,8 @@ class Reduction(Companion):
     """A way to let tokens leave; `sparsebert.register` adds one of your own.
 
     It needs a `name`, its `Settings` and `leave`. Tokens leave within each text by itself: neither padding
-    nor the other texts of a batch change who does. [CLS] always stays. Chapter 10 explains it.
+    nor the other texts of a batch change who does. [CLS] always stays. The first paragraph of its docstring
+    stands in lists. Chapter 10 explains it.
     """
 
     registry: ClassVar[Registry] = REDUCTIONS
@@ -56,11 +57,6 @@ class Reduction(Companion):
 
     def __str__(self) -> str:
         return text_of(self.name, self.settings)
-
-    @classmethod
-    def summary(cls) -> str:
-        """The first paragraph of its docstring, on one line."""
-        return first_paragraph(cls.__doc__)
 
     # in a forward pass
 
