@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from reference import DRAWN, Sentence, allowed
 from torch import Tensor
 
+from sparsebert.data.rows import Collator
 from sparsebert.errors import InputError, UnknownName
 from sparsebert.kernels import kernel_for
 from sparsebert.patterns import (
@@ -25,7 +26,7 @@ from sparsebert.patterns import (
     parse_pattern,
     parse_plan,
 )
-from sparsebert.patterns.batches import Batch, Collator
+from sparsebert.patterns.batches import Batch
 from sparsebert.registry import first_paragraph
 
 BOOK = Path(__file__).parent.parent / "book"

@@ -12,11 +12,11 @@ import pytest
 from test_cli import call, refusal
 from test_runs import record_of
 
+from sparsebert.data.rows import Rows
 from sparsebert.degrees.methods import Survival
 from sparsebert.errors import InputError
 from sparsebert.paths import alone_in
 from sparsebert.patterns import Neighbour
-from sparsebert.patterns.batches import Rows
 from sparsebert.reductions.ltp import Ltp
 from sparsebert.registry import METHODS, PATTERNS, REDUCTIONS, register
 from sparsebert.study import claims, results

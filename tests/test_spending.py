@@ -8,11 +8,11 @@ import pytest
 from studies import study
 from test_runs import record_of
 
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Rows
 from sparsebert.study.spending import DENSE as DENSE_WAY
 from sparsebert.study.spending import judged_at, lost_beyond, spent, way_of
 from sparsebert.training.predictions import Predictions

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_concat
 
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
@@ -42,7 +43,6 @@ from sparsebert.models.encoders import columns_of, label_names, labelled_by, loa
 from sparsebert.models.predictors import Predictors
 from sparsebert.models.sparsified import DensityMeter, sparsify
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.reductions import attach_reduction
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of

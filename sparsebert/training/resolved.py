@@ -22,7 +22,7 @@ from sparsebert.registry import METHODS, PATTERNS, REDUCTIONS, Registry
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
-    from sparsebert.patterns.batches import Rows
+    from sparsebert.data.rows import Rows
 
 
 Learner = LearnedDegrees | Predictors
