@@ -23,10 +23,10 @@ from sparsebert.advise.search_log import DENSE, LOG, Candidate, Log, Request
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
 from sparsebert.cli.options import RunCommand
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
-from sparsebert.patterns.batches import Rows
 from sparsebert.study.intervals import Mean, over_seeds_and_rows
 from sparsebert.study.losses import gain, loss, points
 from sparsebert.training.predictions import Predictions, metrics_of

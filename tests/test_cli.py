@@ -78,7 +78,7 @@ MENTIONED = {
         "Example:",
     ],
     ("evaluate",): ["FOLDER", "--task", "--eval-size", "--data-dir", "--json", "Example:"],
-    ("degrees",): ["RUN", "FILE", "--unweighted", "--shuffle", "--seed", "--runs-dir", "Example:"],
+    ("degrees",): ["RUN", "FILE", "--force", "--runs-dir", "Example:"],
     ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
     ("book",): ["--profile", "smoke", "quick", "full"],
     ("tasks",): ["--json"],
