@@ -13,6 +13,7 @@ import click
 import torch
 
 import sparsebert
+from sparsebert.cli.group import HELP, Sentences
 from sparsebert.cli.options import folder_options
 from sparsebert.degrees.hardening import support
 from sparsebert.degrees.methods import Survival, attention_mass
@@ -26,7 +27,6 @@ class RootPrice(Survival):
     """A head pays the root of its density: an open head pays less per edge than one that is half open."""
 
     name = "root_price"
-    summary = "edges count with the probability that they exist; a head pays the root of its density"
 
     def cost(self, density, share, pairs):
         own = (pairs.by_distance[:, None] * share).sum(-1) / pairs.total  # [layer, head]
@@ -42,7 +42,6 @@ class Worth(Survival):
     """
 
     name = "worth"
-    summary = "edges count with the probability that they exist, and are kept by what the loss says of them"
     memory = 0.98  # of the mean over steps
 
     def __init__(self, config):
@@ -70,7 +69,6 @@ class FromMass(Survival):
     """Each head starts as open as its attention goes far before training, between a half and nine tenths."""
 
     name = "from_mass"
-    summary = "edges count with the probability that they exist; heads start by the attention that they pay"
 
     def begin(self, training):
         learner = training.learner
@@ -80,7 +78,7 @@ class FromMass(Survival):
         learner.theta.data[..., -1:] = (opened / (1 - opened)).log() + torch.tensor(float(self.longest)).log()
 
 
-@click.command()
+@click.command(cls=Sentences, context_settings=HELP)
 @folder_options("data", "runs")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained and for how long.")
 def main(folders, dry_run):

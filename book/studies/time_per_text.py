@@ -21,14 +21,15 @@ from torch.utils.data import DataLoader
 
 from sparsebert import load
 from sparsebert.bench import measuring
+from sparsebert.cli.group import HELP, Sentences
 from sparsebert.cli.options import folder_options
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import columns_of, load_tokenizer
 from sparsebert.models.sparsified import Sparsified
 from sparsebert.paths import Folders, write_whole
-from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.study.results import results_dir
 from sparsebert.study.spending import DENSE, way_of
 from sparsebert.sweeps.grids import load_grid
@@ -98,7 +99,7 @@ def times(configs: Sequence[RunConfig], places: Sequence[Path], rows: Rows, roun
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-@click.command()
+@click.command(cls=Sentences, context_settings=HELP)
 @click.argument("grid")
 @click.option("--models", default="runs/models", type=Path, help="Folder of the models.")
 @click.option("--texts", default=512, type=click.IntRange(1), help="Rows that are read.")

@@ -99,9 +99,9 @@ def taken_apart(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Such a run begins with hard degrees from a file. It is labelled with the `density` that they were learned
     for and with a `treatment`: `as learned`, `without weights`, or `other heads` or `other layers` if they
-    were shuffled over these (`HardDegrees.shuffled`). `mean`, `low` and `high` are points by which hard
-    degrees that are used from the start differ: from the runs that learned them, and with a change from those
-    without. The intervals of 90 % are over seeds alone.
+    were shuffled over these (`book/studies/degrees_again.py`). `mean`, `low` and `high` are points by which
+    hard degrees that are used from the start differ: from the runs that learned them, and with a change from
+    those without. The intervals of 90 % are over seeds alone.
     """
     settings = runs_by_setting(records)
     names = labels_of(settings)
