@@ -29,10 +29,12 @@ from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Needs, prepared_tas
 from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
+from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Rows
 from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
@@ -112,6 +114,17 @@ def test_what_was_cut_serves_smaller_runs_and_refuses_larger_ones(write, small):
     assert task.sizes == texts.sizes and task.data_hash == texts.data_hash
 
 
+def test_versions_are_those_of_the_tokens_that_a_run_reads(write, small):
+    for length, version in ((24, "0.1"), (32, "0.2")):
+        place = write(max_length=length)
+        manifest = json.loads((place / MANIFEST).read_text())
+        (place / MANIFEST).write_text(json.dumps(manifest | {"versions": {"tokenizers": version}}))
+    folders = Folders(None, place.parent, place.parent)
+    for length, version in ((24, "0.1"), (32, "0.2")):
+        run = Run.of(RunConfig(**small | {"max_length": length, "train_size": 8, "eval_size": 4}), folders)
+        assert finetune.finetune(run).versions["tokenizers"] == version
+
+
 def test_numbers_to_predict_come_back_as_they_are(workspace):
     texts = get_task(f"file:{workspace / 'scores.csv'}")
     task = prepared_task(texts.name, write_prepared(texts, "tiny", workspace / "p").parent)
@@ -178,7 +191,7 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
     with pytest.raises(InputError, match="No such file"):
         prepare(task, "tiny", 32)
     for text, answer in [
-        (manifest[:-30], "the file: invalid json"),
+        (manifest[:-30], "the file: invalid JSON"),
         (
             manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'),
             "format: ",

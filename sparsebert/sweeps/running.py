@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebert.data.tasks import get_task
-from sparsebert.data.tasks.prepared import Needs, PreparedTask
+from sparsebert.data.tasks.prepared import PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
 from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
@@ -34,6 +34,7 @@ from sparsebert.training.resolved import Run, attach_learner
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import check_free
 
+_ATTACHED = ("encoder", "plan", "precision", "kernel", "layers", "reduce", "degrees")  # what computes
 _LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown, or another process may be done
 
 
@@ -245,6 +246,7 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
 def _check(runs: list[Run]) -> list[Run]:
     model = cache(lambda encoder, layers=None: load_classifier(encoder, ["any"], layers=layers))
     tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
+    no_matter = {name: its.default for name, its in RunConfig.model_fields.items() if name not in _ATTACHED}
 
     @cache
     def check(plan: Plan, config: RunConfig) -> None:
@@ -258,9 +260,9 @@ def _check(runs: list[Run]) -> list[Run]:
         config = run.config
         with about(f"run '{_asked(config)}'"):
             if isinstance(run.task, PreparedTask):
-                length, tokens = run.length(model(config.encoder, config.layers)), tokenizer(config.encoder)
-                run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
-            check(run.plan, config.model_copy(update={"task": "", "seed": 0, "train_size": None}))
+                length = run.length(model(config.encoder, config.layers))
+                run.task.check(run.needs(length, tokenizer(config.encoder)))
+            check(run.plan, config.model_copy(update=no_matter))
     return runs
 
 

@@ -99,7 +99,7 @@ def finetune(
     layers = architecture_of(model).layers
     run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
-        data = run.rows(max_length)
+        data, made_with = run.rows(max_length), versions() | run.prepared_with(max_length)
         resume, first_step = last_whole(scratch, together.num_processes)
     trainer = build_trainer(model, config, data, precision, scratch)
     if progress_seconds:
@@ -154,7 +154,7 @@ def finetune(
         device=several + device_name(),
         precision=precision,
         kernels=list(sparse.kernels),
-        versions=versions() | run.task.prepared_with,
+        versions=made_with,
         commit=made_by,
         data_hash=run.data_hash,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -221,7 +221,8 @@ def evaluate(
             raise InputError(f"the model in '{folder}' labels {own}, and task '{task.name}' {task.labelled}")
         parsed = "word_ids" in sparse.plan.needs
         size = eval_size or config.eval_size
-        data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
+        # The Trainer wants training rows; one will do.
+        data = prepare(task, str(folder), settings.max_length, 1, size, parsed)
         trainer = build_trainer(sparse.model, config, data, resolve_precision(config.precision))
         with sparse.measure(padded_to=settings.max_length) as meter:
             metrics = predict(trainer, task, data["validation"]).metrics(task.metrics)

@@ -136,9 +136,9 @@ class PreparedTask(Task):
         """Rows of each split of the task, whether they are all there or not."""
         return {split: rows.of for split, rows in self.entries[0][1].splits.items()}
 
-    @property
-    def prepared_with(self) -> dict[str, str]:
-        return self.entries[0][1].versions
+    def prepared_with(self, needs: Needs) -> dict[str, str]:
+        """Versions of what made the tokens that such a run reads."""
+        return self.find(needs)[1].versions
 
     def find(self, needs: Needs) -> tuple[Path, Manifest]:
         """The entry that a run can be made from; `InputError` with the command that makes one if none is."""
