@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -210,60 +208,27 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
         prepared_task(small["task"], folder)
 
 
-def _without(name):
-    return lambda arrays: arrays.pop(name)
-
-
-def _set(name, values=None, dtype=None, **changes):
-    """Replaces an array, casts it, or changes single values: `at_3=-1`."""
-
-    def change(arrays):
-        array = np.array(arrays[name] if values is None else values)
-        array = array.astype(dtype or array.dtype)
-        for place, value in changes.items():
-            array[int(place.removeprefix("at_"))] = value
-        arrays[name] = array
-
-    return change
+SPLITS = {"train": {"rows": 200, "of": 200}, "validation": {"rows": 3, "of": 3}}
 
 
 @pytest.mark.parametrize(
-    "change, answer",
+    "changes, answer",
     [
-        (_set("train/lengths", at_0=1), "train: .* values and not"),
-        (_set("train/lengths", at_0=0), "lengths holds 0"),
-        (_set("train/lengths", dtype=np.int64, at_0=-1), "lengths holds -1"),
-        (_set("train/lengths", dtype=np.int64, at_0=10**12), r"lengths holds 10+, which is not in 1\.\.32"),
-        (_set("train/lengths", values=[], dtype=np.int64), "lengths has 0 values"),
-        (_set("train/input_ids", dtype=np.int64, at_1=10**6), "input_ids holds 1000000"),
-        (_set("train/input_ids", dtype=np.int64, at_1=-1), "input_ids holds -1"),
-        (_set("train/input_ids", dtype=np.float32), "input_ids holds no row of integers"),
-        (_set("train/input_ids", values=np.zeros((2, 2), np.int64)), "input_ids holds no row of integers"),
-        (_set("train/input_ids", values=np.zeros(3, bool)), "input_ids holds no row of integers"),
-        (_set("validation/token_type_ids", at_1=7), "validation: token_type_ids holds 7"),
-        (_set("validation/head_ids", dtype=np.int64, at_1=2**40), "head_ids holds 1099511627776"),
-        (_set("validation/head_ids", at_1=-1), "a word without a head"),
-        (_set("validation/word_ids", dtype=np.int64, at_1=-2), "word_ids holds -2"),
-        (_set("validation/label", at_0=2), r"label holds 2, which is not in 0\.\.1"),
-        (_set("validation/label", dtype=np.float64, at_0=math.nan), "label holds no row of numbers"),
-        (_set("train/order", at_0=1, at_1=1), "order names a row twice"),
-        (_set("train/order", at_0=200), "order holds 200"),
-        (_without("train/label"), "no column label"),
-        (_without("validation/input_ids"), "validation: there is no column input_ids"),
-        (_without("validation/order"), "no column order"),
-        (_without("train/word_ids"), "no column word_ids"),
-        (dict.clear, "no column lengths"),
-        (lambda arrays: arrays.update({"train/own": np.zeros(3)}), "'own' is no column of prepared data"),
+        ({"splits": SPLITS}, "train: there are .* rows and not 200"),
+        ({"splits": lambda its: its | {"test": its["train"]}}, "test: there is no column lengths"),
+        ({"parser": "spacy"}, "train: there is no column word_ids"),
+        ({"max_length": 5}, "train: a row has .* tokens, and max_length is 5"),
+        ({"labelled": "words", "metrics": ["accuracy"]}, "train: there is no column tags"),
+        ({"label_names": ["good"]}, "train: label holds 1, and there are 1 classes"),
     ],
 )
-def test_prepared_data_that_holds_something_else_is_refused(task, small, change, answer):
-    (place, manifest), folder = task.entries[0], task.folder
-    arrays = safetensors.numpy.load_file(place / ARRAYS)
-    change(arrays)
-    content = safetensors.numpy.save(arrays)
-    _write(place, content, json.loads(manifest.model_dump_json()))
-    with pytest.raises(InputError, match=rf"rows.safetensors', .*{answer}.*; prepare it again"):
-        prepare(prepared_task(small["task"], folder), "tiny", 32, parsed=True)
+def test_a_manifest_that_contradicts_its_rows_is_refused(write, small, changes, answer):
+    place = write()
+    manifest = json.loads((place / MANIFEST).read_text())
+    changes = {name: new(manifest[name]) if callable(new) else new for name, new in changes.items()}
+    _write(place, (place / ARRAYS).read_bytes(), manifest | changes)
+    with pytest.raises(InputError, match=rf"rows.safetensors', {answer}; prepare it again"):
+        prepared_task(small["task"], place.parent).check(Needs())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def prepare(
     tokenizer = load_tokenizer(encoder)
     needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokenizer_hash(tokenizer))
     if isinstance(task, prepared.PreparedTask):
-        return task.rows(needs, len(tokenizer))
+        return task.rows(needs)
     key = _hash([_FORMAT, task.name, task.data_hash, *needs, parser_name() if parsed else None])
     path = cache_dir() / "prepared" / f"{key[:16]}.safetensors"
     try:
