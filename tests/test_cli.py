@@ -109,7 +109,6 @@ MENTIONED = {
             "--prepared",
             "--python",
             "--no-wheels",
-            "--part-size",
             "--chapters",
             "run.sh",
             "Example:",

@@ -26,7 +26,7 @@ from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.degrees.training import DegreeTraining
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.machine import (
     commit,
@@ -44,7 +44,7 @@ from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
 from sparsebert.paths import Folders
 from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.reductions import attach_reduction
-from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
+from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
 from sparsebert.training.resolved import Learner, Run, attach_learner
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
@@ -374,7 +374,7 @@ class _Trainer(Trainer):
         except OSError as error:
             failed = repr(error)
         remove(folder)
-        say(f"no checkpoint could be kept: {failed or 'another process found no space'}")
+        say(f"    no checkpoint could be kept: {failed or 'another process found no space'}")
 
     def compute_loss(self, model: PreTrainedModel, inputs: dict, *args: Any, **kwargs: Any) -> Any:
         companions = companions_of(self.model)
@@ -454,4 +454,4 @@ class _Progress(TrainerCallback):
             self.last = now
             rate = (now - self.started) / (state.global_step - self.first_step)
             left = rate * (state.max_steps - state.global_step)
-            say(f"step {state.global_step} of {state.max_steps}, {left:.0f} s left")
+            say(f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left")
