@@ -30,7 +30,7 @@ from sparsebert.errors import InputError
 from sparsebert.machine import device_name
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import Folders
+from sparsebert.paths import Folders, InUse
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.study.results import recorded
 from sparsebert.sweeps import unfinished
@@ -515,7 +515,7 @@ def test_a_run_that_another_sweep_gave_up_is_trained(small, trained, monkeypatch
     store, (theirs,) = RunStore(), seeds(small, 0)
     scratch = scratch_of(theirs, store)
     with unfinished.checkpoints(scratch):  # a worker whose client is gone
-        with pytest.raises(unfinished.RunInUse):
+        with pytest.raises(InUse):
             sweeps.train(theirs.model_dump_json(), Folders.named(), scratch, input_hash(theirs))
         ours = threading.Thread(target=lambda: sweep([theirs], store))
         ours.start()

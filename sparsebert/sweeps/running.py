@@ -21,7 +21,7 @@ from sparsebert.errors import InputError, about, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import Folders, fresh_runs, write_whole
+from sparsebert.paths import Folders, InUse, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.reductions import attach_reduction
 from sparsebert.registry import external_components, load_components
@@ -305,7 +305,7 @@ def _outcomes(
                 claim = ExitStack()
                 try:
                     claim.enter_context(unfinished.claim(_scratch(run, store)))
-                except unfinished.RunInUse:
+                except InUse:
                     elsewhere = True
                     continue
                 all_claims.enter_context(claim)
@@ -326,7 +326,7 @@ def _outcomes(
                         record = RunRecord.model_validate_json(future.result())
                     except CancelledError:
                         raise ClusterGone from None
-                    except unfinished.RunInUse:
+                    except InUse:
                         waiting.append(run)
                         continue
                     except Exception as error:
@@ -368,7 +368,7 @@ def train(
 
     Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written. When the run is
     finished its record takes their place there, for the case that nobody is left to take it. `components` are
-    those that were registered outside of the package. Raises `RunInUse` if another process works on the run,
+    those that were registered outside of the package. Raises `InUse` if another process works on the run,
     and `InputError` if the data found here is not that of `data_hash`.
     """
     load_components(list(components))
