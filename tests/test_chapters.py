@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import threading
-from contextlib import ExitStack
+import time
 from pathlib import Path
 
 import nbformat
@@ -462,16 +462,20 @@ def test_chapters_that_train_nothing_are_run_two_at_a_time(small_book, tmp_path,
 
 
 def test_a_second_build_in_one_folder_waits_and_says_so(small_book, tmp_path, monkeypatch):
-    ran, first = [], ExitStack()
+    ran, started, waited_for = [], threading.Event(), threading.Event()
 
-    def end_soon(line):
-        if "another command is building the book" in line:
-            threading.Timer(0.5, lambda: ran.append("first") or first.close()).start()
+    def first():
+        with locked(tmp_path / "_build" / ".lock"):
+            started.set()
+            waited_for.wait(60)
+            time.sleep(0.2)
+            ran.append("first")
 
     monkeypatch.setattr(book, "_execute_changed", lambda *_: ran.append("second"))
     monkeypatch.setattr(book, "_assemble", lambda *_: None)
-    first.enter_context(locked(tmp_path / "_build" / ".lock"))
-    small_book(hears=end_soon)
+    threading.Thread(target=first).start()
+    started.wait(60)
+    small_book(hears=lambda line: waited_for.set() if "another command is building" in line else None)
     assert ran == ["first", "second"]
 
 
