@@ -5,7 +5,7 @@
 #   PIP_ARGS     further arguments for `pip install`, such as another index or --no-index --find-links FOLDER
 #   PROFILE      smoke (a rehearsal that learns nothing), quick (default) or full (wants a GPU)
 #   FRESH        1: the chapters make their runs and measurements here and use no recorded ones
-#   BROWSER      Chromium or Chrome that `make check` opens the pages in (default: chromium)
+#   BROWSER      Chromium or Chrome that prints the PDF and that `make check` uses (default: what is found)
 #   PYTEST_ARGS  further arguments for pytest, such as -k patterns
 #   DATA         folder in the GLUE layout that `make evidence` reads (default: glue)
 #   PORT         port that `make serve` listens on (default: 8000)
@@ -14,10 +14,12 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PROFILE ?= quick
 FRESH ?=
-BROWSER ?= chromium
+BROWSER := $(SPARSEBERT_BROWSER)
 PYTEST_ARGS ?=
 DATA ?= glue
 PORT ?= 8000
+
+export SPARSEBERT_BROWSER := $(BROWSER)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,7 +72,7 @@ test: $(INSTALLED)  ## everything that is needed, then linters, types and tests
 		--no-loadscope-reorder $(PYTEST_ARGS)
 
 check: browser book student slides classroom  ## book, student edition, slides and classroom, in a browser
-	@BROWSER="$$(command -v $(BROWSER))" $(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core
 	@$(BIN)/sparsebert results unpack evidence --runs-dir runs/evidence
@@ -98,9 +100,8 @@ $(INSTALLED): requirements.txt pyproject.toml $(if $(wildcard $(BIN)/python),,en
 	@touch $@
 
 .PHONY: browser
-browser:
-	@command -v $(BROWSER) >/dev/null || \
-		{ echo "there is no $(BROWSER); install it (on Debian: apt install chromium) or name another: make check BROWSER=google-chrome"; exit 1; }
+browser: $(INSTALLED)
+	@$(BIN)/python -c 'import sys; sys.tracebacklimit = 0; from sparsebert.chapters import rendering; rendering.find_browser()'
 
 .PHONY: environment
 environment:

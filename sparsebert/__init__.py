@@ -30,14 +30,16 @@ if TYPE_CHECKING:
         Lexical,
         Neighbour,
         Pattern,
+        Placement,
+        Plan,
         Random,
         Segments,
         Syntax,
         Weighted,
         parse_pattern,
+        parse_plan,
     )
     from sparsebert.patterns.batches import Batch
-    from sparsebert.patterns.plans import Placement, Plan, parse_plan
     from sparsebert.reductions import attach_reduction
     from sparsebert.registry import register
     from sparsebert.sweeps.running import run_all
@@ -54,37 +56,22 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _NAMES = {
-    "sparsebert.degrees": ("DegreeConfig", "LearnedDegrees"),
-    "sparsebert.degrees.training": ("attach_degrees",),
-    "sparsebert.errors": ("InputError",),
-    "sparsebert.models.encoders": ("load_classifier", "load_tokenizer"),
-    "sparsebert.models.sparsified": ("Sparsified", "sparsify"),
-    "sparsebert.patterns": (
-        *(
-            "Copies",
-            "Dense",
-            "Dilated",
-            "Global",
-            "Learned",
-            "Lexical",
-            "Neighbour",
-            "Pattern",
-            "Random",
-            "Segments",
-            "Syntax",
-        ),
-        *("Weighted", "parse_pattern"),
-    ),
-    "sparsebert.patterns.batches": ("Batch",),
-    "sparsebert.patterns.plans": ("Placement", "Plan", "parse_plan"),
-    "sparsebert.reductions": ("attach_reduction",),
-    "sparsebert.registry": ("register",),
-    "sparsebert.sweeps.running": ("run_all",),
-    "sparsebert.training.finetuning": ("evaluate", "finetune"),
-    "sparsebert.training.runs": ("RunConfig", "RunRecord", "RunStore"),
-    "sparsebert.training.saving": ("load",),
+    "degrees": "DegreeConfig LearnedDegrees",
+    "degrees.training": "attach_degrees",
+    "errors": "InputError",
+    "models.encoders": "load_classifier load_tokenizer",
+    "models.sparsified": "Sparsified sparsify",
+    "patterns": "Copies Dense Dilated Global Learned Lexical Neighbour Pattern Random Segments Syntax "
+    "Weighted Placement Plan parse_pattern parse_plan",
+    "patterns.batches": "Batch",
+    "reductions": "attach_reduction",
+    "registry": "register",
+    "sweeps.running": "run_all",
+    "training.finetuning": "evaluate finetune",
+    "training.runs": "RunConfig RunRecord RunStore",
+    "training.saving": "load",
 }
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+_MODULE_OF = {name: f"sparsebert.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*sorted(_MODULE_OF), "__version__"]
 

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ class Registry(dict[str, Any]):
             )
         if check := getattr(component, "check_component", None):
             check()
-        outside = _home(component)[0].partition(".")[0] != _PACKAGE
+        outside = not _from_package(_origin(component))
         if name in self and not (outside and _home(self[name]) == _home(component)):
             if self[name] is component:
                 return component
@@ -61,6 +61,10 @@ class Registry(dict[str, Any]):
         if outside:
             self.fingerprints[name] = fingerprint or _fingerprint(component)
         return component
+
+    def packaged(self, names: Iterable[str]) -> bool:
+        """Whether all of these are components of the package."""
+        return set(names) <= self.keys() - self.fingerprints.keys()
 
     def fingerprint(self, names: Iterable[str]) -> str | None:
         """A hash of the source of those of these components that are from outside; None if none is."""
@@ -130,6 +134,10 @@ def first_paragraph(doc: str | None) -> str:
     return " ".join((doc or "").partition("\n\n")[0].split())
 
 
+def _from_package(origin: Any) -> bool:
+    return origin.__module__.partition(".")[0] == _PACKAGE
+
+
 def _home(component: Any) -> tuple[str, str]:
     """Module and name of what a component was defined by (`_origin`)."""
     origin = _origin(component)
@@ -147,24 +155,39 @@ def _origin(component: Any) -> Any:
 def _fingerprint(component: Any) -> str:
     """A hash of the source of a component's class and of the classes from outside that it derives from.
 
-    Functions beside the class are not part of it. Of a task it is that of the function that reads its rows.
+    Functions beside the class are not part of it, nor what Python, `dataclass` and other packages write into
+    classes, which differs between their versions. Of a task it is that of the function that reads its rows.
     """
     kind = _origin(component)
     if not isinstance(kind, type):
         return hashlib.sha256(_source(kind).encode()).hexdigest()
-    own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in (_PACKAGE, "abc", "builtins")]
-    said = [part for each in own for name, value in vars(each).items() for part in (name, _source(value))]
+    known = {c for base in kind.__mro__ if _from_package(base) for c in base.__mro__}
+    own = [c for c in kind.__mro__ if c not in known]
+    said = [part for each in own for name, value in _written(each) for part in (name, _source(value))]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def _written(kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class itself defines: the names of its fields, its values and its methods."""
+    yield "fields", tuple(getattr(kind, "__dataclass_fields__", ()))
+    for name, value in vars(kind).items():
+        code = _code(value)
+        if not name.startswith("__") or (code and code.co_qualname == f"{kind.__qualname__}.{name}"):
+            yield name, value
+
+
+def _code(value: Any) -> CodeType | None:
+    return getattr(inspect.unwrap(getattr(value, "fget", value)), "__code__", None)
 
 
 def _source(value: Any) -> str:
     """The text of a method, as far as it is known, or of a plain value."""
-    code = getattr(inspect.unwrap(getattr(value, "fget", value)), "__code__", None)
+    code = _code(value)
     if code is None:
         plain = isinstance(value, int | float | str | tuple | None)
         return repr(value) if plain and " at 0x" not in repr(value) else ""
     try:
         return inspect.getsource(code)
-    except OSError:  # what dataclasses write, or a class of `python -c`
+    except OSError:  # a class of `python -c`
         plain = [one for one in code.co_consts if not isinstance(one, CodeType)]
         return f"{code.co_code.hex()} {code.co_names} {plain!r}"

@@ -16,17 +16,17 @@ from test_runs import record_of
 
 from sparsebert.advise import savings, searching
 from sparsebert.advise.advising import Advice, advise
-from sparsebert.advise.asking import DENSE, LOG, Candidate, Log, Request
+from sparsebert.advise.data_findings import check, look
 from sparsebert.advise.halving import Judged, candidates, finalists, survivors
-from sparsebert.advise.looking import check, look
 from sparsebert.advise.promising import in_order, upper_bound
+from sparsebert.advise.search_log import DENSE, LOG, Candidate, Log, Request
 from sparsebert.chapters.reports import write_report
 from sparsebert.cli import advising, main
 from sparsebert.cli.options import RunCommand
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
-from sparsebert.patterns.batches import Rows
 from sparsebert.study.intervals import Mean, over_seeds_and_rows
 from sparsebert.study.losses import gain, loss, points
 from sparsebert.training.predictions import Predictions, metrics_of
@@ -586,6 +586,18 @@ def test_a_plan_that_cannot_be_trained_is_left_out(large, tmp_path):
     assert log.left_out and log.rung("final") and log.ended is None
 
 
+def test_plans_of_which_one_alone_can_be_trained_are_no_want_of_time(large, tmp_path):
+    fake = Fake(LOST)
+
+    def run(config, save_to):
+        if config.plan not in ("dense", "neighbour(2) | global(cls) @ late"):
+            raise InputError("training diverged")
+        return fake.run(config, save_to)
+
+    advice = advise(asked(large), tmp_path, run=run, measure=no_measure, clock=fake.clock)
+    assert advice.tried.startswith("1 sparse plan was tried with ")
+
+
 def test_a_folder_holds_one_search(large, tmp_path):
     advice_of(Fake(LOST), asked(large, budget=120), tmp_path)
     with pytest.raises(InputError, match=r"\(budget was 120.0, is 119.0\); give a new folder or a longer"):
@@ -651,6 +663,10 @@ def test_where_nothing_is_saved_is_said_first():
         "no saving is sure: it is 0.80 times dense attention's, and the rounds differ by 150%"
         in (savings.in_words(unsure)[0])
     )
+    nothing = row | {"over_dense": np.nan, "dense_memory": np.nan, "left_out": "dense attention could not"}
+    assert savings.in_words(pd.DataFrame([nothing])) == [
+        "At 2,048 tokens, one text at a time, dense attention could not."
+    ]
     assert savings.in_words(frame[:0]) == ["No time was left to measure what is saved; give a longer budget."]
 
 
@@ -661,6 +677,30 @@ def test_single_texts_and_batches_are_measured_while_there_is_time(monkeypatch):
     assert (found[["dense_seconds", "seconds", "over_dense", "memory"]] > 0).all(axis=None)
     assert len(savings.measure("global(cls)", "tiny", [16], left=lambda: 1e-9, rounds=1)) == 1
     assert savings.measure("global(cls)", "tiny", [16], left=lambda: -1.0).empty
+
+
+def test_where_dense_attention_does_not_fit_that_is_said_and_the_plan_is_used(large, tmp_path, monkeypatch):
+    measured = savings.measure_models
+
+    def no_memory(plan, lengths, **options):
+        both = measured(plan, lengths, **options)
+        lacking = both["contender"] == "dense"
+        both.loc[lacking, "left_out"] = "it doesn't fit into the GPU's memory"
+        both.loc[lacking, ["seconds", "spread", "memory"]] = np.nan
+        return both.assign(over_dense=np.nan)
+
+    def measure(plan, encoder, lengths, left):
+        return savings.measure("global(cls)", "tiny", lengths, rounds=1)
+
+    monkeypatch.setattr(savings, "measure_models", no_memory)
+    monkeypatch.setattr(savings, "BATCH_TOKENS", 32)
+    fake = Fake(LOST)
+    advice = advise(asked(large, lengths=(16,)), tmp_path, run=fake.run, measure=measure, clock=fake.clock)
+    why = "dense attention could not be measured: it doesn't fit into the GPU's memory."
+    assert advice.saved[0] == f"At 16 tokens, one text at a time, {why}"
+    assert advice.answer.startswith("At 16 tokens use ")
+    again = Advice.of(Log.read(tmp_path), fake.made.values())
+    assert again.saved == advice.saved and np.isnan(again.savings["dense_seconds"]).all()
 
 
 # ---- a whole one
@@ -721,6 +761,42 @@ def test_a_command_that_cannot_be(options, said, tmp_path, monkeypatch):
     error = command(*options, code=2)
     assert said in error and len(error.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def searched(large, tmp_path, monkeypatch):
+    """Calls the command on a search of fake runs, without a report."""
+    monkeypatch.setattr("sparsebert.chapters.reports.write_report", lambda parameters, folder: Path(folder))
+    monkeypatch.chdir(tmp_path)
+
+    def call(fake: Fake, *options: object):
+        def search(request, folder, store, folders):
+            return advise(request, folder, run=fake.run, measure=no_measure, clock=fake.clock)
+
+        monkeypatch.setattr("sparsebert.advise.advising.advise", search)
+        return CliRunner().invoke(main, ["advise", "--task", large, "--encoder", "tiny", *options])
+
+    return call
+
+
+def test_a_promise_with_too_few_seeds_is_null_in_json(searched):
+    fake = Fake(LOST)
+
+    def run(config, save_to):
+        fake.now += 700 * (config.seed == 3)
+        return Fake.run(fake, config, save_to)
+
+    fake.run = run
+    told = searched(fake, "--max-loss", "3", "--budget", "1500s", "--json").stdout
+    promises = json.loads(told, parse_constant=pytest.fail)["promises"]
+    assert promises[0]["bound"] is None and promises[0]["loss"]["value"] is None
+
+
+def test_warnings_about_the_data_stand_before_the_search(searched):
+    lines = searched(Fake(LOST), "--max-loss", "1", "--budget", "60s").stderr.splitlines()
+    assert lines[0].startswith(
+        "warning: 600 confirmation rows will hardly show that at most 1 points are lost"
+    )
 
 
 def test_a_plan_alone_has_its_savings_measured():

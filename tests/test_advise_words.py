@@ -13,7 +13,7 @@ from test_advise import LOST, Fake, advice_of, asked
 from test_runs import record_of
 from test_token_tasks import TAGS, columns, guesses, own, some_rows, words  # noqa: F401
 
-from sparsebert.advise.looking import look
+from sparsebert.advise.data_findings import look
 from sparsebert.advise.promising import in_order
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS

@@ -357,8 +357,9 @@ def test_a_failing_cell_is_one_clear_sentence_and_keeps_what_was_executed(tmp_pa
     ]
 
 
-def test_a_cell_that_refuses_its_parameters_is_wrong_input(tmp_path, monkeypatch):
-    cells = "from sparsebert.errors import InputError", "raise InputError('size=3: write an even number')"
+@pytest.mark.parametrize("kind", ["InputError", "UnknownName"])
+def test_a_cell_that_refuses_its_parameters_is_wrong_input(tmp_path, monkeypatch, kind):
+    cells = f"from sparsebert.errors import {kind}", f"raise {kind}('size=3: write an even number')"
     make_notebook(tmp_path, "02_picky", *cells, parameters="size: int = 3  # a number")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"stopped at cell .*: size=3: write an even number"):
@@ -513,19 +514,20 @@ def test_the_key_covers_parameters_profile_package_versions_and_folders(notebook
         book.notebook_key(notebook, {"size": 4}, "quick"),
         book.notebook_key(notebook, {"size": 3}, "full"),
     }
-    with monkeypatch.context() as patch:
-        patch.setenv("SPARSEBERT_RUNS_DIR", "elsewhere")
-        changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
+    for name in ("RUNS", "DATA", "PREPARED"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"SPARSEBERT_{name}_DIR", str(notebook.parent))
+            changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
         patch.setenv("SPARSEBERT_FRESH", "1")
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
-        patch.setattr(book, "versions", lambda: {"python": "0"})
+        patch.setattr(book, "required_versions", lambda: {"python": "0"})
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
     with monkeypatch.context() as patch:
         patch.setattr(book, "_hash", lambda file: file.name)
         changed.add(book.notebook_key(notebook, {"size": 3}, "quick"))
-    assert len(changed - {key}) == 6
+    assert len(changed - {key}) == 8
 
 
 def test_an_executed_notebook_that_is_torn_is_run_again(small_book, tmp_path):

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from sparsebert import doctor
 from sparsebert.cli import main
+from sparsebert.cli.options import answer
 from sparsebert.data.tasks import task_names
 from sparsebert.degrees import DegreeConfig
 from sparsebert.models.architectures import ARCHITECTURES
@@ -22,6 +23,11 @@ def call(*arguments: object, code: int = 0):
     assert result.exit_code == code, result.output
     assert code or result.exception is None
     return result
+
+
+def test_numbers_that_json_lacks_are_null(capsys):
+    answer(True, {"scores": [float("nan"), -float("inf"), 0.5]}, "")
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"scores": [None, None, 0.5]}
 
 
 def refusal(*arguments: object) -> str:
@@ -72,7 +78,7 @@ MENTIONED = {
         "Example:",
     ],
     ("evaluate",): ["FOLDER", "--task", "--eval-size", "--data-dir", "--json", "Example:"],
-    ("degrees",): ["RUN", "FILE", "--unweighted", "--shuffle", "--seed", "--runs-dir", "Example:"],
+    ("degrees",): ["RUN", "FILE", "--force", "--runs-dir", "Example:"],
     ("run",): ["NOTEBOOK", "NAME=VALUE", "--profile", "--out", "Example:"],
     ("book",): ["--profile", "smoke", "quick", "full"],
     ("tasks",): ["--json"],

@@ -13,7 +13,7 @@ from models import tiny_batch, tiny_model
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
-from sparsebert.degrees.hardening import check_target, count_pairs, harden, mass_widths
+from sparsebert.degrees.hardening import check_target, count_pairs, mass_widths
 from sparsebert.degrees.learning import other_parts
 from sparsebert.degrees.methods import Survival, attention_mass
 from sparsebert.degrees.training import attach_degrees
@@ -292,9 +292,9 @@ def hardened(target: float | None, plan: str = "learned | global(cls)", **fields
     learner = learner_of(4, longest=24, heads=12, target_density=target, **fields)
     with torch.no_grad():
         learner.theta.mul_(2)
-    config, batch = learner.config, Batch.of_lengths(LENGTHS)
+    batch = Batch.of_lengths(LENGTHS)
     pairs = count_pairs(batch, dict.fromkeys(range(4), other_parts(parse_pattern(plan).at(0, learner))), 24)
-    learner.harden(*harden(learner.log_survival().detach(), pairs, config.harden, target, config.open_ended))
+    learner.harden(*learner.method.harden(learner.log_survival().detach(), pairs, None))
     return learner
 
 
@@ -332,7 +332,7 @@ def test_the_density_asked_for_is_met_within_the_windows_that_an_encoder_has_of_
     others = dict.fromkeys(range(4), parse_pattern("global(cls)"))
     pairs = count_pairs(batch, others, longest, learner.windows)
     assert pairs.by_distance[1, 4:].sum() == 0 < pairs.by_distance[0, 4:].sum()
-    learner.harden(*harden(learner.log_survival().detach(), pairs, "support", 0.3, True))
+    learner.harden(*learner.method.harden(learner.log_survival().detach(), pairs, None))
     real = batch.real.long()
     with sparsify(model, plan, learner) as sparse, torch.no_grad(), sparse.measure() as meter:
         model(input_ids=3 * real, attention_mask=real)
@@ -346,7 +346,8 @@ def test_open_ended_degrees_reach_far_however_little_survives_there(target):
     log_survival = -0.6 * torch.arange(26.0).expand(4, 12, -1)
     batch = Batch.of_lengths([60])
     pairs = count_pairs(batch, dict.fromkeys(range(4), None), 24)
-    kept, _ = harden(log_survival, pairs, "irregular", target, open_ended=True)
+    how = DegreeConfig(harden="irregular", target_density=target)
+    kept, _ = METHODS["survival"](how).harden(log_survival, pairs, None)
     assert pairs.density(kept).mean().item() == pytest.approx(target, abs=0.005)
 
 
@@ -389,9 +390,9 @@ def test_heads_that_share_a_distribution_share_their_edges():
 
 def test_a_tilted_distribution_stays_in_its_family():
     """Irregular degrees reach the target by p(d) times exp(-t d), with one t for all heads."""
-    learner = learner_of(4, longest=24, heads=12)
+    learner = learner_of(4, longest=24, heads=12, harden="irregular", target_density=0.15)
     pairs = count_pairs(Batch.of_lengths(LENGTHS), dict.fromkeys(range(4)), 24)
-    kept, weights = harden(learner.log_survival().detach(), pairs, "irregular", 0.15, open_ended=True)
+    kept, weights = learner.method.harden(learner.log_survival().detach(), pairs, None)
     assert weights is None
     p = learner.theta.softmax(-1).detach()
     tilted = kept[..., :-1] - torch.cat([kept[..., 1:-1], torch.zeros(4, 12, 1)], -1)
@@ -594,7 +595,7 @@ def test_a_method_of_ones_own_is_learned_and_hardened_like_the_others(small, mon
 
     @register
     class Own(Survival):
-        name, summary = "own", "a distribution that starts even"
+        name = "own"
         label = "even start"
 
         def start(self, groups):

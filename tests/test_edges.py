@@ -221,7 +221,7 @@ COMMANDS = [
     ["evaluate", "folder", "--task", "<any>"],
     ["evaluate", "folder", "--eval-size", "<number>"],
     ["degrees", "<any>", "x.json"],
-    ["degrees", "ec71057ba6a7b67d", "<path>", "--seed", "3"],
+    ["degrees", "ec71057ba6a7b67d", "<path>"],
     ["sweep", "<path>", "--dry-run"],
     ["sweep", "grid.yaml", "--dry-run", "--only", "<any>"],
     *(

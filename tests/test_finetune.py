@@ -17,12 +17,12 @@ from transformers import Trainer
 import sparsebert.training.finetuning  # noqa: F401
 from sparsebert.bench.finetune import bench_finetune
 from sparsebert.cli import main
+from sparsebert.data.rows import Collator
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.machine import peak_memory, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
-from sparsebert.patterns.batches import Collator
 from sparsebert.sweeps.running import find_or_train, run_all
 from sparsebert.training.checkpoints import MANIFEST, declare_whole, last_whole
 from sparsebert.training.finetuning import finetune

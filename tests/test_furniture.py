@@ -78,18 +78,15 @@ def test_fields_of_a_config_are_listed_with_what_they_mean():
         ("See {doc}`the\nother <a>`, `{doc}`.", "See <doc the other <a>>, `{doc}`."),
         ("(a-label)=\n# Title", "# Title"),
         ("```python\nx = '{doc}`a`'\n```", "```python\nx = '{doc}`a`'\n```"),
-        ("```{code-block} text\n:name: a\nkept\n```", "```text\nkept\n```"),
         (":::{exercise} Why {term}`so`?\n:label: ex\n\nSay.\n:::", "**Exercise: Why <term so>?**\n\nSay."),
-        (
-            "````{solution} ex\n:class: dropdown\n\n```python\n1\n```\n````\nAfter",
-            "<details>\n<summary>Solution</summary>\n\n```python\n1\n```\n\n</details>\nAfter",
-        ),
         ("```{solution-start} ex\n```", "**Solution**"),
         ("A\n\n```{solution-end}\n```", "A"),
         (":::{admonition} Fair {ref}`x`\n:class: tip\nA\n\nB\n:::", "> **Fair <ref x>**\n>\n> A\n>\n> B"),
-        ("::::{note}\n:::{tip}\nin\n:::\n::::", "> **Note**\n>\n> > **Tip**\n> >\n> > in"),
-        ("```{dropdown} More\nA\n```", "<details>\n<summary>More</summary>\n\nA\n\n</details>"),
-        ("```{math}\n:label: e\nx\n```", "$$\nx\n$$"),
+        ("::::{admonition} A\n:::{admonition} B\nin\n:::\n::::", "> **A**\n>\n> > **B**\n> >\n> > in"),
+        (
+            "````{dropdown} More\n:open:\n\n```python\n1\n```\n````\nAfter",
+            "<details>\n<summary>More</summary>\n\n```python\n1\n```\n\n</details>\nAfter",
+        ),
         ("```{unknown} a\nits content\n```", "its content"),
         ("```{exercise}\nnever closed", "**Exercise**\n\nnever closed"),
     ],
@@ -170,7 +167,7 @@ print(sparsebert.here, asked)
     assert told.stdout == f"the clone {[pip]}\n", told.stderr
 
 
-# ---- address, dates, static files ------------------------------------------------------------------
+# ---- address, dates, MathJax ------------------------------------------------------------------
 
 
 def configured(monkeypatch, in_config="", in_environment="", baseurl=""):
@@ -227,32 +224,15 @@ def test_pages_know_their_file_and_the_day_of_its_last_commit(tmp_path):
     assert pages == {"intro": {"file": "book/intro.md", "updated": "2020-02-03"}}
 
 
-def test_static_files_stay_if_a_page_leads_to_them(tmp_path):
-    files = {
-        "notebooks/a.html": '<script src="../_static/mathjax/tex.js?v=1"></script>',
-        "a.html": '<img src="_static/a%20b.png">',
-        "_static/mathjax/tex.js": "",
-        "_static/mathjax/sre/mathmaps/en.json": "",
-        "_static/mathjax/sre/mathmaps/de.json": "unused",
-        "_static/mathjax/input/tex/extensions/cancel.js": "",
-        "b.html": '<link href="_static/b.css" rel="stylesheet"/><script src="_static/b.js"></script>',
-        "_static/b.css": '@import "c.css"; @font-face { src: url(fonts/b.woff2) } @import url(./d.css);',
-        "_static/c.css": "a { background: url('c.png') }",
-        "_static/d.css": "",
-        "_static/b.js": "load('lazy/d.js')",
-        **dict.fromkeys(
-            (f"_static/{name}" for name in ("a b.png", "c.png", "fonts/b.woff2", "lazy/d.js")), ""
-        ),
-        "_static/locales/de/messages.js": "unused",
-        "_static/b.js.map": "unused",
-    }
-    for name, text in files.items():
+def test_of_mathjax_what_our_pages_load_stays(tmp_path):
+    loaded = ["tex-chtml.js", "sre/mathmaps/en.json", "input/tex/extensions/cancel.js"]
+    loaded += ["output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2/MathJax_Zero.woff"]
+    for name in (*loaded, "tex-mml-svg.js", "sre/mathmaps/de.json", "output/svg/fonts/tex.js"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert site.leave_out_unused(tmp_path) == 3 * len("unused")
+        (tmp_path / name).touch()
+    site.trim_mathjax(tmp_path)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {name for name, text in files.items() if text != "unused"}
-    assert not (tmp_path / "_static" / "locales").exists()
+    assert left == set(loaded)
 
 
 # ---- printing --------------------------------------------------------------------------------------
@@ -265,9 +245,22 @@ def test_without_chromium_make_pdf_says_so_before_anything_is_made(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="apt install chromium"):
         find_browser()
+    monkeypatch.setenv("SPARSEBERT_BROWSER", "my-chrome")
+    with pytest.raises(InputError, match="names 'my-chrome', which is none"):
+        find_browser()
     told = CliRunner().invoke(main, ["book", "--pdf"])
     assert told.exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_browser_is_the_one_that_is_named(tmp_path, monkeypatch):
+    for name in ("chromium", "my-chrome"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SPARSEBERT_BROWSER", raising=False)
+    assert find_browser() == str(tmp_path / "chromium")
+    monkeypatch.setenv("SPARSEBERT_BROWSER", "my-chrome")
+    assert find_browser() == str(tmp_path / "my-chrome")
 
 
 def test_a_browser_that_fails_is_one_sentence(tmp_path):

@@ -476,8 +476,3 @@ def test_a_head_is_unbounded_if_most_tokens_keep_the_edges_beyond_the_largest_di
     kept = [[[1.0, 1.0, 0.8], [1.0, 0.5]], None, [[1.0], [1.0, 1.0, 0.4]]]
     assert HardDegrees(max_distance=2, open_ended=True, kept=kept).unbounded_heads() == [(0, 0)]
     assert HardDegrees(max_distance=3, kept=kept).unbounded_heads() == []
-
-
-def test_degrees_lose_their_weights_and_nothing_else():
-    degrees = HardDegrees(max_distance=1, kept=[[[1.0], []]], weights=[[[0.5], []]])
-    assert degrees.unweighted() == HardDegrees(max_distance=1, kept=[[[1.0], []]])

@@ -14,11 +14,11 @@ from studies import study
 from test_advise import LOST, Fake, no_measure, part
 from test_runs import record_of
 
-import sparsebert.advise.kept as kept_module
+import sparsebert.advise.promises_kept as kept_module
 from sparsebert.advise import promising
-from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import candidates
-from sparsebert.advise.kept import Pool, WholeRun, draw, kept, told, whole_runs
+from sparsebert.advise.promises_kept import Pool, WholeRun, draw, kept, told, whole_runs
+from sparsebert.advise.search_log import DENSE, Candidate, Request
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders

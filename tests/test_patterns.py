@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from reference import DRAWN, Sentence, allowed
 from torch import Tensor
 
+from sparsebert.data.rows import Collator
 from sparsebert.errors import InputError, UnknownName
 from sparsebert.kernels import kernel_for
 from sparsebert.patterns import (
@@ -25,7 +26,8 @@ from sparsebert.patterns import (
     parse_pattern,
     parse_plan,
 )
-from sparsebert.patterns.batches import Batch, Collator
+from sparsebert.patterns.batches import Batch
+from sparsebert.registry import first_paragraph
 
 BOOK = Path(__file__).parent.parent / "book"
 _atoms = st.one_of(list(DRAWN.values()))
@@ -130,7 +132,7 @@ def test_random_draws_k_other_keys_and_the_same_ones_whatever_the_batch(k, seed,
 @_each
 def test_a_pattern_says_of_itself_what_lists_figures_and_errors_ask(kind):
     assert kind.signature().startswith(kind.name)
-    assert kind.summary().endswith((".", ":", ")."))
+    assert first_paragraph(kind.__doc__).endswith((".", ":", ")."))
     assert kind.family.label
     for example in kind.examples:
         made = parse_pattern(example)

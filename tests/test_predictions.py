@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks.metrics import score
 from sparsebert.errors import InputError
-from sparsebert.patterns.batches import Rows
 from sparsebert.training.predictions import Predictions, metrics_of
 
 

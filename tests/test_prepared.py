@@ -20,6 +20,7 @@ from sklearn import metrics as sklearn_metrics
 from test_runs import input_hash
 
 from sparsebert.cli import main
+from sparsebert.data.rows import Rows
 from sparsebert.data.syntax import add_syntax
 from sparsebert.data.tasks import get_task, task_names
 from sparsebert.data.tasks.metrics import METRICS
@@ -28,7 +29,6 @@ from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Rows
 from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune

@@ -16,8 +16,9 @@ from sparsebert.errors import InputError, UnknownName
 from sparsebert.kernels import kernel_for
 from sparsebert.models.architectures import ARCHITECTURES
 from sparsebert.models.companions import apart
+from sparsebert.models.predictors import attach_masks
 from sparsebert.paths import Folders
-from sparsebert.patterns import parse_pattern
+from sparsebert.patterns import parse_pattern, parse_plan
 from sparsebert.patterns.batches import Batch
 from sparsebert.reductions import REDUCTIONS, attach_reduction, reduction_text
 from sparsebert.reductions.reduction import attend_and_score
@@ -125,6 +126,30 @@ def test_a_reduction_is_in_training_if_its_model_is(training):
 def test_encoders_that_tokens_cant_leave_say_so(kind):
     with pytest.raises(InputError, match="tokens can't leave"):
         attach_reduction(tiny_model(kind), "lat")
+
+
+def test_encoders_with_relative_positions_say_so(monkeypatch):
+    monkeypatch.setattr(ARCHITECTURES["mpnet"], "between", "MPNetAttention")  # where tokens could leave
+    with pytest.raises(InputError, match="tokens can't leave a 'mpnet' encoder, whose positions"):
+        attach_reduction(tiny_model("mpnet"), "lat")
+
+
+@pytest.mark.parametrize("text", [*WAYS, "adaptive(start=0.5)", "compressed(share=0.5, slots=2)"])
+def test_tokens_leave_under_masks_that_are_predicted_from_a_file(text, tmp_path):
+    model, batch = tiny_model("bert"), columns()
+    masks = attach_masks(model, parse_plan("predicted"), 9)
+    (tmp_path / "masks").write_bytes(masks.float().contents())
+    delattr(model, masks.attribute)
+    reduction = reduced(model, text, training=True)
+    reduction.advance(0.5)
+    with sparsify(model, f'predicted("{tmp_path / "masks"}")', reduction=reduction) as sparse:
+        logits = model.train()(**batch).logits
+        loss = logits.sum() + reduction.added_loss(logits, lambda: model(**batch).logits)
+        loss.backward()
+        reduction.advance(1.0)
+        with sparse.measure() as meter, torch.no_grad():
+            model.eval()(**batch)
+    assert min(meter.kept) < 1 and max(meter.over_real) < 1
 
 
 # ---- what it costs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
@@ -95,6 +96,32 @@ assert said.stdout.split() == ["said", KERNELS.fingerprints["mine"]], said
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def fingerprint_of(base: type, default: int = 2, **how) -> str:
+    class Mine(base):
+        first: int
+        second: int = default
+        name = "mine"
+
+        def said(self) -> int:
+            return self.first
+
+    register(dataclass(Mine, **how))
+    return Part.registry.fingerprints["mine"]
+
+
+def test_a_fingerprint_is_of_what_a_class_says_and_not_of_what_is_written_into_it():
+    """Methods that `dataclass` writes, and bases of other packages, differ between their versions."""
+    plain = fingerprint_of(Part)
+    assert fingerprint_of(Part, order=True, frozen=True) == plain
+    assert fingerprint_of(Part, default=3) != plain
+
+    def packaged(said: str) -> type:
+        installed = type("Installed", (), {"version": said})
+        return type("Base", (Part, installed), {"__module__": "sparsebert.patterns"})
+
+    assert fingerprint_of(packaged("1.0")) == fingerprint_of(packaged("2.0"))
 
 
 def test_the_package_has_nothing_from_outside():

@@ -12,11 +12,13 @@ import pytest
 from test_cli import call, refusal
 from test_runs import record_of
 
+from sparsebert.data.rows import Rows
 from sparsebert.degrees.methods import Survival
 from sparsebert.errors import InputError
 from sparsebert.paths import locked
-from sparsebert.patterns.batches import Rows
-from sparsebert.registry import METHODS, register
+from sparsebert.patterns import Neighbour
+from sparsebert.reductions.ltp import Ltp
+from sparsebert.registry import METHODS, PATTERNS, REDUCTIONS, register
 from sparsebert.study import claims, results
 from sparsebert.study.results import recorded
 from sparsebert.training.predictions import Predictions
@@ -330,6 +332,20 @@ def test_methods_from_outside_of_the_package_do_not_count_as_other_data(project,
     assert results.check() == []
     METHODS.pop("mine")
     assert results.check() == [] and len(recorded()) == 2
+
+
+def test_patterns_and_reductions_from_elsewhere_do_not_count_as_other_data(project, monkeypatch):
+    own = [{"plan": "mine(1) | global(cls)"}, {"reduce": "mine(start=1)"}]
+    configs = [RunConfig.model_validate_json(json.dumps(asked)) for asked in own]
+    write(project / "a.jsonl", run(0), *(record_of(one, data_hash="of data and source") for one in configs))
+    assert results.check() == []
+    backward = type("Mine", (Neighbour,), {"name": "mine", "__module__": __name__})
+    for registry, kind in ((PATTERNS, backward), (REDUCTIONS, type("Mine", (Ltp,), {"name": "mine"}))):
+        monkeypatch.setitem(registry, "mine", kind)
+        monkeypatch.setitem(registry.fingerprints, "mine", "of its source")
+    assert results.check() == []
+    write(project / "a.jsonl", run(0), run(0, reduce="ltp", data_hash="other data"))
+    assert "can't be compared" in results.check()[0]
 
 
 def test_the_list_has_a_line_for_each_kind_of_run(project):

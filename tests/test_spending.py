@@ -8,11 +8,11 @@ import pytest
 from studies import study
 from test_runs import record_of
 
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Rows
 from sparsebert.study.spending import DENSE as DENSE_WAY
 from sparsebert.study.spending import judged_at, lost_beyond, spent, way_of
 from sparsebert.training.predictions import Predictions
@@ -58,6 +58,21 @@ NEAR = runs(0.10, 990.0, plan="neighbour(2) | global(cls)")
 )
 def test_a_run_says_by_which_way_it_spends_less(asked, way):
     assert way_of(RunConfig(**asked))[0] == way
+
+
+def test_a_plan_that_is_not_known_here_is_not_dense_attention():
+    elsewhere = RunConfig.model_validate_json('{"plan": "mine(3, seed=1) | global(cls)"}')
+    assert way_of(elsewhere) == ("fixed patterns", "mine(3) | global(cls)")
+
+
+def test_degrees_that_aim_at_no_density_are_told_by_how_they_were_learned():
+    asked = [{"price": 0.1}, {"price": 0.2}, {"method": "span"}, {"target_density": 0.25}]
+    assert [way_of(RunConfig(plan="learned", degrees=how))[1] for how in asked] == [
+        "survival, price 0.1",
+        "survival, price 0.2",
+        "span, price 0.03",
+        "density 0.25",
+    ]
 
 
 def test_costs_and_losses_are_beside_dense_attention_of_the_same_seed():

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import test_runs
 import yaml
 from click.testing import CliRunner
+from studies import study
 from test_cli import call as command
 from test_encoders import save_encoder
 from test_runs import input_hash
@@ -335,13 +335,7 @@ def test_runs_that_differ_in_their_training_alone_are_tried_on_an_encoder_once(s
 
 def test_the_degrees_that_are_used_again_are_those_on_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = AGAIN.read_text()
-    names = re.search("for run in (.*); do", text)[1].split()
-    lines = re.findall("sparsebert (degrees .*)", text)
-    assert (len(names), len(lines)) == (3, 4)
-    for seed, name in enumerate(names):
-        for line in lines:
-            command(*line.replace("$run", name).replace("$seed", str(seed)).split())
+    study("degrees_again").main()
     on_record = {record.name: record for record in recorded("experiments")}
     of_the_task = {r.data_hash for r in on_record.values() if r.config.task == "glue/qnli"}
     for config in load_grid(AGAIN):

@@ -19,13 +19,13 @@ from test_syntax import each_tokenizer, tokenizer_of
 from transformers import pipeline
 
 from sparsebert.bench.finetune import bench_finetune
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.data.tasks.prepared import prepared_task
 from sparsebert.data.tokenizing import _tags, prepare, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
-from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.study import results
 from sparsebert.sweeps import bundling
 from sparsebert.training import finetuning as module

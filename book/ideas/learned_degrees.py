@@ -26,7 +26,6 @@ class RootPrice(Survival):
     """A head pays the root of its density: an open head pays less per edge than one that is half open."""
 
     name = "root_price"
-    summary = "edges count with the probability that they exist; a head pays the root of its density"
     kind = "other"
 
     def cost(self, density, share, pairs):
@@ -43,7 +42,6 @@ class Worth(Survival):
     """
 
     name = "worth"
-    summary = "edges count with the probability that they exist, and are kept by what the loss says of them"
     kind = "other"
     memory = 0.98  # of the mean over steps
 
@@ -72,7 +70,6 @@ class FromMass(Survival):
     """Each head starts as open as its attention goes far before training, between a half and nine tenths."""
 
     name = "from_mass"
-    summary = "edges count with the probability that they exist; heads start by the attention that they pay"
     kind = "other"
 
     def begin(self, training):

@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader
 from sparsebert import load
 from sparsebert.bench import measuring
 from sparsebert.cli.options import folder_options
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import columns_of, load_tokenizer
 from sparsebert.models.sparsified import Sparsified
 from sparsebert.paths import Folders, write_whole
-from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.study.results import results_dir
 from sparsebert.study.spending import DENSE, way_of
 from sparsebert.sweeps.grids import load_grid

@@ -18,8 +18,8 @@ from typing import Any
 import click
 
 from sparsebert.advise.advising import advise
-from sparsebert.advise.asking import DENSE, Request
-from sparsebert.advise.kept import WHOLE_RUNS, WholeRun
+from sparsebert.advise.promises_kept import WHOLE_RUNS, WholeRun
+from sparsebert.advise.search_log import DENSE, Request
 from sparsebert.advise.searching import Runner, trainer
 from sparsebert.cli.options import duration, folder_options
 from sparsebert.data.tasks import Task, get_task, task_names

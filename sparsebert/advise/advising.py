@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.advise import savings
-from sparsebert.advise.asking import DENSE, Candidate, Log, Request, Rung
+from sparsebert.advise.data_findings import DataFinding, check, look
 from sparsebert.advise.halving import PART, judged, record_of
-from sparsebert.advise.looking import Finding, check, look
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
+from sparsebert.advise.search_log import DENSE, Candidate, Log, Request, Rung
 from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.task import CONFIRM
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders, check_writable, fresh_runs, project_root, runs_dir
 from sparsebert.reading import path_of, read_model
 from sparsebert.study.captions import code, listed, rounded
@@ -47,12 +47,12 @@ class Advice:
     `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
     row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
     of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
-    their tests, and `why` says what is sure. `train_rows` are those of the task. `savings` is empty if
-    nothing was measured. Chapter 09 shows all of it.
+    their tests, and `why` says what is sure. `chose` is False where there was no time to choose a plan.
+    `train_rows` are those of the task. `savings` is empty if nothing was measured. Chapter 09 shows all that.
     """
 
     request: Request
-    findings: list[Finding]
+    findings: list[DataFinding]
     records: list[RunRecord]
     final: dict[str, list[RunRecord]]
     baseline: RunRecord | None
@@ -60,6 +60,7 @@ class Advice:
     curve: pd.DataFrame
     promises: list[Promise]
     why: str
+    chose: bool
     train_rows: int
     savings: pd.DataFrame
     spent: float
@@ -89,8 +90,9 @@ class Advice:
             curve=_curve(log, named, promises),
             promises=promises,
             why=_why(log, promises) + _went_on(log, promises),
+            chose=log.chose,
             train_rows=log.train_rows,
-            savings=pd.DataFrame(log.savings or []),
+            savings=pd.DataFrame(log.savings or []).fillna(math.nan).infer_objects(),  # null in the log
             spent=log.spent,
         )
 
@@ -129,7 +131,7 @@ class Advice:
             rows, seeds = int(own["rows"].iloc[0]), int(own["seeds"].iloc[0])
             plans = "1 sparse plan was" if len(own) == 1 else f"{len(own)} sparse plans were"
             with_seeds = "one seed" if seeds == 1 else f"{seeds} seeds"
-            if rung == "first" and len(own) == 1:
+            if rung == "first" and not self.chose:
                 said.append("There was no time to choose, so one plan that is often good was taken")
                 continue
             said.append(f"{plans} {_TRIED[rung]} {rows:,} training rows and {with_seeds}")
@@ -208,8 +210,8 @@ def advise(
     """Search within the request's budget, or go on with the search whose log is in `folder`.
 
     The log and the recommended model are kept in `folder`, the records in the store. A longer budget and
-    other lengths go on with a search, too. Raises `InputError` for data with a finding that stops, and for a
-    folder with the search of another request.
+    other lengths go on with a search, too. Findings that warn go to stderr before the search. Raises
+    `InputError` for data with a finding that stops, and for a folder with the search of another request.
     """
     started, folder = clock(), path_of(folder)
     check_writable(folder, f"the folder '{folder}'", "one")
@@ -220,6 +222,9 @@ def advise(
     log = Log.opened(folder, request, task.data_hash, task.sizes["train"])
     log.findings = log.findings or look(task, request.encoder, request.max_length, request.max_loss)
     check(log.findings)
+    for finding in log.findings:
+        if finding.severity == "warns":
+            say(f"warning: {finding.sentence}")
     search = Search(log, folder, task.paired, run or trainer(store, folders), clock, started, folders)
     search.make()
     advice = Advice.of(log, search.records.values())

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sparsebert.advise.asking import DENSE, Candidate, Log, Rung
+from sparsebert.advise.search_log import DENSE, Candidate, Log, Rung
 from sparsebert.study.intervals import Mean
 from sparsebert.study.losses import gain, loss
 from sparsebert.training.runs import RunRecord

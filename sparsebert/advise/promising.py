@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from sparsebert.advise.looking import files_of
+from sparsebert.advise.data_findings import files_of
 from sparsebert.study import power
 from sparsebert.study.captions import rounded
 from sparsebert.study.intervals import LEVEL, Mean

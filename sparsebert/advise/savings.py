@@ -34,7 +34,8 @@ def measure(
 
     Columns: `length`, `batch` (texts at once); `dense_seconds` and `seconds` per text; `over_dense`, the
     median of the rounds' own ratios; `spread` of the less steady one; `dense_memory` and `memory` in bytes
-    per text; `kernel`; `saves`, whether time is saved beyond the noise. Raises what `measure_models` does.
+    per text; `kernel`; `saves`, whether time is saved beyond the noise, or the plan alone could be measured;
+    `left_out`, what could not be and why. Raises what `measure_models` does.
     """
     rows, pace, beside = [], 0.0, 0.0  # seconds for a token, and for what does not grow
     for single, length in itertools.product((True, False), sorted(lengths)):
@@ -60,6 +61,9 @@ def in_words(saved: pd.DataFrame) -> list[str]:
         where = (
             f"At {row.length:,} tokens, {'one text' if row.batch == 1 else f'{row.batch} texts'} at a time"
         )
+        if left_out := getattr(row, "left_out", ""):  # the log of an earlier search lacks it
+            sentences.append(f"{where}, {left_out}.")
+            continue
         memory = 1 - row.memory / row.dense_memory
         lighter = (
             f"; memory is {abs(memory):.0%} {'less' if memory > 0 else 'more'}" if row.dense_memory else ""
@@ -87,6 +91,8 @@ def measurable(record: RunRecord, folder: Path) -> str:
 
 def _row(dense: pd.Series, own: pd.Series, batch: int) -> dict[str, object]:
     spread = float(max(dense["spread"], own["spread"]))
+    named = {"dense attention": dense["left_out"], "the plan": own["left_out"]}
+    left_out = [f"{name} could not be measured: {why}" for name, why in named.items() if why]
     return {
         "dense_seconds": float(dense["seconds"]) / batch,
         "seconds": float(own["seconds"]) / batch,
@@ -95,5 +101,8 @@ def _row(dense: pd.Series, own: pd.Series, batch: int) -> dict[str, object]:
         "dense_memory": float(dense["memory"]) / batch,
         "memory": float(own["memory"]) / batch,
         "kernel": own["kernel"],
-        "saves": bool(own["over_dense"] < 1 - max(FASTER, spread)),
+        "saves": bool(
+            own["over_dense"] < 1 - max(FASTER, spread) or (dense["left_out"] and not own["left_out"])
+        ),
+        "left_out": "; ".join(left_out),
     }

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from sparsebert.advise.asking import DENSE, Candidate, Log, Rung
 from sparsebert.advise.halving import PART, candidates, finalists, ranked, record_of, survivors
 from sparsebert.advise.promising import LEAST_SEEDS
+from sparsebert.advise.search_log import DENSE, Candidate, Log, Rung
 from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders
 from sparsebert.study.losses import gain

@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from sparsebert.bench.measuring import find_device, paired_ratio, seconds
+from sparsebert.data.rows import Rows
 from sparsebert.errors import InputError, say
 from sparsebert.machine import device_name, resolve_precision, versions
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.models.sparsified import sparsify
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Rows
 from sparsebert.patterns.plans import Plan
 from sparsebert.training.finetuning import build_trainer
 from sparsebert.training.resolved import Run

@@ -133,6 +133,7 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
     The notebook, its parameters, the recorded runs and whether they may be used, the package's source, the
     versions of Python and of what the package requires, and the folders of runs and data in use.
     """
+    folders = paths.runs_dir(), paths.data_dir(), paths.prepared_dir()
     facts = {
         "notebook": _hash(notebook),
         "parameters": dict(parameters),
@@ -140,13 +141,13 @@ def notebook_key(notebook: Path, parameters: Mapping[str, Any], profile: str) ->
         "fresh": paths.fresh_runs(),
         "recorded": _hashes(notebook.parent.parent / "book" / "results", "*.json*"),
         "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
-        "versions": versions(),
-        "folders": [str(folder and folder.resolve()) for folder in (paths.runs_dir(), paths.data_dir())],
+        "versions": required_versions(),
+        "folders": [str(folder and folder.resolve()) for folder in folders],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
+def required_versions() -> dict[str, str]:
     """Versions of Python and of every distribution that the package and its book require directly."""
     required = map(Requirement, importlib.metadata.requires("sparsebert") or [])
     extras = [{"extra": extra} for extra in ("train", "data", "book")]
@@ -197,7 +198,7 @@ chapter tells what its runs took. Chapters whose runs are recorded are run two a
 
 {table(("chapter", "seconds"), [*taken, ("together", f"{sum(seconds.values()):.0f}")])}
 
-{table(("installed", "version"), versions().items())}
+{table(("installed", "version"), required_versions().items())}
 """
 
 
@@ -209,7 +210,7 @@ def _rendered(root: Path, build: Path, say: Callable[[str], None]) -> Path:
         "config": _hash(root / "_config.yml"),
         "package": _hashes(Path(sparsebert.__file__).parent, "*.py"),
         "repository": os.environ.get("SPARSEBERT_REPOSITORY"),
-        "versions": versions(),
+        "versions": required_versions(),
     }
     text = json.dumps(facts, indent=1)
     if index.is_file() and made_from.is_file() and made_from.read_text(encoding="utf-8") == text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import nbformat
 from markdown_it import MarkdownIt
@@ -14,10 +14,6 @@ Link = Callable[[str, str], str]  # a role's name and content as plain Markdown
 
 _MYST = MarkdownIt("commonmark").use(colon_fence_plugin).use(myst_block_plugin)
 _ROLE = re.compile(r"(?<!`)\{([a-z:]+)\}`([^`\n]+(?:\n[^`\n]+)?)`")
-_CODE = frozenset({"code", "code-block", "code-cell", "sourcecode"})
-_FOLDED = frozenset({"solution", "dropdown", "toggle"})
-_BOXES = frozenset({"admonition", "note", "tip", "hint", "important", "warning", "caution", "attention"})
-_LEFT_OUT = frozenset({"eval-rst", "solution-end", "exercise-end", "tableofcontents", "bibliography", "glue"})
 
 
 def standalone(
@@ -87,7 +83,7 @@ def _glued(book: nbformat.NotebookNode) -> dict[str, str]:
 def plain_markdown(text: str, link: Link) -> str:
     """MyST Markdown as what every program shows: no roles, directives or labels.
 
-    Exercises and solutions become headed or folded text, other directives their content.
+    Exercises, solutions, folds and boxes become headed or folded text, other directives their content.
     """
     lines, out, place = text.split("\n"), [], 0
     for block in _MYST.parse(text):
@@ -105,35 +101,17 @@ def _directive(head: str, text: str, whole: list[str], link: Link) -> list[str]:
     if not named:
         return whole  # code, or a fence that is none of Sphinx's
     name, title = named.groups()
-    options, body = _options(text.removesuffix("\n").split("\n"))
-    if name in _CODE:
-        return [f"```{title}", *body, "```"]
-    if name.partition(":")[0] in _LEFT_OUT:
-        return []
-    content = plain_markdown("\n".join(body), link)
+    content = plain_markdown(re.sub(r"\A(:[\w-]+:.*\n)*", "", text), link)  # without its options
     title = _with_roles([title], link)
-    if name in ("exercise", "exercise-start"):
+    if name == "exercise":
         return [f"**Exercise{': ' + title if title else ''}**", "", content]
     if name == "solution-start":
         return ["**Solution**"]
-    if name in _FOLDED or (name in _BOXES and "dropdown" in options.get("class", "")):
-        said = "Solution" if name == "solution" else title or name.capitalize()
-        return ["<details>", f"<summary>{said}</summary>", "", content, "", "</details>"]
-    if name in _BOXES:
-        heading = title if name == "admonition" else name.capitalize()
-        return [f"> **{heading}**", ">", *(f"> {line}".rstrip() for line in content.split("\n"))]
-    if name == "math":
-        return ["$$", *body, "$$"]
-    return content.split("\n")
-
-
-def _options(body: list[str]) -> tuple[Mapping[str, str], list[str]]:
-    """The options that a directive's body begins with, and the rest."""
-    options = {}
-    while body and (option := re.match(r":([\w-]+):\s*(.*)", body[0])):
-        options[option[1]] = option[2]
-        body = body[1:]
-    return options, body
+    if name == "dropdown":
+        return ["<details>", f"<summary>{title}</summary>", "", content, "", "</details>"]
+    if name == "admonition":
+        return [f"> **{title}**", ">", *(f"> {line}".rstrip() for line in content.split("\n"))]
+    return content.split("\n") if content else []
 
 
 def _with_roles(lines: list[str], link: Link) -> str:

@@ -37,6 +37,9 @@ TYPES: dict[str, Any] = {
     for optional in ("", " | None")
 }
 
+# What chapter 03's parameters are whose names say something else.
+_KINDS = {"stepwise": "pattern", "uncontrolled": "placement", "from_layers": "placement"}
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -185,7 +188,8 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
 def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
     """`InputError` for what is no task, encoder, plan, placement or pattern, and for layers that are lacking.
 
-    The encoder is loaded if layers are named.
+    What a value is its parameter's name says, in the singular or the plural. The encoder is loaded if layers
+    are named.
     """
     if value is None:
         return
@@ -194,17 +198,17 @@ def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
     from sparsebert.patterns import parse_pattern
     from sparsebert.patterns.plans import Placement, parse_plan
 
-    placements = []
-    if name in ("task", "tasks", "short_task"):
+    kind, placements = _KINDS.get(name, name.removesuffix("s")), []
+    if kind == "task":
         get_task(value)
-    elif name in ("encoder", "encoders"):
+    elif kind == "encoder":
         check_encoder(value)
-    elif name in ("pattern", "patterns", "stepwise"):
+    elif kind == "pattern":
         parse_pattern(value)
-    elif name in ("plan", "plans"):
+    elif kind == "plan":
         placements = [placement for _, placement in parse_plan(value).steps]
-    elif name in ("placement", "placements", "uncontrolled", "from_layers"):
-        placements = [Placement(f"{value}-" if name == "from_layers" else value)]
+    elif kind == "placement":
+        placements = [Placement(value if isinstance(value, str) else f"{value}-")]
     for placement in placements if encoder else ():
         if placement.text[0].isdigit():
             placement.layers(_layers(encoder))

@@ -138,7 +138,7 @@ def components_page() -> str:
     import sparsebert.reductions  # noqa: F401  (each wing fills its registry)
     from sparsebert.data.tasks import registered
 
-    patterns = [(f"`{kind.signature()}`", kind.family.label, kind.summary()) for kind in PATTERNS.values()]
+    patterns = [(f"`{kind.signature()}`", kind.family.label, _said(kind)) for kind in PATTERNS.values()]
     kernels, methods, encoders, reductions = (
         [(f"`{kind.name}`", _said(kind)) for kind in registry.values()]
         for registry in (KERNELS, METHODS, ARCHITECTURES, REDUCTIONS)

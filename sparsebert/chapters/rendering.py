@@ -13,7 +13,7 @@ from pathlib import Path
 
 from papermill.exceptions import strip_color
 
-from sparsebert.errors import ChapterError, InputError
+from sparsebert.errors import ChapterError, InputError, shown
 
 _BROWSERS = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge"),
@@ -44,14 +44,16 @@ def render(what: str, arguments: Sequence[str | Path], log: Path, source: Path) 
 
 
 def find_browser() -> str:
-    """The path of Chromium or a browser made from it; `InputError` if there is none."""
-    for name in _BROWSERS:
+    """The path of Chromium or a browser made from it: that of SPARSEBERT_BROWSER, or the first that is found.
+
+    Raises `InputError` if there is none.
+    """
+    named = os.environ.get("SPARSEBERT_BROWSER")
+    for name in (named,) if named else _BROWSERS:
         if path := shutil.which(name):
             return path
-    raise InputError(
-        "a PDF is printed by Chromium, and neither it nor Chrome is installed; on Debian and Ubuntu: "
-        "apt install chromium"
-    )
+    lacking = f"SPARSEBERT_BROWSER names '{shown(named)}', which is none" if named else "there is none"
+    raise InputError(f"this needs Chromium or Chrome, and {lacking}; on Debian: apt install chromium")
 
 
 def print_page(browser: str, page: Path, pdf: Path) -> None:

@@ -24,7 +24,7 @@ from traitlets import default
 from sparsebert.chapters.notebooks import find_notebook, read_notebook, write_notebook
 from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
-from sparsebert.errors import ChapterError, InputError
+from sparsebert.errors import ChapterError, InputError, UnknownName
 from sparsebert.paths import check_writable
 from sparsebert.reading import path_of
 
@@ -123,7 +123,7 @@ def execute(
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)
             raise
         except (PapermillExecutionError, RuntimeError) as error:  # RuntimeError if the kernel dies
-            if getattr(error, "ename", "") == InputError.__name__:
+            if getattr(error, "ename", "") in (InputError.__name__, UnknownName.__name__):
                 where = f"{notebook.stem} stopped at cell [{error.exec_count}]"
                 raise InputError(f"{where}: {strip_color(error.evalue)}") from None
             write_notebook(failed, tidy(read_notebook(done), record, folders))

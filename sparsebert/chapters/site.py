@@ -1,4 +1,4 @@
-"""The Sphinx extension behind the rendered book: its address, docstrings, dates, downloads, static files."""
+"""The Sphinx extension behind the rendered book: its address, docstrings, dates, downloads, MathJax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import yaml
 
@@ -158,7 +157,7 @@ def _signature(
 def _finish(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
         _write_downloads(app)
-        leave_out_unused(Path(app.outdir))
+        trim_mathjax(Path(app.outdir, "_static", "mathjax"))
     if error is None and app.builder.name == "singlehtml":  # for paper, on which nothing can be unfolded
         page = Path(app.outdir, f"{app.config.root_doc}.html")
         page.write_text(
@@ -227,18 +226,12 @@ def _cited(env: BuildEnvironment, key: str) -> tuple[str, str, str]:
     return key, "", ""
 
 
-# ---- static files that no page asks for ---------------------------------------------------------------
+# ---- MathJax ------------------------------------------------------------------------------------------
 
-_ASKED = {
-    ".html": re.compile(r"""(?:src|href|data-[\w-]+)=["']([^"'#?]+)"""),
-    ".css": re.compile(r"""(?:@import\s+url\(|url\(|@import )\s*["']?([^"'()#?]+)"""),
-    ".js": re.compile(r"""["'`]([^"'`\s]+\.\w+)["'`]"""),
-}
-
-
-# MathJax composes these names itself: fonts, packages of macros, and what reads formulas aloud in English.
+# Of its 24 MB what our pages may load: fonts, packages of macros, and what reads formulas aloud in English.
 _MATHJAX = (
-    "output/chtml/fonts/woff-v2/*.woff",
+    "tex-chtml.js",
+    "output/chtml/fonts/**/*.*",
     "input/tex/extensions/*.js",
     "a11y/*.js",
     "sre/mathmaps/base.*",
@@ -246,29 +239,9 @@ _MATHJAX = (
 )
 
 
-def leave_out_unused(html: Path) -> int:
-    """Removes files of `_static/` that no page of a site leads to, and returns their bytes.
-
-    Kept is what pages name, what the style sheets and scripts that they load name, and so on.
-    """
-    static = html / "_static"
-    unused = {file for file in static.rglob("*") if file.is_file()}
-    waiting = list(html.rglob("*.html"))
-    while waiting:
-        file = waiting.pop()
-        names = _ASKED[file.suffix].findall(file.read_text(encoding="utf-8", errors="replace"))
-        if file.parent == static / "mathjax":
-            composed = [found for pattern in _MATHJAX for found in file.parent.glob(pattern)]
-            names += [found.relative_to(file.parent) for found in composed]
-        folders = (file.parent, html, static)
-        places = {Path(os.path.normpath(folder / unquote(str(name)))) for name in names for folder in folders}
-        found = places & unused
-        unused -= found
-        waiting += [file for file in found if file.suffix in _ASKED]
-    removed = sum(file.stat().st_size for file in unused)
-    for file in unused:
-        file.unlink()
-    for folder in sorted(static.rglob("*/"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    return removed
+def trim_mathjax(folder: Path) -> None:
+    """Removes from a copy of MathJax what pages with formulas in TeX and English words do not load."""
+    kept = {file for pattern in _MATHJAX for file in folder.glob(pattern)}
+    for file in folder.rglob("*"):
+        if file.is_file() and file not in kept:
+            file.unlink()

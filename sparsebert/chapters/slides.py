@@ -26,7 +26,6 @@ from typing import Any
 import nbformat
 
 from sparsebert.chapters.rendering import render
-from sparsebert.chapters.site import leave_out_unused
 from sparsebert.errors import InputError, shown
 
 _ASKED = re.compile(r"^(`{3,})\{chapter-(figure|finding)\}(.*)\n\1[ \t]*$", re.MULTILINE)
@@ -74,7 +73,6 @@ def build_slides(root: Path, executed: Iterable[Path], build: Path) -> Path:
     command = ["-m", "sphinx", "-W", "--keep-going", "-b", "revealjs", "-d"]
     command = [*command, source / ".doctrees", source, work]
     render("the slides", command, build / "slides.log", source)
-    leave_out_unused(work)
     html = build / "slides"
     shutil.rmtree(html, ignore_errors=True)
     os.replace(work, html)

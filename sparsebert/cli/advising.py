@@ -61,7 +61,7 @@ def advise(
         _only_savings(plan, asked["encoder"], asked["lengths"], as_json)
         return
     from sparsebert.advise.advising import advise as search
-    from sparsebert.advise.asking import Request
+    from sparsebert.advise.search_log import Request
     from sparsebert.chapters.notebooks import find_notebook
     from sparsebert.chapters.reports import CHAPTER, write_report
     from sparsebert.training.runs import RunStore
@@ -93,8 +93,8 @@ def advise(
 
 
 def _only_savings(plan: str, encoder: str, lengths: list[int], as_json: bool) -> None:
-    from sparsebert.advise.asking import check_lengths
     from sparsebert.advise.savings import in_words, measure
+    from sparsebert.advise.search_log import check_lengths
 
     check_lengths(lengths)
     found = measure(plan, encoder, lengths)

@@ -8,6 +8,7 @@ import click
 
 from sparsebert.cli.group import main
 from sparsebert.cli.options import answer, json_option
+from sparsebert.registry import first_paragraph
 
 
 @main.command()
@@ -57,7 +58,7 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
     from sparsebert.patterns import PATTERNS, parse_pattern
 
     if pattern is None:
-        _listing({kind.signature(): kind.summary() for kind in PATTERNS.values()})
+        _listing({kind.signature(): first_paragraph(kind.__doc__) for kind in PATTERNS.values()})
         click.echo("\nJoin patterns with |, take one away with -. A plan places them at layers:")
         placements = "(all, early, late, 3, 3-5, 3-; the rest dense)"
         click.echo(f"  neighbour(2) | global(cls) @ late; syntax @ 0-1     {placements}")
@@ -82,7 +83,7 @@ def reductions(name: str | None, as_json: bool) -> None:
     from sparsebert.reductions import REDUCTIONS
 
     if name is None:
-        _listing({kind.name: kind.summary() for kind in REDUCTIONS.values()}, as_json)
+        _listing({kind.name: first_paragraph(kind.__doc__) for kind in REDUCTIONS.values()}, as_json)
         return
     fields = REDUCTIONS[name].Settings.model_fields
     _listing(

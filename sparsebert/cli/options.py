@@ -125,5 +125,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 def answer(as_json: bool, data: object, text: object) -> None:
-    """Print a result: its data as JSON, or else the text."""
+    """Print a result: its data as JSON, in which NaN is null, or else the text."""
+    if as_json:
+        data = json.loads(json.dumps(data), parse_constant=lambda number: None)
     click.echo(json.dumps(data, indent=1) if as_json else text)

@@ -95,16 +95,9 @@ def evaluate(folder: str, as_json: bool, **how: Any) -> None:
 )
 @click.argument("run")
 @click.argument("file")
-@click.option("--unweighted", is_flag=True, help="Write the connections without the weights on them.")
-@click.option(
-    "--shuffle",
-    type=click.Choice(["heads", "layers"]),
-    help="Give degrees to other heads of the same layer, or to other layers: a control.",
-)
-@click.option("--seed", type=click.IntRange(0), help="Seed of --shuffle.  [default: the seed of the run]")
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
 @folder_options("runs")
-def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> None:
+def degrees(run: str, file: str, force: bool, folders: Folders) -> None:
     """Write the degrees that a run learned to FILE, for plans of other runs.
 
     RUN is the name of a record, in the folder of runs or in book/results/. Degrees from a file are hard from
@@ -115,15 +108,9 @@ def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> N
     from sparsebert.study.results import run_named
     from sparsebert.training.runs import RunStore
 
-    shuffle, seed = how["shuffle"], how["seed"]
-    if seed is not None and not shuffle:
-        raise InputError("--seed goes with --shuffle heads or --shuffle layers")
     record = run_named(run, RunStore(folders.runs))
     if not record.learning:
         raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
-    found = record.learning.degrees.unweighted() if how["unweighted"] else record.learning.degrees
-    if shuffle:
-        found = found.shuffled(shuffle, record.config.seed if seed is None else seed)
     path = path_of(file)
     if path.is_dir():
         raise InputError(f"'{file}' is a folder; write the name of a file")
@@ -134,7 +121,7 @@ def degrees(run: str, file: str, force: bool, folders: Folders, **how: Any) -> N
             what = f"'{file}' holds something else than degrees"
             raise InputError(f"{what}; name a new file, or write --force") from None
     check_writable(path.parent, f"the folder '{path.parent}'", "FILE")
-    found.save(path)
+    record.learning.degrees.save(path)
     click.echo(f"written to {path}; try: sparsebert finetune --plan 'learned(\"{path}\") | global(cls)'")
 
 

@@ -17,13 +17,14 @@ import torch
 from safetensors.numpy import load_file, save
 from transformers import PreTrainedTokenizerBase
 
+from sparsebert.data.rows import Rows
 from sparsebert.data.syntax import Parse, add_syntax, align, parser_name
 from sparsebert.data.tasks import Task, prepared
 from sparsebert.data.tasks.task import one_text
 from sparsebert.errors import InputError, say, shown
 from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable, write_whole
-from sparsebert.patterns.batches import Batch, Rows, tokens_before_second
+from sparsebert.patterns.batches import Batch, tokens_before_second
 from sparsebert.reading import path_of
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from sparsebert.patterns import Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
-_LEAST_WEIGHT = math.log(0.01)
 
 
 @dataclass
@@ -55,26 +53,11 @@ def count_pairs(
     return Pairs(torch.stack(found), torch.stack(fixed), batch.real.sum(-1).double().square().sum().item())
 
 
-def harden(
-    log_survival: Table, pairs: Pairs, how: str, target: float | None, open_ended: bool
-) -> tuple[Table, Table | None]:
-    """Shares of tokens that keep each edge, and the weights that these edges start with (None: equal ones).
-
-    `how` is `support`, `irregular` or `regular`. Pairs are those of the data that the target is meant on.
-    Raises `InputError` if the target is below what self-pairs and the rest of the plan take already, or above
-    what all edges together give.
-    """
-    if target is not None:
-        check_target(target, pairs, open_ended)
-    if how == "support":
-        kept = support(log_survival.double().exp(), pairs, target, open_ended)
-        return kept, log_survival.clamp(min=_LEAST_WEIGHT)
-    survival = _tilted(log_survival.double(), pairs, target, open_ended)
-    return (survival if how == "irregular" else _regular(survival, pairs, target, open_ended)), None
-
-
 def check_target(target: float, pairs: Pairs, open_ended: bool) -> None:
-    """`InputError` if no choice of edges gives the target."""
+    """`InputError` if no choice of edges gives the target.
+
+    It can be below what self-pairs and the rest of the plan take already, or above what all edges give.
+    """
     floor = (pairs.fixed / pairs.total).mean().item()
     last = None if open_ended else -1  # without an open end nothing beyond the largest distance can be kept
     ceiling = floor + (pairs.by_distance[:, 1:last].sum(-1) / pairs.total).mean().item()
@@ -122,7 +105,7 @@ def support(strength: Table, pairs: Pairs, target: float | None, open_ended: boo
     return kept
 
 
-def _tilted(log_survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
+def tilted(log_survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
     """Each distribution p(d) times exp(-t d), the same t for all: the one that meets the target."""
     survival = log_survival.exp()
     if target is None:
@@ -141,7 +124,7 @@ def _tilted(log_survival: Table, pairs: Pairs, target: float | None, open_ended:
     return at(_solve(lambda tilt: pairs.density(at(tilt)).mean().item() - target, -60, 60))
 
 
-def _regular(survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
+def regular(survival: Table, pairs: Pairs, target: float | None, open_ended: bool) -> Table:
     """One width per head, its mean degree rounded; rounding starts where the target is met best."""
     width = survival[..., 1:-1].sum(-1, keepdim=True)
     distance = torch.arange(survival.shape[-1], device=survival.device)

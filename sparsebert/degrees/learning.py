@@ -25,7 +25,7 @@ from sparsebert.patterns import Bias, HardLayer, Learned, Pattern, Relation, Uni
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.layouts import Layout
-from sparsebert.registry import METHODS
+from sparsebert.registry import METHODS, first_paragraph
 
 
 class DegreeConfig(BaseModel):
@@ -39,7 +39,7 @@ class DegreeConfig(BaseModel):
     method: str = Field(
         "survival",
         description="Method of learning degrees. "
-        + "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()),
+        + "; ".join(f"{name}: {first_paragraph(how.__doc__).rstrip('.')}" for name, how in METHODS.items()),
     )
     sharing: Literal["network", "layer", "head"] = Field(
         "head", description="Part of the encoder that has its own degree distribution: network, layer or head"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 from torch.utils.data import DataLoader
 
-from sparsebert.degrees.hardening import Pairs, Table, harden, mass_widths
+from sparsebert.degrees.hardening import Pairs, Table, check_target, mass_widths, regular, support, tilted
 from sparsebert.patterns import Bias, Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import by_distance, quantiles
@@ -27,18 +27,18 @@ Theta = Float[Tensor, "layer_or_1 head_or_1 parameter"]
 Rows = Float[Tensor, "layer_or_1 head_or_1 distance"]
 
 _LEAST = 1e-6  # of a weight, so that its logarithm stays finite
+_LEAST_WEIGHT = math.log(0.01)  # that a hard edge starts with
 
 
 class Method(ABC):
     """How degrees are parametrised, learned and made hard; `sparsebert.register` adds one of your own.
 
-    It needs a `name`, a `summary`, `start` and `log_survival`. With D = `max_distance` a table has a column
-    for each distance 0, ..., D and one for all beyond.
+    It needs a `name`, `start` and `log_survival`. The first paragraph of its docstring stands in lists. With
+    D = `max_distance` a table has a column for each distance 0, ..., D and one for all beyond.
     """
 
     registry = METHODS
     name: ClassVar[str]
-    summary: ClassVar[str]
     hardenings: ClassVar[tuple[str, ...]] = ("support", "irregular", "regular")
     soft: ClassVar[bool] = True  # whether edges count in part before they harden
     needs_target: ClassVar[bool] = False
@@ -94,17 +94,27 @@ class Method(ABC):
     def harden(
         self, log_survival: Table, pairs: Pairs, training: DegreeTraining
     ) -> tuple[Table, Table | None]:
-        """Shares of tokens that keep each edge, and the weights that these start with (None: equal ones)."""
-        config = self.config
-        return harden(log_survival, pairs, config.harden, config.target_density, config.open_ended)
+        """Shares of tokens that keep each edge, and the weights that these start with (None: equal ones).
+
+        Pairs are those of the data that the target is meant on. `InputError` if they can't meet it.
+        """
+        target, open_ended = self.config.target_density, self.config.open_ended
+        if target is not None:
+            check_target(target, pairs, open_ended)
+        if self.config.harden == "support":
+            kept = support(log_survival.double().exp(), pairs, target, open_ended)
+            return kept, log_survival.clamp(min=_LEAST_WEIGHT)
+        survival = tilted(log_survival.double(), pairs, target, open_ended)
+        if self.config.harden == "regular":
+            return regular(survival, pairs, target, open_ended), None
+        return survival, None
 
 
 @register
 class Survival(Method):
-    """A distribution of degrees, p = softmax(theta)."""
+    """Edges count with the probability that they exist, by a distribution of degrees p = softmax(theta)."""
 
     name = "survival"
-    summary = "edges count with the probability that they exist"
     kind = "learned"
 
     @property
@@ -123,10 +133,9 @@ class Survival(Method):
 
 @register
 class Ensemble(Survival):
-    """The same distribution; each token has its quantile of it, more sharply as the temperature falls."""
+    """Each token has its quantile of the distribution, more sharply as the temperature falls."""
 
     name = "ensemble"
-    summary = "each token has its quantile of the distribution"
     kind = "other"
     label = "learned ensemble"
 
@@ -143,10 +152,9 @@ class Ensemble(Survival):
 
 @register
 class Span(Method):
-    """Adaptive attention span (Sukhbaatar et al., 2019): theta is the span as a share of D."""
+    """Adaptive attention span, theta being the span as a share of D (Sukhbaatar et al., 2019)."""
 
     name = "span"
-    summary = "adaptive attention span"
     label = "adaptive span"
     hardenings = ("support",)
     revision = 1
@@ -171,10 +179,9 @@ class Span(Method):
 
 @register
 class Gates(Method):
-    """Hard-concrete gates (Louizos, Welling and Kingma, 2018), one per distance."""
+    """Hard-concrete gates per distance (Louizos, Welling and Kingma, 2018)."""
 
     name = "gates"
-    summary = "hard-concrete gates per distance"
     label = "gates per distance"
     hardenings = ("support",)
     revision = 1
@@ -201,10 +208,12 @@ class Gates(Method):
 
 @register
 class Mass(Survival):
-    """Widths that keep a share of the attention of the encoder before fine-tuning; nothing is learned."""
+    """Widths that keep a share of the attention of the encoder before fine-tuning.
+
+    Nothing is learned.
+    """
 
     name = "mass"
-    summary = "widths from the attention of the encoder before fine-tuning"
     label = "attention mass"
     hardenings = ("support",)
     soft = False

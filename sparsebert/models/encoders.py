@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from sparsebert.errors import InputError, shown
+from sparsebert.errors import InputError, first_line, shown
 from sparsebert.machine import hub_reachable
 from sparsebert.models.architectures import architecture_of, check_architecture
 from sparsebert.models.packaged import ENCODERS
@@ -307,8 +307,8 @@ def explained(what: str, instead: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # whatever libraries come to when they read broken files
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{what} could not be loaded ({shown(reason, 300)}); {instead}") from error
+        reason = shown(first_line(error), 300)
+        raise InputError(f"{what} could not be loaded ({reason}); {instead}") from error
 
 
 def _explained(name: str) -> AbstractContextManager[None]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,30 +61,6 @@ class HardDegrees(BaseModel):
         if heads_of_kept != heads_of_weights:
             raise ValueError("weights has a row for each row of kept")
         return self
-
-    def shuffled(self, over: Literal["heads", "layers"], seed: int) -> HardDegrees:
-        """The same degrees at other places: each layer's given to other heads of it, or to other layers.
-
-        What is left of a method's gain then is not due to which head or layer got which degree.
-        """
-        order = random.Random(seed)
-        places = [layer for layer, rows in enumerate(self.kept) if rows is not None]
-        sources = order.sample(places, len(places)) if over == "layers" else places
-        count = self.heads
-        heads = [order.sample(range(count), count) if over == "heads" else range(count) for _ in places]
-
-        def moved(tables: list) -> list:
-            found: list = [None] * len(tables)
-            for place, source, order_of_heads in zip(places, sources, heads, strict=True):
-                found[place] = [tables[source][head] for head in order_of_heads]
-            return found
-
-        given = {"kept": self.kept, "weights": self.weights}
-        return self.model_copy(update={name: table and moved(table) for name, table in given.items()})
-
-    def unweighted(self) -> HardDegrees:
-        """The same degrees without their weights."""
-        return self.model_copy(update={"weights": None})
 
     def unbounded_heads(self) -> list[tuple[int, int]]:
         """Layer and head of those in which most tokens keep the edges to others at any distance."""

@@ -18,7 +18,7 @@ from sparsebert.errors import InputError, shown
 from sparsebert.patterns.batches import OF_A_LAYER, Batch
 from sparsebert.patterns.layouts import Layout
 from sparsebert.reading import read_bytes
-from sparsebert.registry import PATTERNS, first_paragraph
+from sparsebert.registry import PATTERNS
 
 Relation = Bool[Tensor, "batch head query key"]  # head is 1 where all heads share the relation
 Bias = Float[Tensor, "#batch #head query key"]  # what is added to the scores of a pattern's pairs
@@ -138,11 +138,6 @@ class Pattern(ABC):
         """How it is written, such as `syntax(hops=1)`."""
         arguments = [f.name if f.default is MISSING else f"{f.name}={f.default}" for f in fields(cls)]
         return cls.forms or f"{cls.name}({', '.join(arguments)})".removesuffix("()")
-
-    @classmethod
-    def summary(cls) -> str:
-        """The first paragraph of its docstring, on one line."""
-        return first_paragraph(cls.__doc__)
 
     @classmethod
     def check_component(cls) -> None:

@@ -16,7 +16,6 @@ from sparsebert.errors import InputError, shown, unknown_name
 from sparsebert.patterns.pattern import Learner, Pattern
 from sparsebert.patterns.position import Dense
 from sparsebert.patterns.text import parse_pattern
-from sparsebert.registry import PATTERNS
 
 _WORDS = ("all", "early", "late")
 _LAYERS = re.compile(r"([0-9]{1,9})\s*(-)?\s*([0-9]{1,9})?")
@@ -115,11 +114,6 @@ class Plan:
     def file_hashes(self) -> list[str]:
         """Hashes of what these files hold; `InputError` for one that can't be read."""
         return [hashlib.sha256(part.contents()).hexdigest() for part in self.files.values()]
-
-    @property
-    def fingerprint(self) -> str | None:
-        """A hash of the source of its patterns from outside of the package; None if it has none."""
-        return PATTERNS.fingerprint(part.name for part in self.walk())
 
     def __str__(self) -> str:
         return "; ".join(f"{pattern} @ {where}".removesuffix(" @ all") for pattern, where in self.steps)

@@ -70,7 +70,7 @@ class Adaptive(Reduction):
         self.logarithms = nn.Parameter((settings.start * torch.arange(1.0, len(self.stages) + 1)).log())
         self._multiply_adds = architecture.multiply_adds
         self._whole = False  # whether all tokens are asked for
-        self._passing: Pass | None = None
+        self._kernels: list[Kernel] = []  # of the layers of the pass, as far as it has come
         self._scores: Scores | None = None
         self._gate: Scores | None = None  # in training: 1 for tokens that are keys, 0 for others
         self._gates: dict[int, Scores] = {}  # of each stage's layer
@@ -83,26 +83,18 @@ class Adaptive(Reduction):
         return [{"params": [self.logarithms], "lr": self.settings.rate, "weight_decay": 0.0}]
 
     def begin(self, passing: Pass) -> None:
-        self._passing, self._gate, self._gates = passing, None, {}
+        self._kernels, self._gate, self._gates = [], None, {}
         self._real, self._lengths = passing.batch.real, passing.batch.real.sum(-1, keepdim=True)
 
-    def attend(
-        self,
-        layer: int,
-        kernel: Kernel,
-        query: Heads,
-        key: Heads,
-        value: Heads,
-        dropout: float = 0.0,
-        scale: float | None = None,
-        **how: Any,
-    ) -> Heads:
+    def attend(self, layer: int, kernel: Kernel, *heads: Heads, **how: Any) -> Heads:
+        self._kernels.append(kernel)
+        (query, key, value), scale = heads, how.get("scale")
         decides = layer in self.stages and not self.waits
         if self._gate is not None:
             weights = gated(Weights(kernel, query, key, scale)(_ALL, _ALL), self._gate)
-            output = dropped(weights, dropout) @ value
+            output = dropped(weights, how.get("dropout", 0.0)) @ value
         else:
-            output = kernel(query, key, value, dropout, scale, **how)
+            output = kernel(*heads, **how)
             weights = Weights(kernel, query[:, :, :1], key, scale)(_ALL, slice(0, 1)) if decides else None
         if decides:
             self._scores = read_by_first(weights[:, :, 0], output) * self._lengths
@@ -136,7 +128,7 @@ class Adaptive(Reduction):
         """Multiply-adds of the layers of the pass in training that was last, as a share of all tokens'."""
         everyone = left = self._real.to(self.logarithms)
         spent = whole = torch.zeros_like(self.logarithms[0])
-        for layer, kernel in enumerate(self._passing.kernels):
+        for layer, kernel in enumerate(self._kernels):
             before, left = left, self._gates.get(layer, left)
             squares = (tokens.sum(-1).square().sum() for tokens in (before, everyone))
             pairs = kernel.count * torch.div(*squares)

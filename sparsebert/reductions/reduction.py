@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from sparsebert.errors import InputError, first_mistake, shown, unknown_name
 from sparsebert.kernels import Kernel
-from sparsebert.kernels.kernel import ByOffset, Heads
+from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
 from sparsebert.models.companions import Companion
 from sparsebert.models.sparsified import Pass
-from sparsebert.registry import REDUCTIONS, Registry, first_paragraph
+from sparsebert.registry import REDUCTIONS, Registry
 
 Scores = Float[Tensor, "batch length"]
 
@@ -40,7 +40,8 @@ class Reduction(Companion):
     """A way to let tokens leave; `sparsebert.register` adds one of your own.
 
     It needs a `name`, its `Settings` and `leave`. Tokens leave within each text by itself: neither padding
-    nor the other texts of a batch change who does. [CLS] always stays. Chapter 10 explains it.
+    nor the other texts of a batch change who does. [CLS] always stays. The first paragraph of its docstring
+    stands in lists. Chapter 10 explains it.
     """
 
     registry: ClassVar[Registry] = REDUCTIONS
@@ -56,11 +57,6 @@ class Reduction(Companion):
 
     def __str__(self) -> str:
         return text_of(self.name, self.settings)
-
-    @classmethod
-    def summary(cls) -> str:
-        """The first paragraph of its docstring, on one line."""
-        return first_paragraph(cls.__doc__)
 
     # in a forward pass
 
@@ -100,7 +96,7 @@ def attend_and_score(
     value: Heads,
     dropout: float = 0.0,
     scale: float | None = None,
-    by_offset: ByOffset | None = None,
+    by_offset: None = None,  # no encoder that tokens can leave has any
     keys: Keys | None = None,
 ) -> tuple[Heads, Float[Tensor, "batch key"]]:
     """The output of a layer's attention, and the attention that each token receives in it.
@@ -224,7 +220,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     """
     name, settings = _parsed(text)
     architecture = architecture_of(model)
-    if not architecture.ends_of_attention:
+    if not architecture.ends_of_attention or architecture.by_offset(1) is not None:
         raise InputError(
             f"tokens can't leave a '{architecture.name}' encoder, whose positions or sums don't allow "
             "it; choose a BERT, RoBERTa, ELECTRA, ALBERT or DistilBERT, or leave --reduce out"

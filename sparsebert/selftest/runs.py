@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from sparsebert.bench.measuring import PASSES
+from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.prepared import Needs, PreparedTask, prepared_task
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Rows
 from sparsebert.selftest.checks import Check, Finding, NotHere, Wrong
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.resolved import Run

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.errors import InputError
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import columns_of, load_classifier, load_tokenizer
-from sparsebert.patterns.batches import Collator, Rows
 
 
 class Looks(NamedTuple):

@@ -22,7 +22,6 @@ from sparsebert.errors import InputError, UnknownName, unknown_name
 from sparsebert.paths import check_writable, locked, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
-from sparsebert.registry import METHODS
 from sparsebert.training.predictions import metrics_of
 from sparsebert.training.runs import RunRecord, RunStore
 
@@ -274,8 +273,12 @@ def check(lacking: Counter[str] | None = None) -> list[str]:
 
     Lines that are truncated or no record, names that are not the hash of their config, plans that can't be,
     runs that stand twice, metrics that do not follow from the predictions, and tasks whose runs were made
-    from different data. In `lacking` the runs of each file are counted that have no predictions.
+    from different data. Not compared are runs whose hash covers more than data: files of their plan, or
+    components from outside of the package. In `lacking` the runs of each file are counted that have no
+    predictions.
     """
+    from sparsebert.training.resolved import components_of  # takes long to import
+
     findings: list[str] = []
     seen: dict[str, tuple[str, RunRecord]] = {}  # the first place of each run, and its record there
     data: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -302,8 +305,8 @@ def check(lacking: Counter[str] | None = None) -> list[str]:
             except InputError as error:
                 findings.append(f"{place}: no run can have this plan: {error}")
                 continue
-            ours = not config.degrees or config.degrees.method in METHODS.keys() - METHODS.fingerprints.keys()
-            if ours and not (plan and plan.files):  # else the hash covers a method's source or files, too
+            named = components_of(config, plan) if plan else ()
+            if plan and not plan.files and all(kind.packaged(names) for kind, names in named):
                 data[config.task, config.encoder][record.data_hash].append(place)
     for (task, _), hashes in data.items():
         (usual, most), *rare = sorted(hashes.items(), key=lambda item: (-len(item[1]), item[0]))

@@ -16,7 +16,6 @@ from sparsebert.reductions import reduction_name
 from sparsebert.study.intervals import LEVEL, Mean, scatter_of
 from sparsebert.study.losses import differences, mean_loss, points
 from sparsebert.study.results import known_plan, without_seeds
-from sparsebert.training.predictions import prefix_of
 from sparsebert.training.runs import RunConfig, RunRecord
 
 DENSE = "dense"
@@ -33,10 +32,12 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     if config.reduce:
         return reduction_name(config.reduce), config.reduce
     if config.degrees:
-        return "learned degrees", f"density {config.degrees.target_density:g}"
+        how = config.degrees
+        density = how.target_density
+        return "learned degrees", f"density {density:g}" if density else f"{how.method}, price {how.price:g}"
     plan = known_plan(config.plan)
     parts = list(plan.walk()) if plan else []
-    if all(part.name == DENSE for part in parts):
+    if plan and all(part.name == DENSE for part in parts):
         return DENSE, DENSE
     named = [part.family.label for part in parts if part.reads or part.learns == "masks"]
     return named[0] if named else "fixed patterns", without_seeds(config.plan)
@@ -66,7 +67,7 @@ def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
             pairs = [(dense[record.config.seed], record) for record in both]
             lost = mean_loss(differences(list(dense.values()), both, JUDGED), scatter)
             cost = fmean(one.multiply_adds / whole.multiply_adds for whole, one in pairs)
-            chosen = fmean(_points(whole) - _points(one) for whole, one in pairs)
+            chosen = differences(list(dense.values()), both, "validation").mean()
             numbers = cost, chosen, lost.value, *lost.interval(LEVEL)
             rows.append((task, way, setting, len(both), *numbers))
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -116,9 +117,3 @@ def _scores(settings: Mapping[tuple[str, str], Sequence[RunRecord]]) -> pd.DataF
             for setting, own in settings.items()
         }
     )
-
-
-def _points(record: RunRecord) -> float:
-    """The score on the validation rows."""
-    metric = next(iter(record.metrics))
-    return 100 * record.metrics[prefix_of("validation") + metric]

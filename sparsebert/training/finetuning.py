@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_concat
 
+from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
@@ -40,9 +41,8 @@ from sparsebert.models.architectures import architecture_of
 from sparsebert.models.companions import companions_of
 from sparsebert.models.encoders import columns_of, label_names, labelled_by, load_tokenizer, quiet
 from sparsebert.models.predictors import Predictors
-from sparsebert.models.sparsified import DensityMeter, Sparsified, sparsify
+from sparsebert.models.sparsified import DensityMeter, sparsify
 from sparsebert.paths import Folders
-from sparsebert.patterns.batches import Collator, Rows
 from sparsebert.reductions import attach_reduction
 from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
@@ -110,15 +110,16 @@ def finetune(
     prepared = time.perf_counter()
 
     trainer.add_callback(_Advance(model))
+
+    validate = functools.partial(predict, trainer, run.task, data["validation"])
     with sparsify(model, run.plan, learner, config.kernel, reduction) as sparse, quiet():
         if isinstance(learner, LearnedDegrees) and not learner.is_hard:
-            trainer.learn_degrees(
-                sparse, lambda: predict(trainer, run.task, data["validation"]).metrics(run.task.metrics)
-            )
+            rows, scores = trainer.get_eval_dataloader, lambda: validate().metrics(run.task.metrics)
+            trainer.add_callback(DegreeTraining(learner, sparse, rows, scores))
         outcome = trainer.train(resume_from_checkpoint=resume and str(resume))
         trained = time.perf_counter()
         with sparse.measure(padded_to=max_length) as meter:
-            predictions = {"validation": predict(trainer, run.task, data["validation"])}
+            predictions = {"validation": validate()}
         evaluated = time.perf_counter()
         for part in sorted(data.keys() - predictions.keys() - {"train"}):
             predictions[part] = predict(trainer, run.task, data[part])
@@ -349,14 +350,10 @@ def _mean_loss(state: TrainerState, loss_since: float, first_step: int, together
 
 
 class _Trainer(Trainer):
-    """Rows of similar length in a batch, in an order that an interrupted run finds again; learned degrees.
+    """Rows of similar length in a batch, in an order that an interrupted run finds again; companions learn.
 
     The Trainer's own `group_by_length` draws the order from the global generator, which dropout moves on.
     """
-
-    def learn_degrees(self, sparse: Sparsified, evaluate: Callable[[], dict[str, float]]) -> None:
-        degrees = self.model.sparsebert_degrees
-        self.add_callback(DegreeTraining(degrees, sparse, self.get_eval_dataloader, evaluate))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         """A checkpoint whose files are all written; without space for them the run goes on without it."""

@@ -16,7 +16,7 @@ from sparsebert.data.tasks.metrics import OF_SENTENCES, entity_counts, score
 from sparsebert.errors import InputError
 
 if TYPE_CHECKING:
-    from sparsebert.patterns.batches import Rows
+    from sparsebert.data.rows import Rows
 
 Numbers = Num[np.ndarray, "row"]
 

@@ -19,11 +19,11 @@ from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.paths import Folders
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reductions import reduction_name
-from sparsebert.registry import METHODS, REDUCTIONS
+from sparsebert.registry import METHODS, PATTERNS, REDUCTIONS, Registry
 from sparsebert.training.runs import RunConfig
 
 if TYPE_CHECKING:
-    from sparsebert.patterns.batches import Rows
+    from sparsebert.data.rows import Rows
 
 
 Learner = LearnedDegrees | Predictors
@@ -54,9 +54,7 @@ class Run:
         hashes = [task.data_hash, *plan.file_hashes]
         if encoder := folder_hash(config.encoder):
             hashes.append(encoder)
-        method = METHODS.fingerprint([config.degrees.method] if config.degrees else [])
-        reduction = REDUCTIONS.fingerprint([reduction_name(config.reduce)] if config.reduce else [])
-        hashes += filter(None, (plan.fingerprint, method, reduction))
+        hashes += filter(None, (kind.fingerprint(names) for kind, names in components_of(config, plan)))
         together = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return cls(config, task, plan, together, folders)
 
@@ -91,6 +89,15 @@ class Run:
         """The splits of its task as tokens, with words and heads if its plan reads them."""
         sizes = self.config.train_size, self.config.eval_size
         return prepare(self.task, self.config.encoder, max_length, *sizes, self.parsed)
+
+
+def components_of(config: RunConfig, plan: Plan) -> list[tuple[Registry, list[str]]]:
+    """What a run names that may be from outside of the package: its data hash covers the source of that."""
+    return [
+        (PATTERNS, [part.name for part in plan.walk() if part.name]),
+        (METHODS, [config.degrees.method] if config.degrees else []),
+        (REDUCTIONS, [reduction_name(config.reduce)] if config.reduce else []),
+    ]
 
 
 def attach_learner(model: PreTrainedModel, plan: Plan, config: RunConfig, tokens: int) -> Learner | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +16,8 @@ from axe_playwright_python.sync_playwright import Axe
 from built import BOOK, SLIDES, pages_of
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from sparsebert.chapters.rendering import find_browser
 
 WIDTHS = (1280, 390)
 
@@ -44,7 +45,7 @@ def site() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=os.environ["BROWSER"])
+        yield playwright.chromium.launch(executable_path=find_browser())
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

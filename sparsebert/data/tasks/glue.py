@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.data.tasks.task import Splits, Task
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, first_line
 from sparsebert.machine import hub_reachable
 from sparsebert.reading import read_text
 from sparsebert.registry import TASKS
@@ -283,8 +283,8 @@ def _read_hub(benchmark: Benchmark, data_dir: Path | None) -> Splits:
     try:
         loaded = datasets.load_dataset(*benchmark.hub)
     except Exception as error:  # the hub's client lets through whatever its HTTP library raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"task '{name}': {found} and the hub failed ({reason}); {advice}") from error
+        found += f" and the hub failed ({first_line(error)})"
+        raise InputError(f"task '{name}': {found}; {advice}") from error
     theirs = [split for _, split in benchmark.splits.values()]
     found = {split: _from_hub(loaded[split], benchmark) for split in dict.fromkeys(theirs)}
     if bare := [split for split, rows in found.items() if rows.empty]:

@@ -31,7 +31,7 @@ from sparsebert.reading import read_bytes, read_model
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-    from sparsebert.patterns.batches import Rows
+    from sparsebert.data.rows import Rows
 
 MANIFEST, ARRAYS = "prepared.json", "rows.safetensors"
 DESCRIBED = ("summary", "metrics", "label_names", "paired", "source", "licence", "data_hash")
@@ -275,7 +275,7 @@ def _content(place: Path, sha256: str) -> bytes:
 
 def rows_of(arrays: dict[str, np.ndarray], split: str, needs: Needs) -> Rows:
     """The rows of a split that a run takes, in its order."""
-    from sparsebert.patterns.batches import Rows
+    from sparsebert.data.rows import Rows
 
     columns, size = _columns(arrays, split), needs.size(split)
     lengths, label = columns.pop("lengths").astype(np.int64), columns.pop("label", None)

@@ -100,8 +100,8 @@ def learned_before(records: Sequence[RunRecord]) -> pd.DataFrame:
     A row per setting and density asked for; the columns of differences hold points by seed. Such a run is
     labelled with the `density` that its degrees were learned for and with a `treatment`: `as learned`,
     `without weights`, or `other heads` or `other layers` if they were shuffled over these
-    (`HardDegrees.shuffled`). Beside them stand degrees of the same density that were not learned but read off
-    the attention.
+    (`book/studies/degrees_again.py`). Beside them stand degrees of the same density that were not learned but
+    read off the attention.
     """
     settings = runs_by_setting(records)
     names = labels_of(settings)

@@ -35,7 +35,7 @@ NOUNS = {"texts": ("row", "label", "classes"), "words": ("word", "tag", "tags")}
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """What is so in the data, in one sentence, with the number that it is about if others go on from that.
 
     One that `stops` makes every answer from these data worthless.
@@ -47,14 +47,14 @@ class Finding:
     value: float | None = None
 
 
-def check(findings: Iterable[Finding]) -> None:
+def check(findings: Iterable[DataFinding]) -> None:
     """`InputError` with the sentence of the first finding that stops."""
     for finding in findings:
         if finding.severity == "stops":
             raise InputError(finding.sentence)
 
 
-def look(task: Task, encoder: str, max_length: int | None = None, max_loss: float = 1.0) -> list[Finding]:
+def look(task: Task, encoder: str, max_length: int | None = None, max_loss: float = 1.0) -> list[DataFinding]:
     """What is in a task with a part `test` (see `Task.confirmed`): what stops first, then warnings.
 
     `max_length` is by default the task's, and `max_loss` the loss in points that a promise is asked for.
@@ -88,12 +88,12 @@ def files_of(confirming: float) -> str:
     return f"a file of about {sizes[0]} labelled rows, or a second one of about {sizes[1]} to evaluate on"
 
 
-def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]:
+def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[DataFinding]:
     train, choosing, confirming = (int((rows["part"] == part).sum()) for part in PARTS)
     said = (
         f"There are {train:,} rows to train on, {choosing:,} to choose by, and {confirming:,} to confirm on."
     )
-    yield Finding("rows", "tells", said)
+    yield DataFinding("rows", "tells", said)
     labels = rows.loc[rows["part"] == "test", "label"]
     what, confirming = f"confirmation {NOUNS[task.labelled][0]}s", len(labels.explode())
     if task.entities:
@@ -105,7 +105,7 @@ def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]
     if confirming < least:
         said = f"{confirming:,} {what} can't show {asked}, whatever they say: {least:,} are needed"
         said += f"; give {files_of(least / in_a_row)}, or allow a larger loss."
-        yield Finding("too few rows", "stops", said)
+        yield DataFinding("too few rows", "stops", said)
         return
     usual = power.rows_needed(0.5, max_loss, SCATTER, DISAGREEMENT, SEEDS)
     if task.label_names and (usual is None or confirming < usual):
@@ -114,10 +114,10 @@ def _sizes(task: Task, rows: pd.DataFrame, max_loss: float) -> Iterator[Finding]
             said += f"; an even chance takes about {usual:,}, as in {files_of(usual / in_a_row)}."
         else:
             said += ", as seeds alone scatter by more."
-        yield Finding("few rows", "warns", said)
+        yield DataFinding("few rows", "warns", said)
 
 
-def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
+def _classes(task: Task, rows: pd.DataFrame) -> Iterator[DataFinding]:
     one, label, classes = NOUNS[task.labelled]
     for part, own in rows.groupby("part", sort=False):
         labels = own["label"].explode()
@@ -126,32 +126,32 @@ def _classes(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
             said = (
                 f"Every {PARTS[part]} {one} has the {label} '{name}'; give {one}s of at least two {classes}."
             )
-            yield Finding("one class", "stops", said)
+            yield DataFinding("one class", "stops", said)
     folded = pd.Series(task.label_names).str.casefold().str.split().str.join("")
     if alike := [f"'{shown(task.label_names[n])}'" for n in folded.index[folded.duplicated(keep=False)]]:
         said = f"The {label}s {listed(alike[:MOST_NAMED])} differ in case or blanks alone"
-        yield Finding("labels alike", "warns", f"{said}; write each class in one way.")
+        yield DataFinding("labels alike", "warns", f"{said}; write each class in one way.")
     labels = rows.loc[rows["part"] == "train", "label"].explode()
     count = labels.value_counts()
     if len(count) > max(2, len(labels) / 2):
         said = f"{len(labels):,} training {one}s have {len(count):,} different {label}s, nearly one each"
         said += f", as ids do; give {classes} that many {one}s share."
-        yield Finding("labels all different", "stops", said)
+        yield DataFinding("labels all different", "stops", said)
     largest, share = shown(task.label_names[count.index[0]]), count.iloc[0] / len(labels)
     said = f"Of {len(task.label_names)} {classes} the largest, '{largest}', has {share:.0%} of the training "
     said += f"{one}s"
     if share < LOPSIDED or task.entities:
-        yield Finding("classes", "tells", f"{said}, and the smallest has {count.iloc[-1]:,} {one}s.")
+        yield DataFinding("classes", "tells", f"{said}, and the smallest has {count.iloc[-1]:,} {one}s.")
     else:
-        yield Finding("classes", "warns", f"{said}; always answering '{largest}' is right as often.")
+        yield DataFinding("classes", "warns", f"{said}; always answering '{largest}' is right as often.")
 
 
-def _numbers(rows: pd.DataFrame) -> Iterator[Finding]:
+def _numbers(rows: pd.DataFrame) -> Iterator[DataFinding]:
     low, high = rows["label"].min(), rows["label"].max()
-    yield Finding("labels", "tells", f"The labels are numbers from {low:g} to {high:g}.")
+    yield DataFinding("labels", "tells", f"The labels are numbers from {low:g} to {high:g}.")
 
 
-def _lengths(task: Task, rows: pd.DataFrame, encoder: str, max_length: int) -> Iterator[Finding]:
+def _lengths(task: Task, rows: pd.DataFrame, encoder: str, max_length: int) -> Iterator[DataFinding]:
     """Of at most `LOOKED_AT` rows, with the special tokens."""
     some, tokenizer = rows.sample(min(LOOKED_AT, len(rows)), random_state=0), load_tokenizer(encoder)
     with quiet():  # texts may be longer than the encoder takes
@@ -160,30 +160,30 @@ def _lengths(task: Task, rows: pd.DataFrame, encoder: str, max_length: int) -> I
     cut, median = float((lengths > max_length).mean()), float(np.median(lengths))
     said = f"Texts have {median:.0f} tokens in the median and {lengths.max():,} at most"
     said += f"; {cut:.1%} of them are cut at {max_length} tokens."
-    yield Finding("lengths", "warns" if cut > CUT else "tells", said, min(median, max_length))
+    yield DataFinding("lengths", "warns" if cut > CUT else "tells", said, min(median, max_length))
     most = 1 + task.paired + tokenizer.num_special_tokens_to_add(task.paired)
     short = float((lengths <= most).mean())
     if short > 0.5:
         said = f"{short:.0%} of the texts have one token, where attention has nothing to leave out"
-        yield Finding("one token", "stops", f"{said}; give whole texts.")
+        yield DataFinding("one token", "stops", f"{said}; give whole texts.")
     elif short:
-        yield Finding("one token", "warns", f"{short:.1%} of the texts have one token.")
+        yield DataFinding("one token", "warns", f"{short:.1%} of the texts have one token.")
 
 
-def _repeated(task: Task, rows: pd.DataFrame) -> Iterator[Finding]:
+def _repeated(task: Task, rows: pd.DataFrame) -> Iterator[DataFinding]:
     train, choosing, confirming = (rows[rows["part"] == part] for part in PARTS)
     if repeated := int(train.duplicated(["key", "label"]).sum()):
         said = f"{repeated:,} of the {len(train):,} training rows repeat an earlier one."
-        yield Finding("duplicates", "warns", said)
+        yield DataFinding("duplicates", "warns", said)
     several = int((rows.groupby("key")["label"].nunique() > 1).sum())
     if task.label_names and several:
         said = f"{several:,} texts have several labels each, and no model can be right on all of their rows."
-        yield Finding("several labels", "warns", said)
+        yield DataFinding("several labels", "warns", said)
     leaked = rows.loc[rows["part"] != "train", "key"].isin(train["key"])
     if leaked.any():
         said = f"{leaked.sum():,} of the {len(leaked):,} evaluation rows have a text of the training rows, "
         said += "where a model can learn it by heart; remove it from one of them."
-        yield Finding("leakage", "stops" if leaked.mean() > LEAKED else "warns", said)
+        yield DataFinding("leakage", "stops" if leaked.mean() > LEAKED else "warns", said)
     if shared := int(confirming["key"].isin(choosing["key"]).sum()):
         said = f"{shared:,} confirmation rows have a text that plans are chosen by, too."
-        yield Finding("shared rows", "warns", said)
+        yield DataFinding("shared rows", "warns", said)

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int, Num
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from sparsebert.advise.asking import DENSE, Candidate, Request
 from sparsebert.advise.halving import Judged, best_first, finalists
 from sparsebert.advise.promising import LEAST_SEEDS, recommended, tested
+from sparsebert.advise.search_log import DENSE, Candidate, Request
 from sparsebert.advise.searching import NOTHING_LEARNED
 from sparsebert.data.tasks.task import CONFIRMED
 from sparsebert.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sparsebert.advise.looking import Finding
+from sparsebert.advise.data_findings import DataFinding
 from sparsebert.errors import InputError, first_mistake, shown
 from sparsebert.paths import write_whole
 from sparsebert.reading import read_model
@@ -115,7 +115,7 @@ class Log(BaseModel):
     request: Request
     data_hash: str
     train_rows: int
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     rungs: list[Rung] = []
     runs: list[str] = []
     left_out: list[str] = []
@@ -176,6 +176,11 @@ class Log(BaseModel):
     def typical_length(self) -> float:
         """Tokens of the median text, after it is cut."""
         return next((f.value for f in self.findings if f.kind == "lengths" and f.value), 1.0)
+
+    @property
+    def chose(self) -> bool:
+        """Whether there was time to choose: the first rung then has several plans beside dense attention."""
+        return not (first := self.rung("first")) or len(first.candidates) > 2
 
     def rung(self, name: str) -> Rung | None:
         """The rung of that name, if it was decided."""
