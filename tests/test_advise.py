@@ -680,19 +680,18 @@ def test_single_texts_and_batches_are_measured_while_there_is_time(monkeypatch):
 
 
 def test_where_dense_attention_does_not_fit_that_is_said_and_the_plan_is_used(large, tmp_path, monkeypatch):
-    measured = savings.measure_models
+    measured = savings.model_rows
 
     def no_memory(plan, lengths, **options):
-        both = measured(plan, lengths, **options)
-        lacking = both["contender"] == "dense"
-        both.loc[lacking, "left_out"] = "it doesn't fit into the GPU's memory"
-        both.loc[lacking, ["seconds", "spread", "memory"]] = np.nan
-        return both.assign(over_dense=np.nan)
+        dense, sparse = measured(plan, lengths, **options)
+        dense |= {"left_out": "it doesn't fit into the GPU's memory"}
+        dense |= dict.fromkeys(("seconds", "spread", "memory"), np.nan)
+        return [row | {"over_dense": np.nan} for row in (dense, sparse)]
 
     def measure(plan, encoder, lengths, left):
         return savings.measure("global(cls)", "tiny", lengths, rounds=1)
 
-    monkeypatch.setattr(savings, "measure_models", no_memory)
+    monkeypatch.setattr(savings, "model_rows", no_memory)
     monkeypatch.setattr(savings, "BATCH_TOKENS", 32)
     fake = Fake(LOST)
     advice = advise(asked(large, lengths=(16,)), tmp_path, run=fake.run, measure=measure, clock=fake.clock)
@@ -822,4 +821,4 @@ def test_the_command_that_trains_the_plan_on_all_rows_is_understood(large, tmp_p
     command = RunCommand("finetune", params=[save], callback=lambda **given: found.update(given))
     command.main(words[2:], standalone_mode=False)
     assert Path(found["save"]).parent == tmp_path
-    assert found["config_of"]() == advice.recommended.model_copy(update={"task": large, "train_size": None})
+    assert found["config"] == advice.recommended.model_copy(update={"task": large, "train_size": None})

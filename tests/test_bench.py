@@ -17,20 +17,18 @@ from models import CONFIGS, tiny_batch, tiny_model
 from sparsebert import figures
 from sparsebert.bench import attention as bench_attention
 from sparsebert.bench import models as bench_models
-from sparsebert.bench.attention import Case, all_contenders, bars, measure_attention
-from sparsebert.bench.compared import by_amdahl, by_length, encoders_over_dense, layers_over_dense
+from sparsebert.bench.attention import Case, all_contenders, attention_rows
+from sparsebert.bench.compared import encoders_over_dense, layers_over_dense
 from sparsebert.bench.measuring import (
     costs_json,
     crossover,
-    growth,
     measured,
-    parse_lengths,
-    peak_memory,
+    peak_tensor_bytes,
     provenance,
     read_costs,
     recorded_costs,
 )
-from sparsebert.bench.models import MODES, PARTS, measure_models, parts_of, shares
+from sparsebert.bench.models import MODES, PARTS, model_rows, parts_of, shares
 from sparsebert.cli import main
 from sparsebert.errors import InputError
 from sparsebert.kernels import KERNELS
@@ -84,24 +82,25 @@ COMMON = ("dense", "masked", "auto", "reference", "banded", "longformer")
 @pytest.fixture(scope="module")
 def layer():
     """Every contender that needs no compiler, at a length that BigBird takes too and one that it doesn't."""
-    return measure_attention(
-        "neighbour(32) | global(cls)", [128, 768], contenders=[*COMMON, "bigbird"], **SMALL
+    contenders = [*COMMON, "bigbird"]
+    return pd.DataFrame(
+        attention_rows("neighbour(32) | global(cls)", [128, 768], contenders=contenders, **SMALL)
     )
 
 
 @pytest.fixture(scope="module")
 def model():
-    return measure_models("neighbour(2) | global(cls)", [32, 64], encoder="tiny", rounds=2)
+    return pd.DataFrame(model_rows("neighbour(2) | global(cls)", [32, 64], encoder="tiny", rounds=2))
 
 
-def costs(contender="auto", lengths=(1024, 4096, 16384), power=1.0, **columns):
-    """Made-up rows of one contender whose time and memory grow with a power of the length."""
+def costs(contender="auto", lengths=(1024, 4096, 16384), **columns):
+    """Made-up rows of one contender whose time and memory grow with the length."""
     rows = []
     for length in lengths:
         row = dict.fromkeys(LAYER_COLUMNS, math.nan)
         row |= {"pattern": "neighbour(64)", "contender": contender, "length": length, "left_out": ""}
         for what in bench_attention.PASSES:
-            row |= {what: 1e-6 * length**power, f"memory_{what}": 1e3 * length**power}
+            row |= {what: 1e-6 * length, f"memory_{what}": 1e3 * length}
         rows.append(row | {name: at(length) if callable(at) else at for name, at in columns.items()})
     return pd.DataFrame(rows)
 
@@ -135,12 +134,13 @@ def test_what_cannot_run_is_left_out_with_the_reason(layer):
 
 
 def test_flex_alone_and_dense_are_left_out_where_they_are_too_heavy():
-    frame = measure_attention(
-        "neighbour(1)", [32], contenders=["dense", "auto", "flex alone"], longest_dense=16, **SMALL
-    ).set_index("contender")
-    assert "not run beyond 16" in frame.loc["dense", "left_out"]
-    assert "gradients on a GPU only" in frame.loc["flex alone", "left_out"]
-    assert frame.loc["auto", "forward"] > 0 and math.isnan(frame.loc["auto", "forward_over_dense"])
+    contenders = ["dense", "auto", "flex alone"]
+    dense, auto, alone = attention_rows(
+        "neighbour(1)", [32], contenders=contenders, longest_dense=16, **SMALL
+    )
+    assert "not run beyond 16" in dense["left_out"]
+    assert "gradients on a GPU only" in alone["left_out"]
+    assert auto["forward"] > 0 and math.isnan(auto["forward_over_dense"])
 
 
 def windowed(query, key, value, width):
@@ -187,7 +187,7 @@ def test_a_bug_of_ours_is_not_taken_for_a_reason(monkeypatch):
 
     monkeypatch.setattr(bench_attention, "kernel_for", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        measure_attention("neighbour(1)", [16], contenders=["banded"], **SMALL)
+        list(attention_rows("neighbour(1)", [16], contenders=["banded"], **SMALL))
 
 
 # ---- numbers
@@ -213,20 +213,14 @@ def test_ratios_and_floor_follow_from_the_rounds(monkeypatch):
         trial.seconds.append(next(turns[trial.contender.name, trial.what]))
 
     monkeypatch.setattr(bench_attention._Trial, "take_turn", take_turn)
-    frame = measure_attention("neighbour(0)", [4], contenders=["dense", "banded"], heads=1, width=4, rounds=3)
-    band = frame.set_index("contender").loc["banded"]
+    size = {"heads": 1, "width": 4, "rounds": 3}
+    _, band = attention_rows("neighbour(0)", [4], contenders=["dense", "banded"], **size)
     assert band["density"] == 1 / 4
     for what in ("forward", "both"):
         assert band[what] == 1.9
         assert band[f"{what}_over_dense"] == pytest.approx(0.19)
         assert band[f"{what}_over_floor"] == pytest.approx(4 * 0.19)
     assert band["spread"] == pytest.approx((1.95 - 1.45) / 1.9)
-
-
-def test_growth_is_the_exponent():
-    lengths = np.array([1024, 2048, 16384])
-    assert growth(lengths, 3e-6 * lengths**1.5) == pytest.approx(1.5)
-    assert math.isnan(growth([1024], [1.0]))
 
 
 def test_crossover_is_where_it_stays_faster():
@@ -284,45 +278,13 @@ def test_ratios_of_a_measurement(layer, model):
     ratios = own[own["pass"] == "forward + backward"].set_index("length")["ratio"]
     pd.testing.assert_series_equal(ratios, (banded / dense)[ratios.index], check_names=False)
     assert "dense" not in set(own["contender"])
-    table = by_length(found[(found["mode"] == "training") | (found["length"] == 32)])
-    assert list(table) == ["tokens", *(f"{mode}: {what}" for what in ("time", "memory") for mode in MODES)]
-    assert table["training: time"].tolist()[0] == f"{plan['over_dense'].iloc[0]:.2f}"
-    assert table["inference: memory"].tolist()[1:] == ["–"]
-    long = by_length(found.assign(length=1000 * found["length"]))
-    assert long["tokens"].tolist() == [f"{length:,}" for length in sorted({*1000 * found["length"]})]
-    bound = by_amdahl(model)
-    assert bound["most"].tolist() == pytest.approx((1 / (1 - bound["share"])).tolist())
-    assert bound["reached"].tolist() == pytest.approx((1 / plan["over_dense"]).tolist())
-    for compare, column in ((layers_over_dense, "low"), (encoders_over_dense, "low"), (by_amdahl, "most")):
-        assert compare(pd.DataFrame()).empty and column in compare(pd.DataFrame())
+    for compare in (layers_over_dense, encoders_over_dense):
+        assert compare(pd.DataFrame()).empty and "low" in compare(pd.DataFrame())
 
 
 def test_what_is_not_recorded_is_empty():
     frame, told = recorded_costs("cost_of_nothing")
     assert frame.empty and told == {}
-
-
-def test_bars_are_judged_by_what_was_measured():
-    ours = costs(forward_over_floor=1.9, both_over_floor=2.6, forward_over_dense=1.0, both_over_dense=1.06)
-    peers = [costs(name, forward_over_auto=4.5, both_over_auto=3.0) for name in ("longformer", "bigbird")]
-    met = bars(pd.concat([ours, *peers])).set_index("bar")["met"]
-    assert (
-        met["forward over the floor, 4,096 tokens"]
-        and met["times as fast as longformer, forward, 4,096 tokens"]
-    )
-    assert met[[name for name in met.index if name.startswith("growth")]].all()
-    failed = [
-        "forward + backward over the floor, 4,096 tokens",
-        "times as fast as longformer, forward + backward, 4,096 tokens",
-        "times as fast as bigbird, forward, 4,096 tokens",
-        "times as fast as bigbird, forward + backward, 4,096 tokens",
-        "over dense, forward + backward, worst length",
-    ]
-    assert met[~met.astype(bool)].index.tolist() == failed
-    steep = bars(costs(power=1.3))
-    assert not steep[steep["bar"].str.startswith("growth")]["met"].any()
-    assert steep[~steep["bar"].str.startswith("growth")]["met"].isna().all()
-    assert bars(costs(lengths=[1024, 4096]))["met"].isna().all()
 
 
 def test_peak_memory_counts_what_exists_at_a_time():
@@ -335,11 +297,11 @@ def test_peak_memory_counts_what_exists_at_a_time():
         third = torch.ones(125, 100)  # 50 kB, into less than what was freed
         return second, third
 
-    assert peak_memory(step) == 300 * kilobytes
+    assert peak_tensor_bytes(step) == 300 * kilobytes
     kept = [torch.ones(1000, 100)]
-    assert peak_memory(kept.clear) == 0  # what was there before counts neither way
+    assert peak_tensor_bytes(kept.clear) == 0  # what was there before counts neither way
     x = torch.ones(100, 100, requires_grad=True)
-    both = peak_memory(lambda: torch.autograd.grad((x.exp() @ x).sum(), x))
+    both = peak_tensor_bytes(lambda: torch.autograd.grad((x.exp() @ x).sum(), x))
     assert 3 * 40 * kilobytes <= both <= 6 * 40 * kilobytes  # tensors of the backward pass are seen
 
 
@@ -418,13 +380,12 @@ def test_dense_models_that_do_not_fit_are_not_tried(monkeypatch):
         available = 10_000
 
     monkeypatch.setattr(bench_models.psutil, "virtual_memory", Free)
-    frame = measure_models("neighbour(1)", [32], encoder="tiny", rounds=1, modes=["training"])
-    dense, plan = frame.to_dict("records")
+    dense, plan = model_rows("neighbour(1)", [32], encoder="tiny", rounds=1, modes=["training"])
     assert "its scores would take" in dense["left_out"] and math.isnan(dense["seconds"])
     assert plan["seconds"] > 0 and math.isnan(plan["over_dense"])
-    (dense, _) = measure_models(
+    (dense, _) = model_rows(
         "neighbour(1)", [32], encoder="tiny", rounds=1, modes=["inference"], longest_dense=16
-    ).to_dict("records")
+    )
     assert "not run beyond 16" in dense["left_out"]
 
 
@@ -449,22 +410,28 @@ def test_costs_are_read_as_they_were_written(request, tmp_path, which):
     assert len(text.splitlines()) == len(frame) + 3  # a line per row
 
 
-@pytest.mark.parametrize("content", [None, "[", "[]", '{"records": []}'])
+@pytest.mark.parametrize("content", ["[", "[]", '{"records": []}', "[" * 20_000])
 def test_files_that_hold_no_costs_are_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "costs.json").write_text(content)
+    (tmp_path / "costs.json").write_text(content)
     with pytest.raises(InputError, match="holds no recorded costs"):
         read_costs(tmp_path / "costs.json")
-
-
-def test_lengths_are_read_in_thousands():
-    assert parse_lengths("4k, 512,1k") == [512, 1024, 4096]
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_costs(tmp_path / "none.json")
 
 
 # ---- command line
 
 
-def test_bench_attention_prints_tables_bars_and_reasons(tmp_path):
+def test_lengths_are_read_in_thousands():
+    command = main.commands["bench"].commands["attention"]
+    assert command.make_context("attention", ["--lengths", "4k, 512,1k"]).params["lengths"] == [
+        512,
+        1024,
+        4096,
+    ]
+
+
+def test_bench_attention_prints_tables_and_reasons(tmp_path):
     chosen = [part for name in ("dense", "auto", "bigbird") for part in ("--contender", name)]
     size = ["--lengths", "16,64", "--heads", 2, "--width", 8, "--rounds", 1]
     text = call("attention", *size, *chosen, "--plot", tmp_path / "a.png").stdout
@@ -474,7 +441,6 @@ def test_bench_attention_prints_tables_bars_and_reasons(tmp_path):
         "density",
         "masks ms",
         "without bigbird:",
-        "not measured",
         "rounds",
     ):
         assert word in text
@@ -495,27 +461,89 @@ def test_bench_model_prints_tables_and_json(tmp_path):
     assert [row["contender"] for row in rows] == ["dense", "plan"]
 
 
-def test_rows_are_added_to_a_file_and_lengths_that_it_has_are_not_measured_again(tmp_path, monkeypatch):
-    out, tokens = tmp_path / "rows.jsonl", ["--tokens", 64]
-    model = ["model", "--encoder", "tiny", "--rounds", 1, "--out", out, "--lengths"]
-    layer = ["attention", "--heads", 2, "--width", 8, "--rounds", 1, "--contender", "dense", "--out", out]
+MODEL = ["model", "--encoder", "tiny", "--rounds", 1, "--plan", "neighbour(1)", "--tokens", 64, "--lengths"]
+LAYER = ["attention", "--heads", 2, "--width", 8, "--rounds", 1, "--contender", "dense", "--lengths"]
 
-    def kept():
-        rows = [json.loads(line)["row"] for line in out.read_text().splitlines()]
-        return [(row.get("mode"), row["length"]) for row in rows if row["contender"] == "dense"]
 
-    call(*model, "32", *tokens, "--mode", "training")
-    call(*model, "32,64", *tokens, "--mode", "training")
-    assert kept() == [("training", 32), ("training", 64)]
-    assert "has all of these lengths" in call(*model, "32,64", *tokens, "--mode", "training").output
-    call(*model, "32", *tokens)  # both modes: one of them is missing
-    assert kept()[2:] == [("training", 32), ("inference", 32)]
-    call(*model, "32", "--tokens", 32, "--mode", "training")  # another measurement
-    call(*layer, "--lengths", "16", "--pattern", "neighbour(1)")
-    call(*layer, "--lengths", "16", "--pattern", "neighbour(1)", "--pattern", "neighbour(2)")
-    assert len(kept()) == 8 and kept()[4:] == [("training", 32), *[(None, 16)] * 3]
+@pytest.fixture
+def stopped(monkeypatch):
+    """Stops what is measured: a call of it says before which round, counted over modes and lengths."""
+    take_turns = bench_models.measuring.take_turns
+
+    def stop_before(number):
+        rounds = iter(range(number))
+
+        def until(*given):
+            if next(rounds, None) is None:
+                raise KeyboardInterrupt
+            take_turns(*given)
+
+        monkeypatch.setattr(bench_models.measuring, "take_turns", until)
+
+    return stop_before
+
+
+def kept(out):
+    """Kind and length of the rows for dense attention, in their order, and the provenance."""
+    table, where = read_costs(out)
+    dense = table[table["contender"] == "dense"]
+    return list(zip(dense["mode" if "mode" in dense else "pattern"], dense["length"], strict=True)), where
+
+
+def test_what_is_measured_goes_on_in_its_file_with_what_is_missing(tmp_path, stopped):
+    """By default a model is measured in both modes; the file is one that chapters and figures read."""
+    out = tmp_path / "costs.json"
+    both = [(mode, length) for mode in MODES for length in (32, 64)]
+    for rounds in (1, 1, 1):
+        stopped(rounds)
+        call(*MODEL, "32,64", "--out", out, code=130)
+    rows, where = kept(out)
+    assert rows == both[:3] and where["interrupted"] and where["lengths"] == [32, 64]
+    stopped(1)
+    assert "tokens/s" in call(*MODEL, "32,64", "--out", out).stdout
+    rows, where = kept(out)
+    assert rows == both and not where["interrupted"] and where["plan"] == "neighbour(1)"
+    stopped(0)
+    result = call(*MODEL, "64", "--out", out)
+    assert "has all of these lengths" in result.stderr and "inference" in result.stdout
+    assert kept(out) == (rows, where)
+    assert json.loads(call(*MODEL, "64", "--out", out, "--json").stdout)["provenance"] == where
+    assert len(encoders_over_dense(read_costs(out)[0])) == 2 * 4
+
+
+def test_a_length_that_lacks_a_contender_is_measured_again(tmp_path):
+    out = tmp_path / "costs.json"
+    call(*MODEL, "32", "--mode", "inference", "--out", out)
+    table, where = read_costs(out)
+    out.write_text(costs_json(table.iloc[:1].assign(density=0.5), where))
+    call(*MODEL, "32", "--mode", "inference", "--out", out)
+    assert read_costs(out)[0][["contender", "density"]].iloc[0].tolist() == ["dense", 1.0]
+    assert read_costs(out)[0]["contender"].tolist() == ["dense", "plan"]
+
+
+def test_another_measurement_is_not_mixed_with_the_one_that_a_file_has(tmp_path):
+    out = tmp_path / "costs.json"
+    patterns = ["--pattern", "neighbour(1)", "--pattern", "neighbour( 2 )"]
+    for lengths in ("16", "8,16"):
+        call(*LAYER, lengths, *patterns, "--out", out)
+    rows, where = kept(out)
+    assert sorted(rows) == [(f"neighbour({width})", length) for width in (1, 2) for length in (8, 16)]
+    assert where["lengths"] == [8, 16] and where["contenders"] == ["dense"]
+    before = out.read_text()
+    for arguments, words in (
+        ((*LAYER, "8", *patterns, "--seed", 1), "was measured with seed=0, and not 1"),
+        ((*LAYER, "8", *patterns, "--longest-dense", 9), "longest_dense=the default, and not 9"),
+        (
+            (*LAYER, "8"),
+            'pattern=["neighbour(1)", "neighbour( 2 )"], and not ["neighbour(64) | global(cls)"]',
+        ),
+        ((*MODEL, "8"), "give another file"),
+    ):
+        assert words in call(*arguments, "--out", out, code=2).stderr
+    assert out.read_text() == before
     out.write_text("{}\n")
-    assert "it holds other things than rows" in call(*model, "32", code=2).output
+    assert "holds no recorded costs" in call(*LAYER, "8", "--out", out, code=2).stderr
+    assert "it is a folder" in call(*LAYER, "8", "--out", tmp_path, code=2).stderr
 
 
 def test_an_interruption_leaves_what_was_measured(monkeypatch):
@@ -542,6 +570,7 @@ def test_an_interruption_leaves_what_was_measured(monkeypatch):
         (("attention", "--device", "tpu"), "unknown device 'tpu'"),
         (("attention", "--plot", "costs.pdf"), "figures are PNG files"),
         (("attention", "--plot", "no/such/costs.png"), "there is no folder"),
+        (("attention", "--plot", "a.png", "--contender", "auto"), "add --contender dense"),
         (("model", "--plan", "syntax"), "reads parses"),
         (("model", "--encoder", "minlm"), "did you mean 'minilm'"),
         (("model", "--encoder", "tiny", "--plan", "neighbour(1) @ 7"), "its layers are 0-1"),
@@ -561,32 +590,25 @@ def test_every_kernel_is_a_contender():
 # ---- figures
 
 
-@pytest.mark.parametrize("kind", ["time", "memory"])
-def test_costs_are_drawn_by_contender_and_pass(layer, kind):
-    figure = figures.costs.against_length(layer, kind)
-    assert [axes.get_title() for axes in figure.axes] == ["forward", "forward + backward"]
-    assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
-    drawn = {line.get_label(): line for line in figure.axes[0].lines}
-    own = layer[layer["contender"] == "banded"]
-    column, unit = {"time": ("forward", 1e3), "memory": ("memory_forward", 1e-6)}[kind]
-    np.testing.assert_allclose(drawn["banded"].get_ydata(), unit * own[column])
-    assert "dense" in drawn
-
-
-def test_the_crossover_is_marked_and_told():
-    ratios = {256: 1.2, 512: 0.9, 1024: 0.5}
-    frame = pd.concat(
-        [costs("dense", list(ratios)), costs("auto", list(ratios), forward_over_dense=ratios.get)]
+def test_a_layer_is_drawn_as_ratios_to_dense_attention(layer, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        figures.costs.Figure, "savefig", lambda figure, *_, **how: drawn.append((figure, how))
     )
-    forward, both = figures.costs.against_length(frame).axes
-    assert [text.get_text() for text in forward.texts] == ["auto is faster\nfrom 512"]
-    assert not both.texts
-    text = figures.costs.describe_against_length(frame)
-    assert "at 1,024 tokens: dense 1.02, auto 1.02" in text and "faster than dense from 512 tokens on" in text
+    figures.costs.draw_costs(layer, str(tmp_path / "costs.png"))
+    [(figure, how)] = drawn
+    panels = [axes.get_title() for axes in figure.axes]
+    assert panels == [
+        f"{what}, {words}\nneighbour(32) | global(cls)"
+        for words in ("forward", "forward + backward")
+        for what in ("time", "memory")
+    ]
+    assert {axes.get_xscale() + axes.get_yscale() for axes in figure.axes} == {"loglog"}
+    banded = layer[layer["contender"] == "banded"].set_index("length")["forward_over_dense"]
+    assert f"banded: {banded[128]:.2f} at 128 tokens" in how["metadata"]["Description"]
 
 
-def test_descriptions_say_what_the_longest_length_takes(layer, model):
-    assert "at 768 tokens:" in figures.costs.describe_against_length(layer, "memory")
+def test_descriptions_say_what_each_length_takes(model):
     text = figures.costs.describe_shares(model)
     assert "training at 32 tokens" in text and "inference at 64 tokens" in text and "nan" not in text
 
@@ -633,9 +655,11 @@ def test_ratios_are_drawn_with_their_intervals_and_told(monkeypatch):
         figures.costs.over_dense(frame.drop(columns="low"), "mode")
 
 
-def test_nothing_measured_is_not_drawn(layer):
+def test_nothing_measured_is_not_drawn(layer, model, tmp_path):
+    with pytest.raises(InputError, match="nothing was measured beside dense"):
+        figures.costs.draw_costs(layer[layer["left_out"] != ""], str(tmp_path / "costs.png"))
     with pytest.raises(InputError, match="nothing was measured"):
-        figures.costs.against_length(layer[layer["left_out"] != ""])
+        figures.costs.where_time_goes(model.assign(tokens_per_second=math.nan))
 
 
 def test_the_blocks_of_the_band_are_drawn():

@@ -85,11 +85,7 @@ MENTIONED = {
     ("encoders",): ["--json"],
     ("patterns",): ["PATTERN", "--sentence", "--encoder", "Example:"],
     ("reductions",): ["NAME", "--json"],
-    ("bench",): ["finetune", "attention", "model"],
-    ("bench", "finetune"): [
-        *(field for field in FIELDS if field.removeprefix("--").replace("-", "_") in RunConfig.model_fields),
-        *("--rounds", "--json", "training rows  [default: 800]"),
-    ],
+    ("bench",): ["attention", "model"],
     ("bench", "attention"): [
         *("--pattern", "--contender", "--heads", "--width", "--lengths", "--rounds", "--longest-dense"),
         *("--dtype", "--device", "--seed", "--plot", "--out", "--json", "Example:"),
@@ -121,10 +117,6 @@ MENTIONED = {
         ),
     ],
     ("doctor",): ["machine"],
-    ("gpu",): [
-        *("OUT", "--grid", "--minutes", "--notebook", "NAME=VALUE", "--profile", "--workers", "--runs-dir"),
-        "Example:",
-    ],
     ("selftest",): ["--device", "--minutes", "--only", "--out", "Exit code 1", "Example:"],
 }
 
@@ -186,9 +178,8 @@ def test_finetune_records_where_it_is_told_to(small, workspace):
         ({"kernel": "bnded"}, "did you mean 'banded'"),
     ],
 )
-@pytest.mark.parametrize("command", [("finetune",), ("bench", "finetune")])
-def test_wrong_input_ends_with_one_sentence_and_exit_code_2(small, command, given, answer):
-    assert answer in refusal(*command, *options(small | given))
+def test_wrong_input_ends_with_one_sentence_and_exit_code_2(small, given, answer):
+    assert answer in refusal("finetune", *options(small | given))
 
 
 def test_a_data_folder_that_does_not_exist_is_named():
@@ -288,19 +279,6 @@ def test_doctor_names_a_data_folder_that_does_not_exist(workspace, monkeypatch):
     monkeypatch.setattr(doctor, "_hub", lambda: "not asked")
     monkeypatch.setenv("SPARSEBERT_DATA_DIR", "/no/such")
     assert "SPARSEBERT_DATA_DIR names '/no/such'" in call("doctor").stdout
-
-
-def test_bench_gives_ratios_of_what_was_measured_in_turn(small):
-    result = call("bench", "finetune", *options(small), "--rounds", 1, "--json")
-    measured = json.loads(result.stdout)
-    speed = measured["examples_per_second"]
-    assert set(speed) == {"masked", "dense", "default trainer"} and min(speed.values()) > 0
-    assert measured["rows"] == 32 and measured["rounds"] == 1
-    # With a single round the ratios of times are those of the speeds.
-    assert measured["masked_over_dense_time"] == pytest.approx(speed["dense"] / speed["masked"])
-    faster = measured["speedup_over_default_trainer"]
-    assert faster == pytest.approx({name: speed[name] / speed["default trainer"] for name in faster})
-    assert result.stderr.count("round 1:") == 3
 
 
 def test_ctrl_c_is_said_in_a_sentence_and_has_its_own_code(small, workspace, monkeypatch):

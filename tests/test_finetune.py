@@ -15,7 +15,6 @@ from test_runs import input_hash
 from transformers import Trainer
 
 import sparsebert.training.finetuning  # noqa: F401
-from sparsebert.bench.finetune import bench_finetune
 from sparsebert.cli import main
 from sparsebert.data.rows import Collator
 from sparsebert.data.tasks import get_task
@@ -31,7 +30,6 @@ from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 
 module = sys.modules["sparsebert.training.finetuning"]
 sweeps = sys.modules["sparsebert.sweeps.running"]
-bench = sys.modules["sparsebert.bench.finetune"]
 MASKED = "neighbour(1) | global(cls) @ late"
 
 
@@ -171,7 +169,8 @@ def test_rows_and_their_batches_are_those_of_the_prepared_data(small, workspace,
             assert values.dtype == torch.int64 and values.tolist() == padded
     lists = [{n: v if n == "label" else v.tolist() for n, v in row.items()} for row in naive]
     assert all(torch.equal(values, collate(lists)[name]) for name, values in batch.items())
-    assert set(collate([rows.without("word_ids", "head_ids")[0]])) == set(batch) - {"word_ids", "head_ids"}
+    plain = {name: values for name, values in rows[0].items() if name not in ("word_ids", "head_ids")}
+    assert set(collate([plain])) == set(batch) - {"word_ids", "head_ids"}
 
 
 # ---- what is refused
@@ -484,53 +483,3 @@ def test_two_processes_give_the_records_of_one(small, workspace):
     for one, other in zip(alone, together, strict=True):
         assert results(one) == pytest.approx(results(other), rel=1e-5)
     assert sorted(record.name for record in RunStore(workspace / "two")) == sorted(c.name for c in sweep)
-
-
-# ---- measured side by side
-
-
-def test_a_bench_trains_under_the_plan_at_the_length(small):
-    (measured,) = bench_finetune(RunConfig(**small | {"plan": MASKED}), rounds=1, lengths=[8])["lengths"]
-    assert measured["max_length"] == 8 and 4 < measured["tokens_per_row"] <= 8
-    assert measured["kernels"] == ["dense", "reference"]
-    assert all(speed > 0 for speed in measured["examples_per_second"].values())
-
-
-@pytest.fixture
-def timed(monkeypatch):
-    """Trainings that take no time but that of a script: masked, dense and the Trainer, in turn."""
-
-    def script(*rounds: tuple[float, float, float]) -> None:
-        taken = iter([9.0] * 3 + [seconds for each in rounds for seconds in each])  # a warm-up comes first
-        monkeypatch.setattr(bench, "seconds", lambda train, device: next(taken))
-
-    return script
-
-
-def test_ratios_are_medians_of_the_rounds_own_ratios(small, timed, capsys):
-    timed((1.0, 1.0, 2.0), (4.0, 2.0, 8.0), (1.1, 1.0, 1.1))
-    result = bench_finetune(RunConfig(**small | {"plan": MASKED}), rounds=3)
-    assert result["masked_over_dense_time"] == pytest.approx(1.1)
-    assert result["speedup_over_default_trainer"] == pytest.approx({"masked": 2, "dense": 2})
-    assert result["examples_per_second"] == pytest.approx(
-        {"masked": 32 / 1.1, "dense": 32, "default trainer": 16}
-    )
-    assert result["met"] == {"masked_over_dense_time": False, "speedup_over_default_trainer": True}
-    assert result["seconds"]["masked"] == [1.0, 4.0, 1.1] and result["seed"] == 0
-    assert capsys.readouterr().err.count("round 2:") == 3
-
-
-def test_a_bench_says_of_each_length_whether_the_bars_are_met(small, timed):
-    timed((1.0, 1.0, 2.0), (9.0, 9.0, 9.0), (1.2, 1.0, 1.2))
-    options = ["--task", small["task"], "--encoder", "tiny", "--precision", "fp32", "--batch-size", "4"]
-    result = CliRunner().invoke(main, ["bench", "finetune", *options, "--lengths", "16,8", "--rounds", "1"])
-    assert result.exit_code == 0, result.output
-    first, second = result.stdout.split("at most ")[1:]
-    assert first.startswith("8 tokens") and "1.05: met" in first and "1.6: met" in first
-    assert second.startswith("16 tokens") and "1.05: not met" in second and "1.6: not met" in second
-
-
-@pytest.mark.parametrize("lengths", ["8,many", "2", "99999999"])
-def test_lengths_that_cannot_be_are_refused(small, lengths):
-    result = CliRunner().invoke(main, ["bench", "finetune", "--lengths", lengths])
-    assert result.exit_code == 2 and "length" in result.stderr.lower()

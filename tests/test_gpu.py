@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 
 import nbformat
 import pytest
 from click.testing import CliRunner
+from studies import study
 
+from sparsebert.bench.measuring import read_costs
 from sparsebert.cli import main
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
-from sparsebert.selftest import gpu
 from sparsebert.selftest.checks import read_report
 from sparsebert.training.runs import RunRecord, RunStore
 
+gpu = study("spend_gpu")
 ORDER = ["selftest", "chapter", "attention", "training", "compiled", "inference", "grid"]
 
 
@@ -83,6 +84,8 @@ def test_wrong_input_ends_with_one_sentence(tmp_path):
     (tmp_path / "progress.json").write_text("{}")
     with pytest.raises(InputError, match="give another folder"):
         gpu.spend(tmp_path, "grid.yaml", Folders.named(), 1)
+    result = CliRunner().invoke(gpu.main, [str(tmp_path), "--profile", "fulll"])
+    assert result.exit_code == 2 and result.stderr.startswith("Error: unknown profile 'fulll'")
 
 
 @pytest.mark.slow
@@ -93,12 +96,11 @@ def test_timings_are_measured_by_commands_that_go_on(tmp_path):
                 result = CliRunner().invoke(main, part.command(60.0))
                 assert result.exit_code == 0, result.output
             assert "has all of these lengths" in result.output
-    rows = [json.loads(line)["row"] for line in (tmp_path / "attention.jsonl").read_text().splitlines()]
-    assert [(row["contender"], row["length"]) for row in rows] == [
-        (name, length) for part in (gpu._FUSED, gpu._COMPILED) for length in (32, 64) for name in part
-    ]
-    assert all((row["forward"] or math.nan) > 0 or row["left_out"] for row in rows)
-    assert len((tmp_path / "models.jsonl").read_text().splitlines()) == 2 * 2
+    for name, contenders in (("attention", gpu._FUSED), ("compiled", gpu._COMPILED)):
+        rows, _ = read_costs(tmp_path / f"{name}.json")
+        assert list(rows["contender"]) == 2 * list(contenders)
+        assert ((rows["forward"] > 0) | (rows["left_out"] != "")).all()
+    assert len(read_costs(tmp_path / "inference.json")[0]) == 2 * 2
 
 
 @pytest.mark.slow
@@ -119,9 +121,9 @@ def test_it_goes_on_where_it_stopped_with_what_came_back(small, workspace, monke
     with pytest.raises(KeyboardInterrupt):
         gpu.spend(out, "grid.yaml", Folders.named(), 5, told=interrupted, given=["rows=8"], **how)
     assert states(out) == {"selftest": "done", "chapter": "done"}, (out / "log.txt").read_text()
-    asked = ["gpu", "back", "--minutes", 5, "--runs-dir", "other"]
+    asked = ["back", "--minutes", 5, "--runs-dir", "other"]
     asked += [part for name, value in how.items() for part in (f"--{name}", value)]
-    result = CliRunner().invoke(main, [str(part) for part in asked])
+    result = CliRunner().invoke(gpu.main, [str(part) for part in asked])
     assert result.exit_code == 0, (out / "log.txt").read_text()
     assert "selftest: done before\nchapter: done before\ntraining: done after" in result.output
     assert states(out) == dict.fromkeys(names, "done")
@@ -131,5 +133,5 @@ def test_it_goes_on_where_it_stopped_with_what_came_back(small, workspace, monke
     third = RunStore(workspace / "third")
     gpu._restore(out, third)
     assert {record.name for record in third} == found
-    came_back = {"progress.json", "log.txt", "selftest.json", "chapter.ipynb", "models.jsonl", "runs.jsonl"}
+    came_back = {"progress.json", "log.txt", "selftest.json", "chapter.ipynb", "training.json", "runs.jsonl"}
     assert {path.name for path in out.iterdir()} == came_back

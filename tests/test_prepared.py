@@ -426,6 +426,7 @@ def test_a_bundle_with_chapters_has_the_notebooks_and_wheels_of_what_they_run_wi
     monkeypatch.setattr(bundling, "project_root", lambda: root)
     files = bundling._chapters()
     assert {"_config.yml", "notebooks/profiles.yaml", "notebooks/03_which_connections.ipynb"} <= files.keys()
+    assert files["book/studies/spend_gpu.py"].is_file()
     brought = bundling._with_needs(bundling.CHAPTER)
     there = bundling._with_needs([*bundling.NEEDED, *bundling.LARGE])
     assert {"papermill", "nbclient", "pyzmq"} <= brought - there
@@ -460,6 +461,25 @@ def test_a_machine_that_lacks_something_is_told_so_in_one_sentence(monkeypatch, 
     assert "lacks accelerate, jaxtyping, nest-asyncio2 and pip" in said()
     monkeypatch.setattr(sys, "version_info", (3, 10, 4))
     assert "Python 3.11 or newer is needed, and this is 3.10" in said()
+
+
+@pytest.mark.parametrize(
+    "given, called",
+    [
+        ([], ["-m", "sparsebert", "sweep", "grid.yaml", "--runs-dir", "runs"]),
+        (["--json"], ["-m", "sparsebert", "sweep", "grid.yaml", "--runs-dir", "runs", "--json"]),
+        (["selftest", "--minutes", "1"], ["-m", "sparsebert", "selftest", "--minutes", "1"]),
+        (["book/studies/spend_gpu.py", "back"], ["book/studies/spend_gpu.py", "back"]),
+    ],
+)
+def test_a_bundle_calls_a_sweep_another_command_or_a_script(given, called, monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", lambda python, command: found.append(command))
+    bundled.main(given, tmp_path)
+    assert found == [[sys.executable, *called]]
 
 
 def test_bundles_ask_for_what_the_package_asks_for():

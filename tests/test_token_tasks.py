@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import CONFIGS
 from pydantic import ValidationError
+from studies import study
 from test_cli import call, options
 from test_encoders import save_encoder
 from test_finetune import interrupt_at
@@ -18,7 +19,6 @@ from test_results import project, run, write  # noqa: F401
 from test_syntax import each_tokenizer, tokenizer_of
 from transformers import pipeline
 
-from sparsebert.bench.finetune import bench_finetune
 from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
@@ -490,7 +490,7 @@ def test_several_processes_would_each_predict_the_same(words):
 
 def test_speeds_are_not_compared_on_tasks_of_words(words):
     with pytest.raises(InputError, match="labels words, and this compares runs that label texts"):
-        bench_finetune(RunConfig(**words))
+        study("against_trainer").bench_finetune(RunConfig(**words))
 
 
 # ---- prepared data, sweeps and bundles

@@ -13,6 +13,7 @@ import click
 import torch
 
 import sparsebert
+from sparsebert.cli.group import HELP, Sentences
 from sparsebert.cli.options import folder_options
 from sparsebert.degrees.hardening import support
 from sparsebert.degrees.methods import Survival, attention_mass
@@ -80,7 +81,7 @@ class FromMass(Survival):
         learner.theta.data[..., -1:] = (opened / (1 - opened)).log() + torch.tensor(float(self.longest)).log()
 
 
-@click.command()
+@click.command(cls=Sentences, context_settings=HELP)
 @folder_options("data", "runs")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained and for how long.")
 def main(folders, dry_run):

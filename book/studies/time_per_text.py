@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from sparsebert import load
 from sparsebert.bench import measuring
+from sparsebert.cli.group import HELP, Sentences
 from sparsebert.cli.options import folder_options
 from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
@@ -98,7 +99,7 @@ def times(configs: Sequence[RunConfig], places: Sequence[Path], rows: Rows, roun
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-@click.command()
+@click.command(cls=Sentences, context_settings=HELP)
 @click.argument("grid")
 @click.option("--models", default="runs/models", type=Path, help="Folder of the models.")
 @click.option("--texts", default=512, type=click.IntRange(1), help="Rows that are read.")

@@ -21,6 +21,7 @@ from sparsebert.advise.advising import advise
 from sparsebert.advise.promises_kept import WHOLE_RUNS, WholeRun
 from sparsebert.advise.search_log import DENSE, Request
 from sparsebert.advise.searching import Runner, trainer
+from sparsebert.cli.group import HELP, Sentences
 from sparsebert.cli.options import duration, folder_options
 from sparsebert.data.tasks import Task, get_task, task_names
 from sparsebert.data.tasks.task import hold_out
@@ -105,7 +106,7 @@ def on_fresh_rows(recommended: RunConfig, task: str, run: Runner) -> dict[str, A
     return {"lost": lost.value, "low": low, "high": high, "seeds": len(FRESH_SEEDS), "rows": rows}
 
 
-@click.command()
+@click.command(cls=Sentences, context_settings=HELP)
 @click.argument("task")
 @click.option("--budget", default="20m", help="Time of the search, such as 20m or 2h.")
 @click.option("--max-loss", default=2.0, help="Points that may be lost.")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsebert.bench.models import measure_models
+from sparsebert.bench.models import model_rows
 from sparsebert.patterns.plans import parse_plan
 from sparsebert.training.runs import RunRecord
 
@@ -35,7 +35,7 @@ def measure(
     Columns: `length`, `batch` (texts at once); `dense_seconds` and `seconds` per text; `over_dense`, the
     median of the rounds' own ratios; `spread` of the less steady one; `dense_memory` and `memory` in bytes
     per text; `kernel`; `saves`, whether time is saved beyond the noise, or the plan alone could be measured;
-    `left_out`, what could not be and why. Raises what `measure_models` does.
+    `left_out`, what could not be and why. Raises what `model_rows` does.
     """
     rows, pace, beside = [], 0.0, 0.0  # seconds for a token, and for what does not grow
     for single, length in itertools.product((True, False), sorted(lengths)):
@@ -45,7 +45,7 @@ def measure(
             continue
         started = time.monotonic()
         options = {"encoder": encoder, "modes": ["inference"], "tokens": tokens, "rounds": rounds}
-        both = measure_models(plan, [length], **options).set_index("contender")
+        both = pd.DataFrame(model_rows(plan, [length], **options)).set_index("contender")
         rows.append({"length": length, "batch": batch} | _row(both.loc["dense"], both.loc["plan"], batch))
         stepping = 3 * (rounds + 1) * both["seconds"].sum()
         pace, beside = stepping / tokens, max(beside, time.monotonic() - started - stepping)

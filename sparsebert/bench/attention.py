@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsebert.bench import measuring
+from sparsebert.bench import PLAN, measuring
 from sparsebert.bench.measuring import PASSES
 from sparsebert.errors import InputError, first_line, unknown_name
 from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
@@ -31,8 +31,6 @@ from sparsebert.patterns import Neighbour, Pattern, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
 
-PATTERN = "neighbour(64) | global(cls)"
-LENGTHS = (512, 1024, 2048, 4096)
 LONGEST_DENSE = 8192  # on a processor, a step of a dense layer takes seconds beyond
 
 _SAMPLE = 0.02  # seconds that one timing takes at least, so that the clock and single hiccups don't matter
@@ -89,26 +87,9 @@ def all_contenders() -> dict[str, Contender]:
 # ---- what is measured ---------------------------------------------------------------------------
 
 
-def measure_attention(
-    pattern: str | Sequence[str] = PATTERN, lengths: Sequence[int] = LENGTHS, **options: object
-) -> pd.DataFrame:
-    """A row for each pattern, length and contender; `options` are those of `attention_rows`.
-
-    Columns: `pattern`, `contender`, `length` (tokens), `kernel` (the one that `auto` took), `density`;
-    `forward` and `both`, the seconds of a forward pass and of one with its backward pass (medians of rounds);
-    the same over those of `dense` and of `auto` (medians of the rounds' own ratios), and over the floor;
-    `spread`, the larger of the two times' interquartile ranges over its median, says how far to trust them;
-    `memory_forward` and `memory_both`, peak bytes of tensors beyond the inputs, masks included; `masks`, the
-    seconds that a batch's masks take: a first call's time less a later one's; `left_out`, the reason if
-    something is missing. What wasn't measured is NaN. Raises `InputError` for a pattern that reads more than
-    positions, and for an unknown contender, dtype or device.
-    """
-    return pd.DataFrame(list(attention_rows(pattern, lengths, **options)))
-
-
 def attention_rows(
-    pattern: str | Sequence[str] = PATTERN,
-    lengths: Sequence[int] = LENGTHS,
+    pattern: str | Sequence[str],
+    lengths: Sequence[int],
     *,
     contenders: Sequence[str] = (),
     heads: int = 12,
@@ -118,12 +99,23 @@ def attention_rows(
     device: str | None = None,
     longest_dense: int | None = None,
     seed: int = 0,
+    done: Set[tuple[str, int, str]] = frozenset(),
 ) -> Iterator[dict]:
-    """The rows of `measure_attention`, as soon as a length is done; progress goes to standard error.
+    """A row for each pattern, length and contender, as soon as a length is done.
 
     `contenders` names those compared (by default all), and `width` is that of a head. Contenders whose cost
     grows with the square of the length are left out beyond `longest_dense` tokens (by default `LONGEST_DENSE`
-    on a processor, nowhere on a GPU).
+    on a processor, nowhere on a GPU). A length is not measured if `done` has all its contenders: each as its
+    row's `pattern`, `length` and `contender`. Progress goes to standard error.
+
+    In a row: `pattern`, `contender`, `length` (tokens), `kernel` (the one that `auto` took), `density`;
+    `forward` and `both`, the seconds of a forward pass and of one with its backward pass (medians of rounds);
+    the same over those of `dense` and of `auto` (medians of the rounds' own ratios), and over the floor;
+    `spread`, the larger of the two times' interquartile ranges over its median, says how far to trust them;
+    `memory_forward` and `memory_both`, peak bytes of tensors beyond the inputs, masks included; `masks`, the
+    seconds that a batch's masks take: a first call's time less a later one's; `left_out`, the reason if
+    something is missing. What wasn't measured is NaN. Raises `InputError` for a pattern that reads more than
+    positions, and for an unknown contender, dtype or device.
     """
     known = all_contenders()
     for name in contenders:
@@ -132,11 +124,13 @@ def attention_rows(
     device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     texts = [pattern] if isinstance(pattern, str) else list(pattern)
     patterns = {str(parse_pattern(text)): _at_first_layer(text, heads) for text in texts}
+    names = list(contenders or known)
     limit = longest_dense or (LONGEST_DENSE if device == "cpu" else math.inf)
     for text, at_first_layer in patterns.items():
         for length in lengths:
+            if done >= {(text, length, name) for name in names}:
+                continue
             case = Case(at_first_layer, length, heads, width, kind, device, limit, seed)
-            names = list(contenders or known)
             trials = {(name, what): _Trial(known[name], case, what) for what in PASSES for name in names}
             turns = [trial.take_turn for trial in trials.values()]
             measuring.take_turns(turns, rounds, f"{text}, {length:,} tokens")
@@ -198,7 +192,7 @@ class _Trial:
         self.again()
         once = measuring.seconds(self.again, 1, self.case.device)
         counted = self._run if self.contender.has_masks else self.again
-        self.memory = measuring.peak_memory(counted, self.case.device)
+        self.memory = measuring.peak_tensor_bytes(counted, self.case.device)
         self.repeats = max(1, min(_MOST_CALLS, int(_SAMPLE / max(once, 1e-9))))
 
     def _run(self, attend: Attend | None = None) -> None:
@@ -246,7 +240,7 @@ def _at_first_layer(text: str, heads: int) -> Pattern:
     if pattern.needs:
         raise InputError(
             f"pattern '{text}' reads more than positions; measure one of neighbour, random and global, "
-            f"such as '{PATTERN}'"
+            f"such as '{PLAN}'"
         )
     pattern = pattern.at(0)
     for part in pattern.walk():
@@ -426,48 +420,11 @@ def _check_gpu(case: Case) -> None:
         raise Missing("it runs on GPUs only")
 
 
-# ---- bars ---------------------------------------------------------------------------------------
-
-
-def bars(frame: pd.DataFrame) -> pd.DataFrame:
-    """What `auto` should reach on a processor, and what it reached, for each pattern.
-
-    Columns: `pattern`, `bar`, `wanted` (such as "<= 2"), `found` (NaN: not measured) and `met` (None then).
-    """
-    rows = []
-    for pattern, own in frame.groupby("pattern", sort=False):
-        for bar, sign, wanted, found in _bars(own):
-            met = None if math.isnan(found) else bool(found <= wanted if sign == "<=" else found >= wanted)
-            rows.append((pattern, bar, f"{sign} {wanted:g}", found, met))
-    return pd.DataFrame(rows, columns=["pattern", "bar", "wanted", "found", "met"])
-
-
-def _bars(own: pd.DataFrame) -> Iterator[tuple[str, str, float, float]]:
-    """Of one pattern: the bar in words, its sign, what is wanted and what was found."""
-    at_4096 = own[own["length"] == 4096].set_index("contender")
-    ours = own[own["contender"] == "auto"].set_index("length").sort_index()
-    span = ours.loc[1024:16384]
-    for what, most in (("forward", 2.0), ("both", 2.5)):
-        over = at_4096[f"{what}_over_floor"].get("auto", math.nan)
-        yield f"{PASSES[what]} over the floor, 4,096 tokens", "<=", most, over
-    for peer, times in (("longformer", 4.0), ("bigbird", 10.0)):
-        for what, words in PASSES.items():
-            over = at_4096[f"{what}_over_auto"].get(peer, math.nan)
-            yield f"times as fast as {peer}, {words}, 4,096 tokens", ">=", times, over
-    for kind, column in (("time", "{}"), ("memory", "memory_{}")):
-        for what, words in PASSES.items():
-            whole = {1024, 16384} <= set(span.index)
-            exponent = measuring.growth(span.index, span[column.format(what)]) if whole else math.nan
-            yield f"growth from 1k to 16k, {kind}, {words}", "<=", 1.1, exponent
-    for what, words in PASSES.items():
-        yield f"over dense, {words}, worst length", "<=", 1.05, ours.loc[16:, f"{what}_over_dense"].max()
-
-
 # ---- on paper -----------------------------------------------------------------------------------
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    """Tables for a terminal: milliseconds and megabytes, a table per pattern and length, then the bars."""
+    """Tables for a terminal: milliseconds and megabytes, a table per pattern and length."""
     short = {"forward": "fwd", "both": "f+b"}
     blocks = []
     for (pattern, length), own in frame.groupby(["pattern", "length"], sort=False):
@@ -482,12 +439,4 @@ def as_text(frame: pd.DataFrame) -> str:
         table["spread"] = ran["spread"]
         left = [f"{row.contender}: {row.left_out}" for row in own.itertuples() if row.left_out]
         blocks.append(measuring.as_block(f"{pattern}, {length:,} tokens", pd.DataFrame(table), left))
-    for pattern, judged in bars(frame).groupby("pattern", sort=False):
-        lines = [f"{pattern}, bars"]
-        for row in judged[judged["met"].notna()].itertuples():
-            verdict = "met" if row.met else "not met"
-            lines.append(f"  {row.bar}: {row.found:.2f}, wanted {row.wanted}: {verdict}")
-        if missing := int(judged["met"].isna().sum()):
-            lines.append(f"  {missing} not measured (those at 4k, those of growth with lengths 1k to 16k)")
-        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -17,7 +17,7 @@ _COLUMNS = ("contender", "length", "what", "ratio", "low", "high")
 
 
 def layers_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of `measure_attention`: a row per `pattern`, `pass`, contender, length and ratio."""
+    """The rows of `attention_rows`: a row per `pattern`, `pass`, contender, length and ratio."""
     parts = [
         _ratios(frame, "pattern", f"{what}_over_dense", f"memory_{what}").assign(**{"pass": words})
         for what, words in PASSES.items()
@@ -26,31 +26,8 @@ def layers_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def encoders_over_dense(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame of `measure_models`: a row per `mode`, contender, length and ratio."""
+    """The rows of `model_rows`: a row per `mode`, contender, length and ratio."""
     return _ratios(frame, "mode", "over_dense", "memory")
-
-
-def by_length(ratios: pd.DataFrame) -> pd.DataFrame:
-    """The ratios of `encoders_over_dense` as text, a row per length (`tokens`); a dash: not measured."""
-    table = ratios.pivot(index="length", columns=["mode", "what"], values="ratio")
-    table.columns = [f"{mode}: {what}" for mode, what in table.columns]
-    table = table.map(lambda ratio: "–" if pd.isna(ratio) else f"{ratio:.2f}")
-    return table.rename(index="{:,}".format).rename_axis("tokens").reset_index()
-
-
-def by_amdahl(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the frame of `measure_models` says of Amdahl's law: a row per `mode` and `length`.
-
-    `share` is that of attention's core in the dense step, `most` how many times as fast any plan can be, and
-    `reached` how many times as fast the plan is.
-    """
-    if frame.empty:
-        return pd.DataFrame(columns=["mode", "length", "share", "most", "reached"])
-    dense, plan = (frame[frame["contender"] == name] for name in ("dense", "plan"))
-    found = dense[["mode", "length", "attention"]].rename(columns={"attention": "share"})
-    found["most"] = 1 / (1 - found["share"])
-    reached = plan[["mode", "length"]].assign(reached=1 / plan["over_dense"])
-    return found.merge(reached, on=["mode", "length"]).dropna(ignore_index=True)
 
 
 def _ratios(frame: pd.DataFrame, group: str, time: str, memory: str) -> pd.DataFrame:

@@ -6,28 +6,27 @@ import hashlib
 import json
 import math
 import os
-import re
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sparsebert.errors import InputError, first_line, say, unknown_name
 from sparsebert.machine import commit, device_name, versions
-from sparsebert.paths import check_writable, fresh_runs, project_root, runs_dir, write_whole
-from sparsebert.reading import path_of, read_text
+from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
+from sparsebert.reading import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PASSES = {"forward": "forward", "both": "forward + backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MAY_DIFFER = ("lengths", "commit", "finished", "interrupted")  # within one file of costs
 
 
 def seconds(call: Callable[[], object], repeats: int = 1, device: str = "cpu") -> float:
@@ -40,7 +39,7 @@ def seconds(call: Callable[[], object], repeats: int = 1, device: str = "cpu") -
     return (time.perf_counter() - started) / repeats
 
 
-def peak_memory(call: Callable[[], object], device: str = "cpu") -> int:
+def peak_tensor_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """The most bytes of tensors that exist at a time during a call, beyond those that existed before.
 
     On a processor these are the allocations and frees that torch's profiler reports; what libraries keep for
@@ -106,14 +105,6 @@ def paired_ratio(values: Sequence[float], others: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
-def growth(lengths: Iterable[float], costs: Iterable[float]) -> float:
-    """The exponent p of cost ~ length^p: the slope of a line through logarithms. NaN with fewer than two."""
-    pairs = [(a, b) for a, b in zip(lengths, costs, strict=True) if b > 0]
-    if len({length for length, _ in pairs}) < 2:
-        return math.nan
-    return float(np.polyfit(*np.log(np.array(pairs)).T, 1)[0])
-
-
 def crossover(frame: pd.DataFrame, contender: str = "auto", ratio: str = "forward_over_dense") -> int | None:
     """The shortest measured length from which on a contender is faster than dense; None if it never is.
 
@@ -162,16 +153,34 @@ def read_costs(path: str | Path) -> tuple[pd.DataFrame, dict]:
     """What `costs_json` wrote, the frame and its provenance; `InputError` if the file holds no such thing."""
     import pandas as pd
 
+    text = read_text(path, "recorded costs")
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(text)
         frame, found = pd.DataFrame(content["records"]), dict(content["provenance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"'{path}' holds no recorded costs ({first_line(error)}); write one with "
-            "`sparsebert bench attention --json > FILE` or `bench model --json > FILE`"
+            f"'{path}' holds no recorded costs ({first_line(error)}); give a file that "
+            "`sparsebert bench attention --out FILE` or `bench model --out FILE` wrote"
         ) from None
     # A column in which nothing was measured is full of nulls.
     return frame.astype(object).fillna(math.nan).infer_objects(), found
+
+
+def kept_rows(path: Path, asked: dict[str, object]) -> list[dict]:
+    """The rows that a file has of the same measurement, to go on with it; none if there is no file.
+
+    `asked` is the measurement's `provenance`. Lengths may differ from those of the file, and so may when and
+    by which commit it was made. Raises `InputError` if anything else differs, or if it holds no costs.
+    """
+    if not path.exists():
+        return []
+    frame, found = read_costs(path)
+    asked = json.loads(json.dumps(asked))
+    for name in [name for name in asked | found if name not in _MAY_DIFFER]:
+        before, now = (json.dumps(one[name]) if name in one else "the default" for one in (found, asked))
+        if before != now:
+            raise InputError(f"'{path}' was measured with {name}={before}, and not {now}; give another file")
+    return frame.to_dict("records")
 
 
 def recorded_costs(name: str) -> tuple[pd.DataFrame, dict]:
@@ -198,45 +207,3 @@ def measured(
     if found and not fresh_runs():
         return frame, found
     return read_costs(write_whole(runs_dir() / f"{file}.json", costs_json(measure(), provenance(**asked))))
-
-
-class Kept:
-    """Rows in a file, a JSON object a line with what was asked for, where and when; so that one can go on."""
-
-    def __init__(self, file: str, asked: dict[str, Any]):
-        self.path, self.where = path_of(file), provenance(**asked)
-        self.kinds = math.prod(len(asked.get(name, "1")) for name in ("pattern", "modes"))
-        self.asked = json.loads(
-            json.dumps({k: v for k, v in asked.items() if k not in ("lengths", "rounds")})
-        )
-        check_writable(self.path.parent, f"'{file}'", "--out")
-        lines = read_text(self.path, "the rows").splitlines() if self.path.exists() else []
-        try:
-            kept = [json.loads(line) for line in lines]
-            rows = [line["row"] for line in kept if line["asked"] == self.asked]
-            self.lengths = Counter(row["length"] for row in rows if row["contender"] == rows[0]["contender"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"--out {file}: it holds other things than rows ({first_line(error)})") from None
-
-    def left(self, lengths: Sequence[int]) -> list[int]:
-        """The lengths that are not there, or not for all patterns or modes."""
-        return [length for length in lengths if self.lengths[length] < self.kinds]
-
-    def add(self, row: dict[str, Any]) -> None:
-        row = {name: None if value != value else value for name, value in row.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"asked": self.asked, "where": self.where, "row": row}) + "\n")
-
-
-def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
-    """Lengths such as "512,1k,4k", where 1k is 1,024, in ascending order. Raises `InputError`."""
-    lengths = set()
-    for part in map(str.strip, text.lower().split(",")):
-        read = re.fullmatch("([0-9]{1,8})(k?)", part)
-        lengths.add(int(read[1]) * (1024 if read[2] else 1) if read else 0)
-        if min(lengths) < 1 or max(lengths) > 2**24:
-            raise InputError(
-                f"{option} {text}: '{part}' is no length; write whole numbers from 1 to {2**24}, "
-                "or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
-            )
-    return sorted(lengths)

@@ -8,7 +8,7 @@ the step would still take the rest of its time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from sparsebert.bench import measuring
+from sparsebert.bench import PLAN, measuring
 from sparsebert.errors import InputError, unknown_name
 from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.models.architectures import architecture_of
@@ -31,31 +31,14 @@ from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reductions import Reduction, attach_reduction
 
-PLAN = "neighbour(64) | global(cls)"
-LENGTHS = (512, 1024, 2048, 4096, 8192)
 MODES = ("training", "inference")
 PARTS = ("attention", "projections", "feed_forward", "rest")
 SIZES = ("bert-base",)  # sizes of random models that need no download
 
 
-def measure_models(plan: str = PLAN, lengths: Sequence[int] = LENGTHS, **options: object) -> pd.DataFrame:
-    """A row for each mode, length and contender (`dense` and `plan`); `options` are those of `model_rows`.
-
-    Columns: `encoder`; `mode`, training (a step with its backward pass and AdamW) or inference; `length`
-    (tokens of a sequence) and `batch` (sequences of a step); `contender`, `plan`, `kernel` (those its layers
-    took) and `density` (mean over layers); `seconds` of a step (median of rounds), `tokens_per_second`,
-    `over_dense` (median of the rounds' own ratios of seconds), `spread` (interquartile range of seconds over
-    their median); `memory`, peak bytes of tensors beyond weights and the optimizer's state; shares of the
-    time, which add up to 1: `attention` (the core), `projections` (to queries, keys and values, and of the
-    output), `feed_forward`, `rest`; `left_out`, the reason if it wasn't measured. What wasn't is NaN. Raises
-    `InputError` for a plan that reads words or parses, and for an encoder that is not found.
-    """
-    return pd.DataFrame(list(model_rows(plan, lengths, **options)))
-
-
 def model_rows(
-    plan: str = PLAN,
-    lengths: Sequence[int] = LENGTHS,
+    plan: str,
+    lengths: Sequence[int],
     *,
     encoder: str = "minilm",
     reduce: str | None = None,
@@ -66,14 +49,26 @@ def model_rows(
     device: str | None = None,
     longest_dense: int | None = None,
     seed: int = 0,
+    done: Set[tuple[str, int, str]] = frozenset(),
 ) -> Iterator[dict]:
-    """The rows of `measure_models`, as soon as a length is done; progress goes to standard error.
+    """A row for each mode, length and contender (`dense` and `plan`), as soon as a length is done.
 
     `encoder` is one that `load_classifier` takes, or `bert-base`, random weights of that size; its positions
     are extended. With `reduce` tokens leave under the plan (see `sparsebert.reductions`), and inference alone
     is measured: training with it takes passes of its own. `tokens` is how many a step has (by default the
     longest length); a length has as many sequences as make them up, at least one. Dense attention is left out
     beyond `longest_dense` tokens and where its scores would not fit into memory. `dtype` is that of autocast.
+    A length is not measured if `done` has both contenders: each as its row's `mode`, `length` and
+    `contender`. Progress goes to standard error.
+
+    In a row: `encoder`; `mode`, training (a step with its backward pass and AdamW) or inference; `length`
+    (tokens of a sequence) and `batch` (sequences of a step); `contender`, `plan`, `kernel` (those its layers
+    took) and `density` (mean over layers); `seconds` of a step (median of rounds), `tokens_per_second`,
+    `over_dense` (median of the rounds' own ratios of seconds), `spread` (interquartile range of seconds over
+    their median); `memory`, peak bytes of tensors beyond weights and the optimizer's state; shares of the
+    time, which add up to 1: `attention` (the core), `projections` (to queries, keys and values, and of the
+    output), `feed_forward`, `rest`; `left_out`, the reason if it wasn't measured. What wasn't is NaN. Raises
+    `InputError` for a plan that reads words or parses, and for an encoder that is not found.
     """
     device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     parsed = plan_without_parses(plan)
@@ -91,6 +86,8 @@ def model_rows(
     cast = nullcontext() if dtype == "fp32" else torch.autocast(device, kind)
     for mode in modes:
         for length in lengths:
+            if done >= {(mode, length, name) for name in ("dense", "plan")}:
+                continue
             batch = max(1, (tokens or max(lengths)) // length)
             generator = torch.Generator().manual_seed(seed)
             ids = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator).to(device)
@@ -181,7 +178,7 @@ class _Trial:
                 self._step()
             self.density, self.kernels = fmean(meter.over_real), ", ".join(dict.fromkeys(sparse.kernels))
         with self._under_plan():  # anew, so that masks are built and counted
-            self.memory = measuring.peak_memory(self._step, self.device)
+            self.memory = measuring.peak_tensor_bytes(self._step, self.device)
 
     def take_turn(self) -> None:
         """One step as it is, for its time, and one that is watched, for its parts' shares."""

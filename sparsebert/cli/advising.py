@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from sparsebert.cli.benchmarks import lengths_of
 from sparsebert.cli.group import main
-from sparsebert.cli.options import answer, duration, folder_options, json_option, not_empty
+from sparsebert.cli.options import answer, duration, folder_options, json_option, lengths_of, not_empty
 from sparsebert.errors import InputError, say
 from sparsebert.paths import Folders
 

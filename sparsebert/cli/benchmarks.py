@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from operator import itemgetter
 from typing import Any
 
 import click
 
+from sparsebert.bench import PLAN
 from sparsebert.cli.group import main
-from sparsebert.cli.options import RunCommand, answer, folder_options, json_option
-from sparsebert.paths import Folders
+from sparsebert.cli.options import json_option, lengths_of
+from sparsebert.paths import check_writable, write_whole
+from sparsebert.reading import path_of
 
-PLAN = "neighbour(64) | global(cls)"
 _COUNT = click.IntRange(1)
-
-
-def lengths_of(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
-    from sparsebert.bench.measuring import parse_lengths
-
-    return parse_lengths(value, option.opts[0]) if value is not None else []
 
 
 @main.group()
 def bench() -> None:
     """Measure side by side, in one run, as ratios."""
-
-
-@bench.command(
-    name="finetune",
-    cls=RunCommand,
-    run_defaults={"plan": "neighbour(2) | global(cls)", "train_size": 800},
-    learns=False,
-    epilog="Example: sparsebert bench finetune --lengths 32,128,512 --json",
-)
-@click.option(
-    "--rounds", default=3, type=_COUNT, help="Measured rounds, after one step of each contender to warm up."
-)
-@click.option(
-    "--lengths",
-    callback=lengths_of,
-    metavar="N,N,...",
-    help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.  "
-    "[default: the task's length]",
-)
-@folder_options("data")
-@json_option
-def bench_finetune(
-    config_of: Callable, rounds: int, lengths: list[int], folders: Folders, as_json: bool
-) -> None:
-    """Training speed under a plan, dense, and of transformers' Trainer at its defaults, on the same rows."""
-    from sparsebert.training.runs import RunConfig
-
-    config = config_of(task="topics", train_size=None) if lengths else config_of()
-    for length in lengths:
-        RunConfig.checked(max_length=length)
-    from sparsebert.bench import finetune as benchmark
-
-    result = benchmark.bench_finetune(config, rounds, folders, lengths)
-    answer(as_json, result, benchmark.as_text(result))
 
 
 def _common(lengths: str, rounds: int) -> list[click.Parameter]:
@@ -74,7 +35,7 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
         click.Option(["--device"], help="Device: cpu or cuda.  [default: a GPU where there is one]"),
         click.Option(["--seed"], default=0, type=click.IntRange(0), help="Seed of the inputs and weights."),
         click.Option(["--plot"], metavar="FILE.png", help="Draw the measurements into this file."),
-        click.Option(["--out"], metavar="FILE.jsonl", help=again),
+        click.Option(["--out"], metavar="FILE.json", help=again),
     ]
 
 
@@ -103,9 +64,9 @@ def bench_attention(**options: object) -> None:
     and of NATTEN on a GPU, and the layers of Longformer and BigBird without their projections. The floor is
     dense attention's time times the density.
     """
-    from sparsebert.bench import attention as benchmark
+    from sparsebert.bench import attention
 
-    _bench(benchmark, benchmark.attention_rows, **options)
+    _bench(attention.as_text, attention.attention_rows, "pattern", **options)
 
 
 @bench.command(
@@ -139,53 +100,65 @@ def bench_model(**options: object) -> None:
 
     Also where the time goes: attention's core, projections, feed-forward and the rest.
     """
-    from sparsebert.bench import models as benchmark
+    from sparsebert.bench import models
 
-    options["tokens"] = options["tokens"] or max(options["lengths"])  # whichever lengths are left to measure
-    _bench(benchmark, benchmark.model_rows, **options)
+    options["tokens"] = options["tokens"] or max(options["lengths"])  # so that a file says it
+    _bench(models.as_text, models.model_rows, "mode", **options)
 
 
 def _bench(
-    benchmark: ModuleType,
+    as_text: Callable,
     measure: Callable,
+    kind: str,
     longest_dense: list[int],
     plot: str | None,
     out: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130."""
+    """Measure, print and draw; after Ctrl-C, what was measured until then, and exit code 130.
+
+    A row of `measure` is known by its `kind`, length and contender.
+    """
     import pandas as pd
 
-    from sparsebert.bench.measuring import Kept, costs_json, provenance
+    from sparsebert.bench.measuring import costs_json, kept_rows, provenance
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    kept = Kept(out, given) if out else None
-    if kept and not (left := kept.left(options["lengths"])):
-        click.echo(f"{out} has all of these lengths", err=True)
-        return
-    given |= {"lengths": left} if kept else {}
     if longest_dense:
         given["longest_dense"] = longest_dense[-1]
     if plot:
         from sparsebert.figures import costs
 
-        costs.check_plot(plot)
-    rows, interrupted = [], False
+        costs.check_plot(plot, given.get("contenders"))
+    path, key, interrupted = path_of(out) if out else None, itemgetter(kind, "length", "contender"), False
+    if path:
+        check_writable(path.parent, f"'{out}'", "--out")
+    rows = {key(row): row for row in (kept_rows(path, provenance(**given)) if path else ())}
+    had = len(rows)
+
+    def content(interrupted: bool) -> str:
+        where = provenance(**given | {"lengths": sorted({row["length"] for row in rows.values()})})
+        return costs_json(pd.DataFrame(rows.values()), where | {"interrupted": interrupted})
+
     try:
-        for row in measure(**given):
-            rows.append(row)
-            if kept:
-                kept.add(row)
+        for row in measure(**given, done=frozenset(rows)):
+            rows[key(row)] = row
+            if path:
+                write_whole(path, content(interrupted=True))
     except KeyboardInterrupt:
         interrupted = True
+    if path and len(rows) > had and not interrupted:
+        write_whole(path, content(interrupted))
+    elif path and not interrupted:
+        click.echo(f"{out} has all of these lengths", err=True)
     if rows:
-        frame, where = pd.DataFrame(rows), provenance(**given)
+        frame = pd.DataFrame(rows.values())
         if as_json:
-            click.echo(costs_json(frame, where | {"interrupted": interrupted}), nl=False)
+            click.echo(path.read_text() if path else content(interrupted), nl=False)
         else:
-            click.echo(benchmark.as_text(frame))
-            click.echo(f"\n({options['rounds']} rounds, {where['device']}, {options['dtype']})")
+            click.echo(as_text(frame))
+            click.echo(f"\n({options['rounds']} rounds, {provenance(**given)['device']}, {options['dtype']})")
         if plot:
             costs.draw_costs(frame, plot)
             click.echo(f"drawn in {plot}", err=True)

@@ -21,8 +21,8 @@ LONGEST_LINE = 1000  # of a message, which may repeat what was typed
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 
 
-class Sparsebert(click.Group):
-    """A group whose commands end in a sentence and an exit code whatever happens.
+class Sentences(click.Command):
+    """A command that ends in a sentence and an exit code whatever happens.
 
     2: the input is wrong; 1: a chapter failed, standard output cannot be written, or something that nobody
     foresaw, whose traceback is then kept in a file and shown with `--debug`; 130: Ctrl-C.
@@ -38,6 +38,10 @@ class Sparsebert(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         with _in_a_sentence(ctx):
             return super().invoke(ctx)
+
+
+class Sparsebert(Sentences, click.Group):
+    """A group whose commands end so."""
 
 
 @contextmanager

@@ -20,62 +20,51 @@ if TYPE_CHECKING:
 
 
 class RunCommand(click.Command):
-    """A command with an option for each field of `RunConfig`; it gets `config_of`, which makes the config.
-
-    `run_defaults` are defaults of its own. With `learns=False` it has no options about learned degrees.
-    """
-
-    def __init__(
-        self, *args: object, run_defaults: dict | None = None, learns: bool = True, **options: object
-    ):
-        super().__init__(*args, **options)
-        self.run_defaults, self.learns = run_defaults or {}, learns
+    """A command with an option for each field of `RunConfig`; it gets the `config`."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*self._run_options(), *super().get_params(ctx)]
+        return [*_run_options(), *super().get_params(ctx)]
 
     def invoke(self, ctx: click.Context) -> object:
-        typed = {option.name: ctx.params.pop(option.name) for option in self._run_options()}
+        typed = {option.name: ctx.params.pop(option.name) for option in _run_options()}
         typed = {name: value for name, value in typed.items() if value not in (None, False)}
-        ctx.params["config_of"] = functools.partial(self._config, typed)
+        ctx.params["config"] = _config(typed)
         return super().invoke(ctx)
 
-    def _run_options(self) -> list[click.Option]:
-        from sparsebert.degrees import DegreeConfig
-        from sparsebert.training.runs import RunConfig
 
-        kept = ("degrees", "labels")
-        own = [self._option(*field) for field in RunConfig.model_fields.items() if field[0] not in kept]
-        if not self.learns:
-            return own
-        learn = click.Option(
-            ["--learn-degrees"],
-            is_flag=True,
-            help="Learn the degrees of the pattern `learned`; the plan is then by default "
-            "'learned | global(cls)'. The options below say how, and each implies this one.",
-        )
-        return [*own, learn, *(self._option(*field) for field in DegreeConfig.model_fields.items())]
+def _run_options() -> list[click.Option]:
+    from sparsebert.degrees import DegreeConfig
+    from sparsebert.training.runs import RunConfig
 
-    def _option(self, name: str, field: FieldInfo) -> click.Option:
-        default, text = self.run_defaults.get(name, field.default), field.description
-        if name in self.run_defaults:
-            text = re.sub(r" \(default: .*\)", "", text)
-        return click.Option(
-            [f"--{name.replace('_', '-')}", name],
-            help=text if default is None else f"{text}  [default: {default}]",
-            metavar="TEXT" if field.annotation is str else "VALUE",
-        )
+    kept = ("degrees", "labels")
+    learn = click.Option(
+        ["--learn-degrees"],
+        is_flag=True,
+        help="Learn the degrees of the pattern `learned`; the plan is then by default "
+        "'learned | global(cls)'. The options below say how, and each implies this one.",
+    )
+    own = [_option(*field) for field in RunConfig.model_fields.items() if field[0] not in kept]
+    return [*own, learn, *(_option(*field) for field in DegreeConfig.model_fields.items())]
 
-    def _config(self, typed: dict[str, str | bool], **defaults: object) -> RunConfig:
-        """What was typed, else `defaults`, else the command's own defaults."""
-        from sparsebert.training.runs import RunConfig
 
-        own = {name: value for name, value in typed.items() if name in RunConfig.model_fields}
-        defaults = self.run_defaults | defaults
-        if typed.keys() > own.keys():
-            degrees = {name: value for name, value in typed.items() if name not in {*own, "learn_degrees"}}
-            defaults |= {"plan": "learned | global(cls)", "degrees": degrees}
-        return RunConfig.checked(**defaults | own)
+def _option(name: str, field: FieldInfo) -> click.Option:
+    default = "" if field.default is None else f"  [default: {field.default}]"
+    return click.Option(
+        [f"--{name.replace('_', '-')}", name],
+        help=f"{field.description}{default}",
+        metavar="TEXT" if field.annotation is str else "VALUE",
+    )
+
+
+def _config(typed: dict[str, str | bool]) -> RunConfig:
+    from sparsebert.training.runs import RunConfig
+
+    own = {name: value for name, value in typed.items() if name in RunConfig.model_fields}
+    learned = {}
+    if typed.keys() > own.keys():
+        degrees = {name: value for name, value in typed.items() if name not in {*own, "learn_degrees"}}
+        learned = {"plan": "learned | global(cls)", "degrees": degrees}
+    return RunConfig.checked(**learned | own)
 
 
 def not_empty(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -119,6 +108,20 @@ def duration(text: str, option: str = "--budget") -> float:
     if not seconds:
         raise InputError(f"{option} {text}: write a time with its unit, such as 2h, 90min or 1h30m")
     return seconds
+
+
+def lengths_of(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+    """The callback of an option of lengths such as "512,1k,4k", where 1k is 1,024; in ascending order."""
+    lengths = set()
+    for part in map(str.strip, value.lower().split(",")) if value is not None else ():
+        read = re.fullmatch("([0-9]{1,8})(k?)", part)
+        lengths.add(int(read[1]) * (1024 if read[2] else 1) if read else 0)
+        if min(lengths) < 1 or max(lengths) > 2**24:
+            raise InputError(
+                f"{option.opts[0]} {value}: '{part}' is no length; write whole numbers from 1 to {2**24}, "
+                "or thousands (1,024) as 1k, with commas between, such as 512,1k,4k"
+            )
+    return sorted(lengths)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +11,9 @@ from sparsebert.cli.options import RunCommand, answer, duration, folder_options,
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.reading import path_of
+
+if TYPE_CHECKING:
+    from sparsebert.training.runs import RunConfig
 
 
 @main.command(
@@ -27,13 +29,12 @@ from sparsebert.reading import path_of
     help="Save the model there, with its plan and degrees: a new folder, or one of the same run.",
 )
 @json_option
-def finetune(config_of: Callable, folders: Folders, save: str | None, as_json: bool) -> None:
+def finetune(config: RunConfig, folders: Folders, save: str | None, as_json: bool) -> None:
     """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
 
     A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
     Times, memory, device, versions and the data's hash are in the record.
     """
-    config = config_of()
     from sparsebert.sweeps.running import describe, find_or_train
     from sparsebert.training.finetuning import processes
     from sparsebert.training.runs import RunStore

@@ -53,11 +53,6 @@ class Rows(Dataset):
         label = None if self.label is None else [self.label[row] for row in rows]
         return Rows(lengths, {name: values[places] for name, values in self.tokens.items()}, label)
 
-    def without(self, *columns: str) -> Rows:
-        """The same rows without some columns."""
-        tokens = {name: values for name, values in self.tokens.items() if name not in columns}
-        return Rows(self.lengths, tokens, self.label)
-
 
 class Collator:
     """Rows of prepared data -> one batch of tensors, padded on the right to its longest row.

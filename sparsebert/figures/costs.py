@@ -1,14 +1,13 @@
-"""Figures of what attention costs: time and memory against length, and where a model's time goes.
+"""Figures of what attention costs: ratios to dense attention against length, and where a model's time goes.
 
-They draw the frames of `sparsebert.bench.attention`, `sparsebert.bench.models` and, as ratios to dense
-attention, `sparsebert.bench.compared`. For alt texts, the `describe_...` functions say in words what such a
-frame shows. Chapter 06 explains all of it.
+They draw the frames of `sparsebert.bench.compared` and `sparsebert.bench.models`. For alt texts, the
+`describe_...` functions say in words what such a frame shows. Chapter 06 explains all of it.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import product
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,24 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
 
-from sparsebert.bench.measuring import PASSES, crossover
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.bench.compared import layers_over_dense
+from sparsebert.errors import InputError
 from sparsebert.figures import look
 from sparsebert.figures.page import show
 from sparsebert.reading import path_of
 
-_MEASURES = {  # the column of a pass, its unit, the axis, and what a description says
-    "time": ("{}", 1e3, "milliseconds", "milliseconds, forward,"),
-    "memory": ("memory_{}", 1e-6, "peak megabytes beyond the inputs", "megabytes of a forward pass"),
-}
 _PARTS = {  # of a step: the words of the legend and the colour
     "attention": ("attention's core", look.ORANGE),
     "projections": ("projections", look.BLUE),
     "feed_forward": ("feed-forward", look.GREEN),
     "rest": ("rest", look.PALE),
 }
-_DENSE = {"color": look.INK, "linestyle": "--", "marker": "s"}
-_AUTO = {"linewidth": 3.5, "alpha": 0.6, "markersize": 8}  # it lies over the kernel that it chose
 
 
 @look.style()
@@ -66,45 +59,6 @@ def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
     return figure
 
 
-@look.style()
-def against_length(frame: pd.DataFrame, measure: str = "time") -> Figure:
-    """Costs against length, both logarithmic: lines are contenders, panels passes, rows of panels patterns.
-
-    `frame` is that of `measure_attention`. `measure` is `time` (milliseconds; a dotted line marks the length
-    from which on `auto` is faster than dense) or `memory` (peak megabytes beyond the inputs). Raises
-    `InputError` if a column is missing, for an unknown measure, and if nothing was measured.
-    """
-    if measure not in _MEASURES:
-        raise unknown_name("measure", measure, _MEASURES)
-    column, unit, label, _ = _MEASURES[measure]
-    columns = {column.format(what): words for what, words in PASSES.items()}
-    ratios = {column: f"{column}_over_dense" for column in columns if measure == "time"}
-    look.check_columns(frame, "pattern", "contender", "length", *columns, *ratios.values())
-    _check_measured(frame[[*columns]])
-    levels = frame["pattern"].unique()
-    titles = [
-        f"{level}\n{words}" if len(levels) > 1 else words for level in levels for words in columns.values()
-    ]
-    figure, drawn = look.panels_for(titles, 3.7, columns=2, margin=0.3, share="xy", ylabel=label)
-    looks = look.looks_of(frame["contender"].unique())
-    for name, own_look in {"auto": _AUTO, "dense": _DENSE}.items():
-        if name in looks:
-            looks[name] |= own_look
-    for axes, (level, column) in zip(drawn, product(levels, columns), strict=True):
-        own = frame[frame["pattern"] == level]
-        if ratios and (length := crossover(own, ratio=ratios[column])):
-            axes.axvline(length, **look.DENSE_LINE | {"linestyle": ":"}, zorder=1)
-            right = length > math.sqrt(own["length"].min() * own["length"].max())
-            place = {"xytext": (-4 if right else 4, 4), "textcoords": "offset points", "va": "bottom"}
-            place |= {"ha": "right" if right else "left", "xycoords": ("data", "axes fraction")}
-            axes.annotate(f"auto is faster\nfrom {_short(length)}", (length, 0), **place, fontsize=8)
-        look.draw_lines(axes, own, "contender", "length", column, looks, unit)
-        _logarithmic(axes, frame["length"])
-    figure.supxlabel("tokens", fontsize=10)
-    look.legend_above(figure, figure.axes[0].get_legend_handles_labels()[0])
-    return figure
-
-
 def _logarithmic(axes: Axes, lengths: pd.Series) -> None:
     """Both axes, with lengths of texts as ticks below: at most seven, the longest one among them."""
     ticks = sorted(lengths.unique())
@@ -126,29 +80,6 @@ class _Plain(LogFormatter):
 
 def _short(length: int) -> str:
     return f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
-
-
-def _check_measured(values: pd.DataFrame | pd.Series) -> None:
-    if values.isna().all(axis=None):
-        raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
-
-
-def describe_against_length(frame: pd.DataFrame, measure: str = "time") -> str:
-    """What `against_length` shows: the contenders at the longest length, and where `auto` crosses dense."""
-    column, unit, _, what = _MEASURES[measure]
-    column = column.format("forward")
-    look.check_columns(frame, "pattern", "contender", "length", column, "forward_over_dense")
-    sentences = [f"{measure.capitalize()} against length."]
-    for pattern, own in frame[frame[column].notna()].groupby("pattern", sort=False):
-        longest = own["length"].max()
-        values = own[own["length"] == longest].sort_values(column)
-        listed = ", ".join(f"{row['contender']} {unit * row[column]:.3g}" for _, row in values.iterrows())
-        sentences.append(f"{pattern}: {what} at {longest:,} tokens: {listed}.")
-        if measure == "time" and own["forward_over_dense"].notna().any():
-            length = crossover(own)
-            where = "at no length measured" if length is None else f"from {length:,} tokens on"
-            sentences.append(f"auto is faster than dense {where}.")
-    return " ".join(sentences)
 
 
 @look.style()
@@ -195,12 +126,13 @@ def describe_over_dense(frame: pd.DataFrame, line: str, col: str | None = None) 
 def where_time_goes(frame: pd.DataFrame) -> Figure:
     """Microseconds per token, stacked by part: for each length dense (d) and the plan (p); a panel per mode.
 
-    `frame` is that of `measure_models`. What is left above attention's core is what no plan can save. Raises
+    `frame` is made of `model_rows`. What is left above attention's core is what no plan can save. Raises
     `InputError` if a column is missing or nothing was measured.
     """
     look.check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
-    _check_measured(frame["tokens_per_second"])
     measured = frame[frame["tokens_per_second"].notna()]
+    if measured.empty:
+        raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
     figure, panels = look.panels_of(measured, "mode", 4.2, ylabel="microseconds per token")
     bars = {"stacked": True, "width": 0.8, "edgecolor": look.BACKGROUND, "linewidth": 0.6, "legend": False}
     for axes, _, own in panels:
@@ -230,20 +162,26 @@ def describe_shares(frame: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def check_plot(path: str) -> None:
-    """Raises `InputError` if a figure can't be written there, before anything is measured."""
+def check_plot(path: str, contenders: Sequence[str] | None = None) -> None:
+    """Raises `InputError` if no figure of the contenders (by default all) can be written there, in time."""
     file = path_of(path)
     if file.suffix.lower() != ".png":
         raise InputError(f"--plot {path}: figures are PNG files; write a name such as costs.png")
     if not file.absolute().parent.is_dir():
         raise InputError(f"--plot {path}: there is no folder '{file.absolute().parent}'; make it first")
+    if contenders and "dense" not in contenders:
+        raise InputError("--plot draws ratios to dense attention; add --contender dense")
 
 
 @look.style()
 def draw_costs(frame: pd.DataFrame, path: str) -> None:
     """Draw the frame of either benchmark into a PNG file, with its description in the file's metadata."""
-    draw, describe = (
-        (where_time_goes, describe_shares) if "mode" in frame else (against_length, describe_against_length)
-    )
-    metadata = {"Description": describe(frame)}
-    draw(frame).savefig(path_of(path), dpi=2 * look.PIXELS_PER_INCH, metadata=metadata)
+    if "mode" in frame:
+        figure, told = where_time_goes(frame), describe_shares(frame)
+    else:
+        ratios = layers_over_dense(frame)
+        if ratios.empty:
+            raise InputError("nothing was measured beside dense attention, so there is nothing to draw")
+        ratios["panel"] = ratios["what"] + ", " + ratios["pass"] + "\n" + ratios["pattern"]
+        figure, told = (draw(ratios, "contender", "panel") for draw in (over_dense, describe_over_dense))
+    figure.savefig(path_of(path), dpi=2 * look.PIXELS_PER_INCH, metadata={"Description": told})

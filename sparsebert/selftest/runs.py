@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsebert.bench import PLAN
 from sparsebert.bench.measuring import PASSES
 from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
@@ -24,7 +25,6 @@ from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunRecord
 
 _ROWS, _BATCH, _LENGTH, _EPOCHS = 64, 8, 24, 2.0
-_PATTERN = "neighbour(64) | global(cls)"
 _COSTS = {"cpu": ("fp32", (1024, 2048)), "cuda": ("bf16", (1024, 4096, 16384))}
 
 
@@ -83,7 +83,7 @@ def cost_checks(device: str) -> Iterator[Check]:
     """Time and memory beside dense attention."""
     dtype, lengths = _COSTS[device]
     for length in lengths:
-        yield Check("costs", f"{_PATTERN}, {length:,} tokens, {dtype}", partial(_cost, length, dtype, device))
+        yield Check("costs", f"{PLAN}, {length:,} tokens, {dtype}", partial(_cost, length, dtype, device))
 
 
 def _resumed(device: str, fields: dict[str, Any], readable: int) -> Finding:
@@ -147,7 +147,7 @@ def _cost(length: int, dtype: str, device: str) -> Finding:
     except ImportError as error:
         raise NotHere(f"it needs the package {error.name}") from None
     options = {"contenders": ["dense", "auto"], "rounds": 3, "dtype": dtype, "device": device}
-    dense, ours = attention_rows(_PATTERN, [length], **options)
+    dense, ours = attention_rows(PLAN, [length], **options)
     if reasons := ours["left_out"] or dense["left_out"]:
         raise NotHere(reasons)
     said = [

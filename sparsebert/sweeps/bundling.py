@@ -43,7 +43,7 @@ ENCODER_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "added_toke
 RUN = """\
 #!/bin/sh
 # Trains the runs of grid.yaml; options are those of `sparsebert sweep`, such as --budget 2h.
-# Behind the name of another command, such as selftest or gpu, they are those of that one.
+# Behind the name of another command, such as selftest, or of a script they are those of that one.
 cd "$(dirname "$0")" && exec "${PYTHON:-python3}" -m sparsebert.sweeps.remote "$@"
 """
 README = """\
@@ -102,10 +102,11 @@ def bundle(
 
 
 def _chapters() -> dict[str, Path]:
-    """The notebooks, where `sparsebert run` finds them."""
+    """The notebooks, where `sparsebert run` finds them, and the script that spends a GPU's minutes on all."""
     if not (root := project_root()):
         raise InputError("--chapters: the notebooks are not here; call this from a clone of the project")
-    found = [root / "_config.yml", root / "notebooks" / "profiles.yaml", *root.glob("notebooks/*.ipynb")]
+    named = ("_config.yml", "notebooks/profiles.yaml", "book/studies/spend_gpu.py")
+    found = [*(root / name for name in named), *root.glob("notebooks/*.ipynb")]
     return {path.relative_to(root).as_posix(): path for path in found}
 
 

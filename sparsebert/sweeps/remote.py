@@ -1,8 +1,8 @@
 """Starts the runs of a bundle, in its folder: `python3 -m sparsebert.sweeps.remote [OPTION OF sweep]...`.
 
-Or another command than `sweep`, if the first argument names one. Needs torch and transformers, and the
-standard library until it has seen that the rest is there: some small packages, which are installed into a
-folder of the bundle, from its own wheels, where the machine lacks them.
+Or another command than `sweep`, or a script (its name ends in .py), if the first argument names one. Needs
+torch and transformers, and the standard library until it has seen that the rest is there: some small
+packages, which are installed into a folder of the bundle, from its own wheels, where the machine lacks them.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ def main(arguments: list[str], root: Path) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     os.chdir(root)
-    sweep = ["sweep", GRID, "--runs-dir", "runs"] if not arguments or arguments[0].startswith("-") else []
+    if not arguments or arguments[0].startswith("-"):
+        arguments = ["sweep", GRID, "--runs-dir", "runs", *arguments]
+    command = arguments if arguments[0].endswith(".py") else ["-m", "sparsebert", *arguments]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "sparsebert", *sweep, *arguments])
+    os.execv(sys.executable, [sys.executable, *command])
 
 
 def _lacking(packages: dict[str, str]) -> list[str]:

@@ -1,4 +1,10 @@
-"""Measurements side by side, as ratios, since absolute times differ between machines and hours."""
+"""Training speed under a plan, dense, and of transformers' Trainer at its defaults, side by side.
+
+    python book/studies/against_trainer.py task=topics plan="neighbour(2) | global(cls)" --lengths 32,128,512
+
+All three train the same model on the same rows with the same batch size, in turn. Results are ratios, since
+absolute times differ between machines and hours.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import click
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from sparsebert.bench.measuring import find_device, paired_ratio, seconds
+from sparsebert.cli.group import HELP, Sentences
+from sparsebert.cli.options import answer, folder_options, json_option, lengths_of
 from sparsebert.data.rows import Rows
 from sparsebert.errors import InputError, say
 from sparsebert.machine import device_name, resolve_precision, versions
@@ -34,8 +43,8 @@ def bench_finetune(
 ) -> dict:
     """Training throughput of the config's plan, of dense attention and of the Trainer at its defaults.
 
-    All three train the same model on the same rows with the same batch size, in turn, `rounds` times after
-    a warm-up of one step each; its defaults include fp32 and batches of random rows. Returns, for the
+    Each trains `rounds` times after a warm-up of one step; the Trainer's defaults include fp32 and batches of
+    random rows. Returns, for the
     config's length, or for each of `lengths` under that name: examples per second (medians), from the
     rounds' own ratios medians of `masked_over_dense_time` (the price of the mask) and
     `speedup_over_default_trainer`, `kernels` (the layers' under the plan) and, in `met`, whether the medians
@@ -68,7 +77,7 @@ def _bench_length(run: Run, rounds: int) -> dict:
     precision = resolve_precision(config.precision)
     max_length = run.length(run.model())
     data = run.rows(max_length)
-    plain = {split: rows.without("word_ids", "head_ids") for split, rows in data.items()}
+    plain = {split: _plain(rows) for split, rows in data.items()}
     kernels: list[str] = []
 
     def ours(plan: Plan | str, rows: dict[str, Rows], steps: int) -> float:
@@ -131,6 +140,12 @@ def _bench_length(run: Run, rounds: int) -> dict:
     }
 
 
+def _plain(rows: Rows) -> Rows:
+    """The rows without what only patterns read."""
+    tokens = {name: values for name, values in rows.tokens.items() if name not in ("word_ids", "head_ids")}
+    return Rows(rows.lengths, tokens, rows.label)
+
+
 def as_text(result: dict) -> str:
     """What `bench_finetune` returned, for a terminal: at each length speeds, ratios and bars."""
     lines = []
@@ -152,3 +167,28 @@ def as_text(result: dict) -> str:
         ]
     last = f"medians of {result['rounds']} rounds, {result['device']}, {result['precision']}"
     return "\n".join([*lines, last])
+
+
+@click.command(cls=Sentences, context_settings=HELP)
+@click.argument("fields", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--rounds", default=3, type=click.IntRange(1), help="Rounds, after a warm-up.")
+@click.option(
+    "--lengths",
+    callback=lengths_of,
+    metavar="N,N,...",
+    help="Measure at each of these lengths, by default on topics and about 20,000 of its tokens.",
+)
+@folder_options("data")
+@json_option
+def main(fields: Sequence[str], rounds: int, lengths: list[int], folders: Folders, as_json: bool) -> None:
+    """Train as the fields of a RunConfig say, such as task=glue/sst2; by default 800 rows."""
+    given = {"plan": "neighbour(2) | global(cls)"} | ({"task": "topics"} if lengths else {"train_size": 800})
+    config = RunConfig.checked(**given | dict(field.partition("=")[::2] for field in fields))
+    for length in lengths:
+        RunConfig.checked(max_length=length)
+    result = bench_finetune(config, rounds, folders, lengths)
+    answer(as_json, result, as_text(result))
+
+
+if __name__ == "__main__":
+    main()
