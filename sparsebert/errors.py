@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import PurePath
 
@@ -78,14 +78,17 @@ def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = shown(".".join(map(str, first["loc"]))) or "the file"
-    return f"{where}: {shown(first['msg'].lower().removeprefix('value error, '), 500)}"
+    what = first["msg"].removeprefix("Value error, ")  # then it is our own sentence
+    what = what[:1].lower() + what[1:] if what == first["msg"] else what
+    return f"{where}: {shown(what, 500)}"
 
 
 def how_to_install(error: ModuleNotFoundError) -> str:
     """What to install where a package is missing: the extra of sparsebert that brings it, or its own name."""
     package = (error.name or "").partition(".")[0].replace("_", "-")
-    for requirement in metadata.requires("sparsebert") or []:
-        name = re.split(r"[^\w.-]", requirement)[0].replace("_", "-").lower()
-        if name == package.lower() and (extra := re.search("extra == ['\"](.+?)['\"]", requirement)):
-            return f"this needs the package {package}; write pip install 'sparsebert[{extra[1]}]'"
+    with suppress(metadata.PackageNotFoundError):  # of a copy that was not installed, such as a bundle's
+        for requirement in metadata.requires("sparsebert") or []:
+            name = re.split(r"[^\w.-]", requirement)[0].replace("_", "-").lower()
+            if name == package.lower() and (extra := re.search("extra == ['\"](.+?)['\"]", requirement)):
+                return f"this needs the package {package}; write pip install 'sparsebert[{extra[1]}]'"
     return f"this needs the package {package}, which is not installed; write pip install {package}"

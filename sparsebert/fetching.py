@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from sparsebert.errors import InputError, say
-from sparsebert.paths import check_writable
+from sparsebert.paths import check_writable, locked
 
 
 class Download(NamedTuple):
@@ -35,16 +33,15 @@ def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str)
     if all(is_whole(file, download.sha256) for file, download in zip(files, downloads, strict=True)):
         return files
     check_writable(folder, f"the cache '{folder}'", "SPARSEBERT_CACHE_DIR")
-    lock = folder / f".{downloads[0].file}.lock"
-    try:
-        with FileLock(lock), tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-            missing = [d for d in downloads if not is_whole(folder / d.file, d.sha256)]
-            if missing:
-                _download(what, missing, Path(temporary), folder, options)
-            for download in missing:
-                os.replace(Path(temporary) / download.file, folder / download.file)
-    finally:
-        lock.unlink(missing_ok=True)  # who has waited for it finds whole files
+    with (
+        locked(folder / f".{downloads[0].file}.lock"),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary,
+    ):
+        missing = [d for d in downloads if not is_whole(folder / d.file, d.sha256)]
+        if missing:
+            _download(what, missing, Path(temporary), folder, options)
+        for download in missing:
+            os.replace(Path(temporary) / download.file, folder / download.file)
     return files
 
 

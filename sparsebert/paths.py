@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 from sparsebert.errors import InputError, shown
 from sparsebert.reading import path_of
@@ -142,16 +143,30 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is between reading and writing files of a folder in this way.
+class InUse(RuntimeError):
+    """Another process, or another thread of this one, holds what was asked for."""
 
-    The lock is on the folder itself and leaves no file behind. Where folders can't be locked there is none.
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that is a file, which is there as long as it is held.
+
+    Waits while another process holds it, or without `wait` raises `InUse`.
     """
-    with ExitStack() as stack:
-        if folder.is_dir():
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock = FileLock(path, blocking=wait, thread_local=False)
+    try:
+        for attempt in range(9):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                break
+            except (FileNotFoundError, FileExistsError):  # another process has just removed it
+                if attempt == 8:
+                    raise
+    except Timeout:
+        raise InUse from None
+    try:
         yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for it makes a new one
+        lock.release()

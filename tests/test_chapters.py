@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 import nbformat
@@ -29,6 +29,7 @@ from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.reference import components_page
 from sparsebert.data.tasks import task_names
 from sparsebert.errors import InputError
+from sparsebert.paths import locked
 from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -410,9 +411,14 @@ def small_book(tmp_path, monkeypatch):
     (tmp_path / "book" / "_toc.yml").write_text("{format: jb-book, root: notebooks/01_only}")
     monkeypatch.setattr(book, "render_pages", lambda what, root, build: None)
 
-    def build(profile="quick", edition=".", **how) -> str:
+    def build(profile="quick", edition=".", hears=lambda line: None, **how) -> str:
         said, made = [], tmp_path / "_build" / edition
-        assert build_book(tmp_path, profile, say=said.append, **how) == made / "html" / "index.html"
+
+        def say(line):
+            said.append(line)
+            hears(line)
+
+        assert build_book(tmp_path, profile, say=say, **how) == made / "html" / "index.html"
         return " | ".join(said)
 
     return build
@@ -457,15 +463,21 @@ def test_chapters_that_train_nothing_are_run_two_at_a_time(small_book, tmp_path,
 
 
 def test_a_second_build_in_one_folder_waits_and_says_so(small_book, tmp_path, monkeypatch):
-    (tmp_path / "_build").mkdir()
-    ran = []
-    monkeypatch.setattr(book, "_execute_changed", lambda *_: ran.append(first.closed))
+    ran, started, waited_for = [], threading.Event(), threading.Event()
+
+    def first():
+        with locked(tmp_path / "_build" / ".lock"):
+            started.set()
+            waited_for.wait(60)
+            time.sleep(0.2)
+            ran.append("first")
+
+    monkeypatch.setattr(book, "_execute_changed", lambda *_: ran.append("second"))
     monkeypatch.setattr(book, "_assemble", lambda *_: None)
-    first = (tmp_path / "_build" / ".lock").open("w")
-    fcntl.flock(first, fcntl.LOCK_EX)
-    threading.Timer(0.5, first.close).start()
-    assert "another command is building the book" in small_book()
-    assert ran == [True]
+    threading.Thread(target=first).start()
+    started.wait(60)
+    small_book(hears=lambda line: waited_for.set() if "another command is building" in line else None)
+    assert ran == ["first", "second"]
 
 
 def test_the_pages_are_rendered_again_only_if_something_that_they_show_has_changed(tmp_path, monkeypatch):

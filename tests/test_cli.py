@@ -111,7 +111,6 @@ MENTIONED = {
             "--prepared",
             "--python",
             "--no-wheels",
-            "--part-size",
             "--chapters",
             "run.sh",
             "Example:",

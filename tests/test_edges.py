@@ -237,7 +237,7 @@ COMMANDS = [
     ["prepare", "file:rows.csv", "--encoder", "tiny", "--out", "rows.csv/<path>"],
     ["bundle", "<path>", "--out", "x.tar.gz", "--no-wheels"],
     ["bundle", "none.yaml", "--out", "<path>", "--no-wheels"],
-    ["bundle", "grid.yaml", "--out", "rows.csv/x.tar.gz", "--part-size", "<number>"],
+    ["bundle", "grid.yaml", "--out", "rows.csv/<path>", "--no-wheels"],
     ["run", "<path>"],
     ["run", "<yaml>x"],
     ["run", "01", "-p", "<any>", "--out", "rows.csv/x.ipynb"],

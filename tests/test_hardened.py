@@ -246,9 +246,9 @@ def refusal(call) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "invalid json"),
+        ("", "invalid JSON"),
         ("[]", "an object"),
-        ('{"max_distance": 1, "kept": [[[1]]]', "invalid json"),
+        ('{"max_distance": 1, "kept": [[[1]]]', "invalid JSON"),
         ('{"max_distance": 1}', "kept: field required"),
         ('{"max_distance": 1, "kept": [[[1]]], "wights": []}', "wights"),
         ('{"max_distance": 1, "kept": [[[1.5]]]}', "kept.0.0.0"),

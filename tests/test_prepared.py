@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from click.testing import CliRunner
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -30,9 +28,11 @@ from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Needs, prepared_tas
 from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
+from sparsebert.paths import Folders
 from sparsebert.sweeps import bundling
 from sparsebert.sweeps import remote as bundled
 from sparsebert.training import finetuning as finetune
+from sparsebert.training.resolved import Run
 from sparsebert.training.runs import RunConfig, RunStore
 
 PLAN = "syntax | global(cls) @ 1"
@@ -112,6 +112,17 @@ def test_what_was_cut_serves_smaller_runs_and_refuses_larger_ones(write, small):
     assert task.sizes == texts.sizes and task.data_hash == texts.data_hash
 
 
+def test_versions_are_those_of_the_tokens_that_a_run_reads(write, small):
+    for length, version in ((24, "0.1"), (32, "0.2")):
+        place = write(max_length=length)
+        manifest = json.loads((place / MANIFEST).read_text())
+        (place / MANIFEST).write_text(json.dumps(manifest | {"versions": {"tokenizers": version}}))
+    folders = Folders(None, place.parent, place.parent)
+    for length, version in ((24, "0.1"), (32, "0.2")):
+        run = Run.of(RunConfig(**small | {"max_length": length, "train_size": 8, "eval_size": 4}), folders)
+        assert finetune.finetune(run).versions["tokenizers"] == version
+
+
 def test_numbers_to_predict_come_back_as_they_are(workspace):
     texts = get_task(f"file:{workspace / 'scores.csv'}")
     task = prepared_task(texts.name, write_prepared(texts, "tiny", workspace / "p").parent)
@@ -178,7 +189,7 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
     with pytest.raises(InputError, match="No such file"):
         prepare(task, "tiny", 32)
     for text, answer in [
-        (manifest[:-30], "the file: invalid json"),
+        (manifest[:-30], "the file: invalid JSON"),
         (
             manifest.replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'),
             "format: ",
@@ -197,60 +208,27 @@ def test_truncated_and_foreign_folders_are_refused_in_one_sentence(task, small):
         prepared_task(small["task"], folder)
 
 
-def _without(name):
-    return lambda arrays: arrays.pop(name)
-
-
-def _set(name, values=None, dtype=None, **changes):
-    """Replaces an array, casts it, or changes single values: `at_3=-1`."""
-
-    def change(arrays):
-        array = np.array(arrays[name] if values is None else values)
-        array = array.astype(dtype or array.dtype)
-        for place, value in changes.items():
-            array[int(place.removeprefix("at_"))] = value
-        arrays[name] = array
-
-    return change
+SPLITS = {"train": {"rows": 200, "of": 200}, "validation": {"rows": 3, "of": 3}}
 
 
 @pytest.mark.parametrize(
-    "change, answer",
+    "changes, answer",
     [
-        (_set("train/lengths", at_0=1), "train: .* values and not"),
-        (_set("train/lengths", at_0=0), "lengths holds 0"),
-        (_set("train/lengths", dtype=np.int64, at_0=-1), "lengths holds -1"),
-        (_set("train/lengths", dtype=np.int64, at_0=10**12), r"lengths holds 10+, which is not in 1\.\.32"),
-        (_set("train/lengths", values=[], dtype=np.int64), "lengths has 0 values"),
-        (_set("train/input_ids", dtype=np.int64, at_1=10**6), "input_ids holds 1000000"),
-        (_set("train/input_ids", dtype=np.int64, at_1=-1), "input_ids holds -1"),
-        (_set("train/input_ids", dtype=np.float32), "input_ids holds no row of integers"),
-        (_set("train/input_ids", values=np.zeros((2, 2), np.int64)), "input_ids holds no row of integers"),
-        (_set("train/input_ids", values=np.zeros(3, bool)), "input_ids holds no row of integers"),
-        (_set("validation/token_type_ids", at_1=7), "validation: token_type_ids holds 7"),
-        (_set("validation/head_ids", dtype=np.int64, at_1=2**40), "head_ids holds 1099511627776"),
-        (_set("validation/head_ids", at_1=-1), "a word without a head"),
-        (_set("validation/word_ids", dtype=np.int64, at_1=-2), "word_ids holds -2"),
-        (_set("validation/label", at_0=2), r"label holds 2, which is not in 0\.\.1"),
-        (_set("validation/label", dtype=np.float64, at_0=math.nan), "label holds no row of numbers"),
-        (_set("train/order", at_0=1, at_1=1), "order names a row twice"),
-        (_set("train/order", at_0=200), "order holds 200"),
-        (_without("train/label"), "no column label"),
-        (_without("validation/input_ids"), "validation: there is no column input_ids"),
-        (_without("validation/order"), "no column order"),
-        (_without("train/word_ids"), "no column word_ids"),
-        (dict.clear, "no column lengths"),
-        (lambda arrays: arrays.update({"train/own": np.zeros(3)}), "'own' is no column of prepared data"),
+        ({"splits": SPLITS}, "train: there are .* rows and not 200"),
+        ({"splits": lambda its: its | {"test": its["train"]}}, "test: there is no column lengths"),
+        ({"parser": "spacy"}, "train: there is no column word_ids"),
+        ({"max_length": 5}, "train: a row has .* tokens, and max_length is 5"),
+        ({"labelled": "words", "metrics": ["accuracy"]}, "train: there is no column tags"),
+        ({"label_names": ["good"]}, "train: label holds 1, and there are 1 classes"),
     ],
 )
-def test_prepared_data_that_holds_something_else_is_refused(task, small, change, answer):
-    (place, manifest), folder = task.entries[0], task.folder
-    arrays = safetensors.numpy.load_file(place / ARRAYS)
-    change(arrays)
-    content = safetensors.numpy.save(arrays)
-    _write(place, content, json.loads(manifest.model_dump_json()))
-    with pytest.raises(InputError, match=rf"rows.safetensors', .*{answer}.*; prepare it again"):
-        prepare(prepared_task(small["task"], folder), "tiny", 32, parsed=True)
+def test_a_manifest_that_contradicts_its_rows_is_refused(write, small, changes, answer):
+    place = write()
+    manifest = json.loads((place / MANIFEST).read_text())
+    changes = {name: new(manifest[name]) if callable(new) else new for name, new in changes.items()}
+    _write(place, (place / ARRAYS).read_bytes(), manifest | changes)
+    with pytest.raises(InputError, match=rf"rows.safetensors', {answer}; prepare it again"):
+        prepared_task(small["task"], place.parent).check(Needs())
 
 
 @pytest.mark.parametrize(
@@ -301,12 +279,11 @@ def test_preparing_again_replaces_what_is_truncated(write, task, small):
         prepare(prepared_task(small["task"], place.parent), "tiny", 32, parsed=True)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_the_rows_are_cut(small, workspace):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_rows_are_cut(small, workspace, capsys):
     (workspace / "afile").touch()
-    lines = []
     with pytest.raises(InputError, match=r"'.*afile' cannot be written: .*; give another folder"):
-        write_prepared(get_task(small["task"]), "tiny", workspace / "afile", progress=lines.append)
-    assert lines == []
+        write_prepared(get_task(small["task"]), "tiny", workspace / "afile")
+    assert capsys.readouterr().err == ""
 
 
 def test_tasks_from_different_data_are_refused(write, small, workspace):
@@ -406,10 +383,8 @@ def grid(small, workspace):
 def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
     told = call("bundle", "grid.yaml", "--out", "there/b.tar.gz", "--no-wheels")
     assert "sh sparsebert-bundle/run.sh" in told.stdout
-    again = call("bundle", "grid.yaml", "--out", "c.tar.gz", "--no-wheels", "--part-size", 1)
-    parts = sorted(workspace.glob("c.tar.gz.part-*"))
-    whole = (workspace / "there/b.tar.gz").read_bytes()
-    assert whole == b"".join(part.read_bytes() for part in parts) and f"{len(parts)} parts" in again.stdout
+    call("bundle", "grid.yaml", "--out", "c.tar.gz", "--no-wheels")
+    assert (workspace / "there/b.tar.gz").read_bytes() == (workspace / "c.tar.gz").read_bytes()
     with tarfile.open(workspace / "there/b.tar.gz") as archive:
         archive.extractall(workspace / "there", filter="data")
     packed = [path for path in (workspace / "there").rglob("*") if path.suffix in (".json", ".yaml", ".md")]
@@ -436,14 +411,6 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
         record = records.find(config, input_hash(config))
         assert record.train_rows == config.train_size and record.density_per_layer[1] < 1
         assert record.versions == finetune.versions() and record.commit == finetune.commit()
-
-
-@pytest.mark.parametrize("size, parts", [(1, 101), (7, 15), (101, 1)])
-def test_the_names_of_parts_sort_in_their_order(tmp_path, size, parts):
-    (tmp_path / "whole").write_bytes(bytes(range(101)))
-    cut = bundling._cut(tmp_path / "whole", tmp_path / "b.tar.gz", size)
-    assert cut == sorted(tmp_path.glob("b.tar.gz.part-*")) and len(cut) == parts
-    assert b"".join(part.read_bytes() for part in cut) == bytes(range(101))
 
 
 def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
+from sparsebert import errors
 from sparsebert.errors import InputError, shown
 from sparsebert.paths import cache_dir, check_writable, runs_dir
 from sparsebert.reading import MOST_VALUES, path_of, plain_yaml, read_bytes, read_model, read_text
@@ -18,6 +19,13 @@ class Small(BaseModel):
     """A model to read."""
 
     number: int
+
+    @field_validator("number")
+    @classmethod
+    def _of_mine(cls, number: int) -> int:
+        if number < 0:
+            raise ValueError("it names the file 'Sub/X.json'")
+        return number
 
 
 @pytest.fixture
@@ -53,6 +61,28 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(odd_files):
             message = str(refusal.value)
             assert len(message) < 500 and message.isprintable(), message
             assert reason in message, message
+
+
+def test_the_first_mistake_keeps_its_capitals(tmp_path):
+    for content, answer in [
+        ('{"number": -1}', "number: it names the file 'Sub/X.json'; give"),
+        ('{"number": "x"}', "number: input should be a valid integer"),
+        ("{", "the file: invalid JSON: EOF while"),
+    ]:
+        (tmp_path / "X.json").write_text(content)
+        with pytest.raises(InputError, match=f"'{tmp_path / 'X.json'}' cannot be read: {answer}"):
+            read_model(tmp_path / "X.json", Small, "the file", "give another")
+
+
+def test_a_package_that_is_missing_is_named_where_sparsebert_is_not_installed(monkeypatch):
+    error = ModuleNotFoundError(name="scipy.stats")
+    assert "pip install 'sparsebert[" in errors.how_to_install(error)
+
+    def requires(name):
+        raise errors.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(errors.metadata, "requires", requires)
+    assert errors.how_to_install(error).endswith("scipy, which is not installed; write pip install scipy")
 
 
 def test_a_path_need_not_exist_but_has_to_be_one(tmp_path, monkeypatch):

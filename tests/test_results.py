@@ -15,7 +15,7 @@ from test_runs import record_of
 from sparsebert.data.rows import Rows
 from sparsebert.degrees.methods import Survival
 from sparsebert.errors import InputError
-from sparsebert.paths import alone_in
+from sparsebert.paths import locked
 from sparsebert.patterns import Neighbour
 from sparsebert.reductions.ltp import Ltp
 from sparsebert.registry import METHODS, PATTERNS, REDUCTIONS, register
@@ -170,7 +170,7 @@ def test_two_merges_at_once_lose_nothing(project, tmp_path):
     write(project / "all.jsonl", run(0))
     other = write(tmp_path / "other.jsonl", run(1))
     with ThreadPoolExecutor() as pool:
-        with alone_in(project):  # another merge has read the file, and writes it later
+        with locked(project / ".lock"):  # another merge has read the file, and writes it later
             merging = pool.submit(results.merge, [other], "all")
             with pytest.raises(TimeoutError):
                 merging.result(timeout=0.3)

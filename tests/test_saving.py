@@ -15,6 +15,7 @@ from test_encoders import save_encoder
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from sparsebert.cli import main
+from sparsebert.data import tokenizing
 from sparsebert.degrees import DegreeConfig
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_classifier, load_tokenizer
@@ -175,6 +176,19 @@ def test_a_saved_model_can_be_moved(model, kept):
     assert result["plan"] == f'learned("{model}/degrees.json")'
 
 
+def test_of_the_training_rows_an_evaluation_prepares_one(model, kept, monkeypatch):
+    module, sizes = sys.modules["sparsebert.training.finetuning"], []
+
+    def prepare(*how):
+        rows = tokenizing.prepare(*how)
+        sizes.append({split: len(each) for split, each in rows.items()})
+        return rows
+
+    monkeypatch.setattr(module, "prepare", prepare)
+    assert evaluate(model)["metrics"] == pytest.approx(kept[1].metrics)
+    assert sizes == [{"train": 1, "validation": kept[1].eval_rows}]
+
+
 def test_a_saved_model_may_lie_in_a_folder_of_any_name(model, workspace):
     odd = workspace / "me@home; 2"
     shutil.copytree(model, odd)
@@ -296,7 +310,7 @@ def test_a_folder_without_a_saved_model_is_refused(workspace):
 def test_degrees_that_are_torn_or_missing_are_named(model):
     degrees = model / "degrees.json"
     degrees.write_text(degrees.read_text()[:100])
-    assert "degrees.json' cannot be read: the file: invalid json" in said(lambda: load(model))
+    assert "degrees.json' cannot be read: the file: invalid JSON" in said(lambda: load(model))
     degrees.unlink()
     assert "degrees.json' cannot be read: No such file" in said(lambda: load(model))
 

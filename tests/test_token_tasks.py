@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +22,7 @@ from transformers import pipeline
 from sparsebert.data.rows import Collator, Rows
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.metrics import METRICS
-from sparsebert.data.tasks.prepared import ARRAYS, prepared_task
+from sparsebert.data.tasks.prepared import prepared_task
 from sparsebert.data.tokenizing import _tags, prepare, write_prepared
 from sparsebert.errors import InputError
 from sparsebert.models.encoders import load_tokenizer
@@ -515,20 +513,11 @@ def test_prepared_tags_that_cannot_be_are_refused(words, workspace):
     place = write_prepared(get_task(words["task"]), "tiny", workspace / "prepared", 32)
     task = prepared_task(words["task"], place.parent)
     assert (task.labelled, task.metrics) == ("words", ("entity_f1", "accuracy"))
-    arrays = safetensors.numpy.load_file(place / ARRAYS)
-    for change, answer in (
-        ({"train/tags": arrays["train/tags"].clip(-2) - 1}, "tags holds -2, which is not in -1..4"),
-        ({"train/tags": arrays["train/tags"] + 1}, "tags holds 5, which is not in -1..4"),
-        ({"train/tags": arrays["train/tags"][1:]}, "tags has"),
-        ({"train/label": arrays["train/order"]}, "'label' is no column of prepared data"),
-    ):
-        content = safetensors.numpy.save(arrays | change)
-        (place / ARRAYS).write_bytes(content)
-        manifest = json.loads((place / "prepared.json").read_text())
-        manifest["sha256"] = hashlib.sha256(content).hexdigest()
-        (place / "prepared.json").write_text(json.dumps(manifest))
-        with pytest.raises(InputError, match=answer):
-            prepare(prepared_task(words["task"], place.parent), "tiny", 32)
+    manifest = json.loads((place / "prepared.json").read_text())
+    manifest["label_names"].pop()
+    (place / "prepared.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="tags holds 4, and there are 4 classes"):
+        prepare(prepared_task(words["task"], place.parent), "tiny", 32)
 
 
 def test_a_bundle_brings_what_the_score_needs(words, workspace, monkeypatch):

@@ -11,10 +11,10 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 from yaml import YAMLError
@@ -74,12 +74,12 @@ def build_book(
     todo = [(notebook, parse_parameters(notebook, profile=profile)) for notebook in listed]
     executed = build / "notebooks" / profile
     build.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(build / ".lock")  # two builds in one folder would overwrite each other's files
+    alone = ExitStack()  # two builds in one folder would overwrite each other's files
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        alone.enter_context(paths.locked(build / ".lock", wait=False))
+    except paths.InUse:
         say(f"another command is building the book in {build}; this one waits until that is done")
-        lock.acquire()
+        alone.enter_context(paths.locked(build / ".lock"))
     try:
         _execute_changed(todo, profile, executed, root, say)
         ran = [executed / notebook.name for notebook, _ in todo]
@@ -93,7 +93,7 @@ def build_book(
         say("\nstopped; the same command continues from here: finished runs and chapters are kept")
         raise
     finally:
-        lock.release()
+        alone.close()
 
 
 def _execute_changed(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
 from sparsebert.cli.group import main
 from sparsebert.cli.options import folder_options
-from sparsebert.errors import say
 from sparsebert.paths import Folders
 
 _COUNT = click.IntRange(1)
@@ -46,12 +44,12 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
     found = [get_task(name, folders) for name in tasks]
     for task in found:
         started = time.perf_counter()
-        place = write_prepared(task, folder=out, progress=_indented, **how)
+        place = write_prepared(task, folder=out, **how)
         size = sum(path.stat().st_size for path in place.iterdir())
         click.echo(f"{task.name}: {place} ({_mib(size)}, {time.perf_counter() - started:.0f} s)")
 
 
-@main.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz --part-size 60")
+@main.command(epilog="Example: sparsebert bundle book/grids/first.yaml --out bundle.tar.gz")
 @click.argument("grid")
 @click.option("--out", required=True, metavar="FILE.tar.gz")
 @click.option(
@@ -69,16 +67,13 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
     is_flag=True,
     help="Pack no wheels: the machine has accelerate, click, jaxtyping and pydantic.",
 )
-@click.option("--part-size", type=_COUNT, metavar="MIB", help="Cut the archive into files of this size.")
 @click.option(
     "--chapters",
     is_flag=True,
     help="Pack the notebooks, too; the machine needs matplotlib, pandas, pyyaml, scipy and seaborn.",
 )
 @folder_options("data")
-def bundle(
-    grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, part_size: int | None, **where: Any
-) -> None:
+def bundle(grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, **where: Any) -> None:
     """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
 
     There, unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes
@@ -88,20 +83,14 @@ def bundle(
     from sparsebert.sweeps.bundling import bundle as pack
 
     wheels = () if no_wheels else pythons or PYTHONS
-    parts = pack(grid, out, pythons=wheels, part_size=part_size, progress=_indented, **where)
-    size = sum(path.stat().st_size for path in parts)
-    if part_size:
-        click.echo(f"{len(parts)} parts, {_mib(size)}; join them with: cat {Path(out).name}.part-* | tar xz")
-    else:
-        click.echo(f"{parts[0]} ({_mib(size)}); unpack it with: tar xzf {parts[0].name}")
-        if size > 64 * 2**20:
-            click.echo("some machines take 64 MiB at a time: --part-size 60 cuts it")
+    packed = pack(grid, out, pythons=wheels, **where)
+    size = packed.stat().st_size
+    click.echo(f"{packed} ({_mib(size)}); unpack it with: tar xzf {packed.name}")
+    if size > 64 * 2**20:
+        cut = f"split -b 60M {packed} {packed}.part-"
+        click.echo(f"where 64 MiB at a time may go: {cut}; there: cat {packed.name}.part-* | tar xz")
     click.echo("then: sh sparsebert-bundle/run.sh")
 
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
-
-
-def _indented(line: str) -> None:
-    say(f"  {line}")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ from sparsebert.data.rows import Rows
 from sparsebert.data.syntax import Parse, add_syntax, align, parser_name
 from sparsebert.data.tasks import Task, prepared
 from sparsebert.data.tasks.task import one_text
-from sparsebert.errors import InputError, shown
+from sparsebert.errors import InputError, say, shown
 from sparsebert.models.encoders import TOKENS, fitting_length, load_classifier, load_tokenizer, quiet
 from sparsebert.paths import cache_dir, check_writable, write_whole
 from sparsebert.patterns.batches import Batch, tokens_before_second
@@ -56,7 +55,7 @@ def prepare(
     tokenizer = load_tokenizer(encoder)
     needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokenizer_hash(tokenizer))
     if isinstance(task, prepared.PreparedTask):
-        return task.rows(needs, len(tokenizer))
+        return task.rows(needs)
     key = _hash([_FORMAT, task.name, task.data_hash, *needs, parser_name() if parsed else None])
     path = cache_dir() / "prepared" / f"{key[:16]}.safetensors"
     try:
@@ -76,13 +75,12 @@ def write_prepared(
     train_size: int | None = None,
     eval_size: int | None = None,
     parsed: bool = False,
-    progress: Callable[[str], object] = lambda line: None,
 ) -> Path:
     """Write a task's tokens where `sparsebert.data.tasks.prepared` finds them; returns their place there.
 
     `max_length` is by default what a run takes that names none. What is there already and suffices is left
-    as it is; what does not is made again so that it serves both. `progress` is called with lines for a
-    person. Raises `InputError` for a task that cannot be read and a folder that cannot be written.
+    as it is; what does not is made again so that it serves both, and stderr says so. Raises
+    `InputError` for a task that cannot be read and a folder that cannot be written.
     """
     tokenizer = load_tokenizer(encoder)
     tokens = tokenizer_hash(tokenizer)
@@ -98,7 +96,10 @@ def write_prepared(
         eval_size = eval_size and max(eval_size, *(s.rows for n, s in there.splits.items() if n != "train"))
     check_writable(place.parent, f"'{place.parent}'", "folder")
     needs = prepared.Needs(train_size, eval_size, parsed, max_length, tokens)
-    arrays = _arrays(task, tokenizer, needs, progress)
+    for split, total in task.sizes.items():
+        rows = min(needs.size(split) or total, total)
+        say(f"  {task.name}, {split}: {'parsing' if parsed else 'cutting'} {rows} of {total} rows")
+    arrays = _arrays(task, tokenizer, needs)
     content = save(arrays)
     manifest = prepared.Manifest(
         task=task.name,
@@ -149,12 +150,7 @@ def one_sentence(
     return encoded.tokens(), Batch.of_lengths([len(encoded["input_ids"][0])], **columns)
 
 
-def _arrays(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    needs: prepared.Needs,
-    progress: Callable[[str], object] = lambda line: None,
-) -> dict[str, np.ndarray]:
+def _arrays(task: Task, tokenizer: PreTrainedTokenizerBase, needs: prepared.Needs) -> dict[str, np.ndarray]:
     """The columns of each split as `sparsebert.data.tasks.prepared` has them, such as train/input_ids."""
     arrays: dict[str, np.ndarray] = {}
     for split, rows in task.load().items():
@@ -162,8 +158,6 @@ def _arrays(
         order = np.random.default_rng(_SHUFFLE).permutation(total)
         whole = size is None or size >= total
         rows = rows if whole else rows.select(order[:size])
-        doing = "parsing" if needs.parsed else "cutting"
-        progress(f"{task.name}, {split}: {doing} {len(rows)} of {total} rows")
         columns = _encode(rows, tokenizer, needs, task.labelled) | ({"order": order} if whole else {})
         arrays |= {f"{split}/{name}": _smallest(values) for name, values in columns.items()}
     return arrays

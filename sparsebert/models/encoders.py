@@ -147,14 +147,14 @@ def load_classifier(
         if sizes:
             model = HEADS[labelled].from_config(config)
         else:
-            model = read_model(what, source, config, labelled, new_head=True)
+            model = open_model(what, source, config, labelled, new_head=True)
         check_reads(what, model, load_tokenizer(name))
     if layers:
         architecture_of(model).keep_layers(layers)
     return extend_positions(model, length) if length else model
 
 
-def read_model(
+def open_model(
     what: str, source: dict[str, Any], config: PretrainedConfig, labelled: str, new_head: bool
 ) -> PreTrainedModel:
     """A classifier from files, in evaluation mode, with a `new_head` or with the one that the files have.

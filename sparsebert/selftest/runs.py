@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sparsebert.bench import PLAN
 from sparsebert.bench.measuring import PASSES
 from sparsebert.data.rows import Rows
 from sparsebert.data.tasks import get_task
-from sparsebert.data.tasks.prepared import PreparedTask, prepared_task
+from sparsebert.data.tasks.prepared import Needs, PreparedTask, prepared_task
 from sparsebert.paths import Folders
 from sparsebert.selftest.checks import Check, Finding, NotHere, Wrong
 from sparsebert.training.finetuning import finetune
@@ -51,7 +51,9 @@ class _Tokens(PreparedTask):
     readable: int | None = None  # how many training rows may be read before it is interrupted
 
     data_hash = "0" * 64
-    prepared_with: ClassVar[dict[str, str]] = {}
+
+    def prepared_with(self, needs: Needs) -> dict[str, str]:
+        return {}
 
     def rows(self, *_: object, **__: object) -> dict[str, Rows]:
         splits = {}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.errors import InputError, UnknownName, unknown_name
-from sparsebert.paths import alone_in, project_root, write_whole
+from sparsebert.paths import check_writable, locked, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
 from sparsebert.training.predictions import metrics_of
@@ -370,7 +370,8 @@ def merge(sources: Sequence[str | Path], into: str, newest: bool = False) -> Mer
     if not re.fullmatch(r"\w[\w-]*", into):
         raise InputError(f"--into {into}: write a name of letters, digits, - and _, such as degrees")
     path = path_of(results_dir() / f"{into}.jsonl")
-    with alone_in(path.parent):
+    check_writable(path.parent, f"'{path}'", "--into")
+    with locked(path.parent / ".lock"):
         kept: dict[str, _Found] = {}
         for new in _records(path, _refuse) if path.exists() else ():
             if new.record.name in kept:

@@ -11,7 +11,7 @@ import gzip
 import io
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import sparsebert
 from sparsebert.data.tasks.metrics import OF_SENTENCES
 from sparsebert.data.tokenizing import write_prepared
-from sparsebert.errors import InputError, first_line
+from sparsebert.errors import InputError, first_line, say
 from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import load_classifier
@@ -62,11 +62,9 @@ def bundle(
     folders: Folders | None = None,
     prepared: str | Path | None = None,
     pythons: Sequence[str] = PYTHONS,
-    part_size: int | None = None,
     chapters: bool = False,
-    progress: Callable[[str], object] = lambda line: None,
-) -> list[Path]:
-    """Write the archive of a grid; returns its files, several if `part_size` (MiB) cuts it.
+) -> Path:
+    """Write the archive of a grid to `out`; returns its path, and says on stderr how far it is.
 
     With `chapters` it holds the notebooks, too, and wheels of what they run with, but for those in `LARGE`.
 
@@ -91,16 +89,16 @@ def bundle(
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
         files[_inside(path, "file of a plan")] = path_of(path)
     with tempfile.TemporaryDirectory() as temporary:
-        for place in _prepare(runs, Path(prepared or temporary), progress):
+        for place in _prepare(runs, Path(prepared or temporary)):
             files |= {f"{PREPARED}/{place.name}/{path.name}": path for path in place.iterdir()}
         if pythons:
-            progress(f"wheels for Python {', '.join(pythons)}")
+            say(f"  wheels for Python {', '.join(pythons)}")
             used = {OF_SENTENCES[name] for run in runs for name in run.task.metrics if name in OF_SENTENCES}
             wheels = _download(Path(temporary) / WHEELS, pythons, (*CHAPTER * chapters, *sorted(used)))
             files |= {f"{WHEELS}/{path.name}": path for path in wheels}
         texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
-        progress("packing")
-        return _pack(files, texts, out, part_size)
+        say("  packing")
+        return _pack(files, texts, out)
 
 
 def _chapters() -> dict[str, Path]:
@@ -144,7 +142,7 @@ def _inside(path: str, what: str) -> str:
     return str(pure)
 
 
-def _prepare(runs: Iterable[Run], folder: Path, progress: Callable) -> list[Path]:
+def _prepare(runs: Iterable[Run], folder: Path) -> list[Path]:
     """The places of prepared data that the runs read; each holds the most that one of them asks for."""
     model = cache(lambda encoder: load_classifier(encoder, ["any"]))
     needs: dict[tuple[str, str, int], list[Run]] = {}
@@ -156,7 +154,7 @@ def _prepare(runs: Iterable[Run], folder: Path, progress: Callable) -> list[Path
         asked = zip(*((run.config.train_size, run.config.eval_size) for run in alike), strict=True)
         sizes = [None if None in each else max(each) for each in asked]
         parsed = any(run.parsed for run in alike)
-        places.append(write_prepared(alike[0].task, encoder, folder, length, *sizes, parsed, progress))
+        places.append(write_prepared(alike[0].task, encoder, folder, length, *sizes, parsed))
     return list(dict.fromkeys(places))
 
 
@@ -193,7 +191,7 @@ def _download(folder: Path, pythons: Sequence[str], more: Sequence[str] = ()) ->
     return sorted(folder.iterdir())
 
 
-def _pack(files: dict[str, Path], texts: dict[str, str], out: Path, part_size: int | None) -> list[Path]:
+def _pack(files: dict[str, Path], texts: dict[str, str], out: Path) -> Path:
     """Tar and gzip without times, owners and the order of folders; whole or not at all."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -209,18 +207,6 @@ def _pack(files: dict[str, Path], texts: dict[str, str], out: Path, part_size: i
                     entry = tarfile.TarInfo(f"{TOP}/{place}")
                     entry.size, entry.mode = len(content), 0o755 if place == "run.sh" else 0o644
                     archive.addfile(entry, io.BytesIO(content))
-            for stale in [out, *out.parent.glob(f"{out.name}.part-*")]:
-                stale.unlink(missing_ok=True)
-            return _cut(whole, out, part_size * 2**20) if part_size else [whole.rename(out)]
+            return whole.replace(out)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error.strerror}; give another --out") from None
-
-
-def _cut(whole: Path, out: Path, size: int) -> list[Path]:
-    count = -(-whole.stat().st_size // size)
-    digits = max(2, len(str(count - 1)))  # as many in each name, so that they sort in their order
-    parts = [out.with_name(f"{out.name}.part-{number:0{digits}}") for number in range(count)]
-    with open(whole, "rb") as file:
-        for part in parts:
-            part.write_bytes(file.read(size))
-    return parts

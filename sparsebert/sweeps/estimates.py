@@ -43,7 +43,7 @@ class Estimates:
         """A record that later estimates are made from, unless its task is gone or its speed not known."""
         with suppress(InputError):
             for key in self._keys(record.config, record.device):
-                if min(record.examples_per_second.values()) > 0:
+                if all(speed > 0 for speed in record.examples_per_second.values()):
                     self._records[key].append(record)
 
     def comparable(self, config: RunConfig) -> list[RunRecord]:

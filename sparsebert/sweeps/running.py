@@ -11,17 +11,18 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from sparsebert.data.tasks import get_task
-from sparsebert.data.tasks.prepared import Needs, PreparedTask
+from sparsebert.data.tasks.prepared import PreparedTask
 from sparsebert.data.tokenizing import tokenizer_hash
-from sparsebert.errors import InputError, about, say
+from sparsebert.errors import InputError, about, first_line, say
 from sparsebert.machine import resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.models.sparsified import sparsify
-from sparsebert.paths import Folders, fresh_runs, write_whole
+from sparsebert.paths import Folders, InUse, fresh_runs, write_whole
 from sparsebert.patterns.plans import Plan
 from sparsebert.reductions import attach_reduction
 from sparsebert.registry import external_components, load_components
@@ -34,6 +35,7 @@ from sparsebert.training.resolved import Run, attach_learner
 from sparsebert.training.runs import RunConfig, RunRecord, RunStore
 from sparsebert.training.saving import check_free
 
+_ATTACHED = ("encoder", "plan", "precision", "kernel", "layers", "reduce", "degrees")  # what computes
 _LOOK_AGAIN = 5.0  # seconds after which a cluster may have grown, or another process may be done
 
 
@@ -91,19 +93,12 @@ def run_all(
         if record := store.find(*asked) or book.get((run.config.name, run.data_hash)):
             records[run.config] = record
     missing = _check([run for run in runs if run.config not in records])
-    if missing:
-        store.check_writable()
     workers = min(workers or default_workers(), len(missing))
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
-        asked = [run.config for run in missing]
-        _announce(len(runs), asked, _estimates(asked, store, executor, folders), workers)
-        started = time.perf_counter()
-        for done, (run, outcome, _) in enumerate(_outcomes(missing, store, executor), 1):
+        for run, outcome, _ in _told(len(runs), missing, store, folders, executor, inf):
             if isinstance(outcome, Exception):
                 raise outcome
             records[run.config] = outcome
-            left = (time.perf_counter() - started) / done * (len(missing) - done)
-            say(f"  [{done}/{len(missing)}] {describe(records[run.config])} ({left:.0f} s left)")
     return [records[config] for config in configs]
 
 
@@ -150,34 +145,18 @@ def sweep(
     worker needs no folder in common with this process. What another process trains meanwhile counts as found.
     """
     store, executor = store or RunStore(), executor or InlineExecutor()
-    started = time.monotonic()
+    until = inf if budget is None else time.monotonic() + budget
     runs = check_runs(configs, folders)
     there = {run: bool(store.find(run.config, run.data_hash)) for run in runs}
     missing = [run for run, found in there.items() if not found]
     result = Sweep([run.config for run in runs if there[run]], left=[run.config for run in missing])
-    if missing:
-        store.check_writable()
-    estimates = _estimates(result.left, store, executor, folders)
-    _announce(len(runs), result.left, estimates, executor.workers)
-
-    def in_time(run: Run, running: int) -> bool:
-        if budget is None:
-            return True
-        turns = 1 + running // executor.workers  # it waits for those that are running
-        return time.monotonic() - started + turns * (estimates.seconds(run.config) or 0) < budget
-
     try:
-        for run, outcome, found in _outcomes(missing, store, executor, in_time):
+        for run, outcome, found in _told(len(runs), missing, store, folders, executor, until):
             result.left.remove(run.config)
-            place = f"  [{len(missing) - len(result.left)}/{len(missing)}]"
             if isinstance(outcome, Exception):
                 result.failed[run.config] = _keep_failure(store, run.config, outcome)
-                say(f"{place} {_asked(run.config)} failed: {result.failed[run.config]}")
-                continue
-            (result.found if found else result.trained).append(run.config)
-            estimates.add(outcome)
-            left = in_words(estimates.total(result.left, executor.workers))
-            say(f"{place} {describe(outcome)} ({'found, ' if found else ''}{left} left)")
+            else:
+                (result.found if found else result.trained).append(run.config)
     except ClusterGone:
         result.cut_off = True
     return result
@@ -204,12 +183,36 @@ def forecast(
     )
 
 
-def _announce(count: int, missing: list[RunConfig], estimates: Estimates, workers: int) -> None:
-    """Say how many runs are recorded, how many will train, and for about how long."""
-    seconds = estimates.total(missing, workers)
+def _told(
+    count: int, missing: list[Run], store: RunStore, folders: Folders | None, executor: Executor, until: float
+) -> Iterator[tuple[Run, RunRecord | Exception, bool]]:
+    """The outcomes of the runs that the store lacks of `count`; stderr tells how far they are.
+
+    No run is started that is expected to end after the time `until`.
+    """
+    left = [run.config for run in missing]
+    if missing:
+        store.check_writable()
+    estimates = _estimates(left, store, executor, folders)
+    seconds = estimates.total(left, executor.workers)
     about = "which no record tells the time of" if seconds is None else f"about {in_words(seconds)}"
     to_train = f"{len(missing)} to train, {about}" if missing else "none to train"
     say(f"  {counted(count)}: {count - len(missing)} recorded, {to_train}")
+
+    def in_time(run: Run, running: int) -> bool:
+        turns = 1 + running // executor.workers  # it waits for those that are running
+        return time.monotonic() + turns * (estimates.seconds(run.config) or 0) < until
+
+    for run, outcome, found in _outcomes(missing, store, executor, in_time):
+        left.remove(run.config)
+        if isinstance(outcome, Exception):
+            said = f"{_asked(run.config)} failed: {first_line(outcome)}"
+        else:
+            estimates.add(outcome)
+            time_left = in_words(estimates.total(left, executor.workers))
+            said = f"{describe(outcome)} ({'found, ' if found else ''}{time_left} left)"
+        say(f"  [{len(missing) - len(left)}/{len(missing)}] {said}")
+        yield run, outcome, found
 
 
 def _estimates(
@@ -245,6 +248,7 @@ def _resolved(configs: Sequence[RunConfig], folders: Folders | None) -> list[Run
 def _check(runs: list[Run]) -> list[Run]:
     model = cache(lambda encoder, layers=None: load_classifier(encoder, ["any"], layers=layers))
     tokenizer = cache(lambda encoder: tokenizer_hash(load_tokenizer(encoder)))
+    no_matter = {name: its.default for name, its in RunConfig.model_fields.items() if name not in _ATTACHED}
 
     @cache
     def check(plan: Plan, config: RunConfig) -> None:
@@ -258,9 +262,9 @@ def _check(runs: list[Run]) -> list[Run]:
         config = run.config
         with about(f"run '{_asked(config)}'"):
             if isinstance(run.task, PreparedTask):
-                length, tokens = run.length(model(config.encoder, config.layers)), tokenizer(config.encoder)
-                run.task.check(Needs(config.train_size, config.eval_size, run.parsed, length, tokens))
-            check(run.plan, config.model_copy(update={"task": "", "seed": 0, "train_size": None}))
+                length = run.length(model(config.encoder, config.layers))
+                run.task.check(run.needs(length, tokenizer(config.encoder)))
+            check(run.plan, config.model_copy(update=no_matter))
     return runs
 
 
@@ -282,7 +286,7 @@ def _outcomes(
     runs: Iterable[Run],
     store: RunStore,
     executor: Executor,
-    in_time: Callable[[Run, int], bool] = lambda run, running: True,
+    in_time: Callable[[Run, int], bool],
 ) -> Iterator[tuple[Run, RunRecord | Exception, bool]]:
     """Each run as it is finished: with its record, now in the store, or why it failed; and if it was found.
 
@@ -303,7 +307,7 @@ def _outcomes(
                 claim = ExitStack()
                 try:
                     claim.enter_context(unfinished.claim(_scratch(run, store)))
-                except unfinished.RunInUse:
+                except InUse:
                     elsewhere = True
                     continue
                 all_claims.enter_context(claim)
@@ -324,7 +328,7 @@ def _outcomes(
                         record = RunRecord.model_validate_json(future.result())
                     except CancelledError:
                         raise ClusterGone from None
-                    except unfinished.RunInUse:
+                    except InUse:
                         waiting.append(run)
                         continue
                     except Exception as error:
@@ -366,7 +370,7 @@ def train(
 
     Checkpoints are kept in `scratch`, or in a temporary folder where it can't be written. When the run is
     finished its record takes their place there, for the case that nobody is left to take it. `components` are
-    those that were registered outside of the package. Raises `RunInUse` if another process works on the run,
+    those that were registered outside of the package. Raises `InUse` if another process works on the run,
     and `InputError` if the data found here is not that of `data_hash`.
     """
     load_components(list(components))

@@ -16,30 +16,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sparsebert.errors import InputError
-from sparsebert.paths import write_whole
+from sparsebert.paths import InUse, locked, write_whole
 from sparsebert.training.checkpoints import remove
 from sparsebert.training.runs import RunRecord, RunStore
 
 _LOCK, _RECORD = "lock", "record.json"
 
 
-class RunInUse(RuntimeError):
-    """Another process works on this run."""
-
-
 @contextmanager
 def claim(scratch: Path, wait: bool = False) -> Iterator[None]:
     """Claim the run whose checkpoints are kept in `scratch`, for this process alone.
 
-    Raises `RunInUse` if another process claims it, or with `wait` waits until that one is done. Folders that
+    Raises `InUse` if another process claims it, or with `wait` waits until that one is done. Folders that
     are made for the claim and hold nothing after it are removed again.
     """
     made = [folder for folder in scratch.parents[:2] if not folder.exists()]
     try:
-        with _held(scratch.with_name(f"{scratch.name}.lock"), wait):
+        with locked(scratch.with_name(f"{scratch.name}.lock"), wait):
             yield
     finally:
         _remove_empty(*made)
@@ -49,15 +43,15 @@ def claim(scratch: Path, wait: bool = False) -> Iterator[None]:
 def checkpoints(scratch: Path, alone: bool = False) -> Iterator[Path]:
     """The folder of a run's checkpoints, for one process at a time.
 
-    Where it can't be had it is a temporary folder, or else, with `alone`, `RunInUse` if a process holds it.
+    Where it can't be had it is a temporary folder, or else, with `alone`, `InUse` if a process holds it.
     """
     try:
         with ExitStack() as stack:
             folder = scratch
             try:
-                stack.enter_context(_held(scratch / _LOCK))
-            except (OSError, RunInUse) as error:
-                if alone and isinstance(error, RunInUse):
+                stack.enter_context(locked(scratch / _LOCK, wait=False))
+            except (OSError, InUse) as error:
+                if alone and isinstance(error, InUse):
                     raise
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             yield folder
@@ -112,7 +106,7 @@ def clean(store: RunStore) -> tuple[int, int]:
     names = {path.name.removesuffix(".lock") for path in folder.iterdir()} if folder.is_dir() else ()
     count = size = 0
     for scratch in (folder / name for name in sorted(names)):
-        with suppress(RunInUse), claim(scratch), checkpoints(scratch, alone=True):
+        with suppress(InUse), claim(scratch), checkpoints(scratch, alone=True):
             size += sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
             count += 1
             name, _, data_hash = scratch.name.partition("-")
@@ -122,24 +116,3 @@ def clean(store: RunStore) -> tuple[int, int]:
             for path in [*scratch.glob("checkpoint-*"), scratch / _RECORD]:
                 remove(path)
     return count, size
-
-
-@contextmanager
-def _held(path: Path, wait: bool = False) -> Iterator[None]:
-    lock = FileLock(path, blocking=wait, thread_local=False)
-    try:
-        for attempt in range(9):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
-                break
-            except (FileNotFoundError, FileExistsError):  # another process has just removed it
-                if attempt == 8:
-                    raise
-    except Timeout:
-        raise RunInUse from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever waits for it makes a new one
-        lock.release()

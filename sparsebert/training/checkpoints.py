@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from sparsebert.errors import say
 from sparsebert.machine import versions
 from sparsebert.paths import flush_to_disk, write_whole
 
@@ -34,7 +34,7 @@ def last_whole(scratch: Path | None, processes: int = 1) -> tuple[Path | None, i
         if _is_whole(folder, processes):
             return folder, _step(folder)
         remove(folder)
-        say(f"{folder.name} is damaged or of other versions: removed")
+        say(f"    {folder.name} is damaged or of other versions: removed")
     return None, 0
 
 
@@ -53,10 +53,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def say(line: str) -> None:
-    print(f"    {line}", file=sys.stderr, flush=True)
 
 
 def _is_whole(folder: Path, processes: int) -> bool:

@@ -27,7 +27,7 @@ from sparsebert.data.tasks import Task, get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.degrees.training import DegreeTraining
-from sparsebert.errors import InputError
+from sparsebert.errors import InputError, say
 from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.machine import (
     commit,
@@ -44,7 +44,7 @@ from sparsebert.models.predictors import Predictors
 from sparsebert.models.sparsified import DensityMeter, sparsify
 from sparsebert.paths import Folders
 from sparsebert.reductions import attach_reduction
-from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove, say
+from sparsebert.training.checkpoints import Checkpoints, declare_whole, last_whole, remove
 from sparsebert.training.predictions import Predictions, WordPredictions, metrics_of
 from sparsebert.training.resolved import Learner, Run, attach_learner
 from sparsebert.training.runs import Learning, RunConfig, RunRecord
@@ -99,7 +99,7 @@ def finetune(
     layers = architecture_of(model).layers
     run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
-        data = run.rows(max_length)
+        data, made_with = run.rows(max_length), versions() | run.prepared_with(max_length)
         resume, first_step = last_whole(scratch, together.num_processes)
     trainer = build_trainer(model, config, data, precision, scratch)
     if progress_seconds:
@@ -155,7 +155,7 @@ def finetune(
         device=several + device_name(),
         precision=precision,
         kernels=list(sparse.kernels),
-        versions=versions() | run.task.prepared_with,
+        versions=made_with,
         commit=made_by,
         data_hash=run.data_hash,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -222,7 +222,8 @@ def evaluate(
             raise InputError(f"the model in '{folder}' labels {own}, and task '{task.name}' {task.labelled}")
         parsed = "word_ids" in sparse.plan.needs
         size = eval_size or config.eval_size
-        data = prepare(task, str(folder), settings.max_length, config.train_size, size, parsed)
+        # The Trainer wants training rows; one will do.
+        data = prepare(task, str(folder), settings.max_length, 1, size, parsed)
         trainer = build_trainer(sparse.model, config, data, resolve_precision(config.precision))
         with sparse.measure(padded_to=settings.max_length) as meter:
             metrics = predict(trainer, task, data["validation"]).metrics(task.metrics)
@@ -370,7 +371,7 @@ class _Trainer(Trainer):
         except OSError as error:
             failed = repr(error)
         remove(folder)
-        say(f"no checkpoint could be kept: {failed or 'another process found no space'}")
+        say(f"    no checkpoint could be kept: {failed or 'another process found no space'}")
 
     def compute_loss(self, model: PreTrainedModel, inputs: dict, *args: Any, **kwargs: Any) -> Any:
         companions = companions_of(self.model)
@@ -450,4 +451,4 @@ class _Progress(TrainerCallback):
             self.last = now
             rate = (now - self.started) / (state.global_step - self.first_step)
             left = rate * (state.max_steps - state.global_step)
-            say(f"step {state.global_step} of {state.max_steps}, {left:.0f} s left")
+            say(f"    step {state.global_step} of {state.max_steps}, {left:.0f} s left")

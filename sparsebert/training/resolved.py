@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel, set_seed
 
 from sparsebert.data.tasks import Task, get_task
-from sparsebert.data.tokenizing import prepare
+from sparsebert.data.tasks.prepared import Needs, PreparedTask
+from sparsebert.data.tokenizing import prepare, tokenizer_hash
 from sparsebert.degrees import LearnedDegrees
 from sparsebert.degrees.training import attach_degrees
 from sparsebert.errors import InputError, shown
-from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier
+from sparsebert.models.encoders import fitting_length, folder_hash, load_classifier, load_tokenizer
 from sparsebert.models.predictors import Predictors, attach_masks
 from sparsebert.paths import Folders
 from sparsebert.patterns.plans import Plan, parse_plan
@@ -72,6 +73,17 @@ class Run:
     def length(self, model: PreTrainedModel) -> int:
         """Tokens that its rows are cut to."""
         return fitting_length(self.config.max_length, self.task.max_length, model)
+
+    def prepared_with(self, max_length: int) -> dict[str, str]:
+        """Versions of what made its tokens, where that was on another machine."""
+        if not isinstance(self.task, PreparedTask):
+            return {}
+        tokenizer = tokenizer_hash(load_tokenizer(self.config.encoder))
+        return self.task.prepared_with(self.needs(max_length, tokenizer))
+
+    def needs(self, max_length: int, tokenizer: str) -> Needs:
+        """What it needs of prepared rows, given the hash of its tokenizer."""
+        return Needs(self.config.train_size, self.config.eval_size, self.parsed, max_length, tokenizer)
 
     def rows(self, max_length: int) -> dict[str, Rows]:
         """The splits of its task as tokens, with words and heads if its plan reads them."""

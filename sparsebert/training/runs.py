@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import count
@@ -27,7 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, from_json
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.errors import InputError, first_mistake, unknown_name
+from sparsebert.errors import InputError, first_mistake, say, unknown_name
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.reading import read_bytes
@@ -457,7 +456,7 @@ class RunStore:
             why = str(error)
         if path not in self._told:
             self._told.add(path)
-            print(f"sparsebert: the record {path.name} is passed over: {why}", file=sys.stderr)
+            say(f"sparsebert: the record {path.name} is passed over: {why}")
         return None
 
     def _move_aside(self, path: Path, found: bytes, why: str) -> None:
@@ -475,4 +474,4 @@ class RunStore:
         while aside.exists():
             aside = next(others)
         os.replace(taken, aside)
-        print(f"sparsebert: {path.name} was moved to {aside.name}, since {why}", file=sys.stderr)
+        say(f"sparsebert: {path.name} was moved to {aside.name}, since {why}")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedModel
 
-from sparsebert import __version__, reading
+from sparsebert import __version__
 from sparsebert.errors import InputError, shown
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.companions import Companion
@@ -21,13 +21,13 @@ from sparsebert.models.encoders import (
     labelled_by,
     load_tokenizer,
     model_files,
+    open_model,
     quiet,
-    read_model,
 )
 from sparsebert.models.sparsified import Sparsified, sparsify
 from sparsebert.paths import check_writable, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
-from sparsebert.reading import path_of
+from sparsebert.reading import path_of, read_model
 from sparsebert.reductions import Reduction, attach_reduction, reduction_name
 from sparsebert.training.resolved import Learner
 from sparsebert.training.runs import RunConfig
@@ -161,7 +161,7 @@ def load(folder: str | Path, kernel: str = "auto", reduce: str | None = None) ->
         model_files(folder)
         source = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         config = AutoConfig.from_pretrained(**source, trust_remote_code=False)
-        model = read_model(what, source, config, labelled_by(config), new_head=False)
+        model = open_model(what, source, config, labelled_by(config), new_head=False)
         check_reads(what, model, load_tokenizer(str(folder)))
     labels, positions = list(map(str, model.config.id2label.values())), architecture_of(model).positions
     if labels != settings.labels or settings.max_length > positions:
@@ -197,4 +197,4 @@ def _reduction(
 def read_settings(folder: str | Path) -> Settings:
     """What stands beside the weights; `InputError` if the folder holds no model that `save` wrote."""
     instead = "give a folder that this version's `sparsebert finetune --save FOLDER` wrote"
-    return reading.read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)
+    return read_model(path_of(folder) / SETTINGS, Settings, "the saved model's settings", instead)

@@ -11,8 +11,6 @@ ones; they have tokens instead of texts, and what reads texts is not imported.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sparsebert.data.tasks.prepared import prepared_task, prepared_tasks
 from sparsebert.data.tasks.task import CONFIRM, Task
 from sparsebert.errors import InputError, shown, unknown_name
@@ -62,7 +60,7 @@ def get_task(name: str, folders: Folders | None = None) -> Task:
     raise unknown_name("task", name, task_names())
 
 
-def registered() -> dict[str, Any]:
+def registered() -> dict[str, Task]:
     """All tasks but files, those of packages first; the modules that read texts are imported for it."""
     from sparsebert.data.tasks import glue, packaged
 

@@ -6,10 +6,10 @@ Rows without a gold label are dropped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import ClassVar
 
 import datasets
 import huggingface_hub
@@ -20,15 +20,19 @@ from sparsebert.data.tasks.task import Splits, Task
 from sparsebert.errors import InputError, first_line
 from sparsebert.machine import hub_reachable
 from sparsebert.reading import read_text
-from sparsebert.registry import TASKS, Registry
+from sparsebert.registry import TASKS
 
 NO_GOLD_LABEL = ("-1", "-")
 LARGEST_FILE = 2**32  # bytes
 
 
-@dataclass(frozen=True)
-class Benchmark:
-    """Where one task lies in a GLUE folder and on the hub.
+def _nowhere() -> Splits:
+    raise InputError("a benchmark has no rows before it is known where they lie; ask get_task for it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Task):
+    """A task, and where it lies in a GLUE folder and on the hub; `in_folder` gives it its rows.
 
     `columns`: the text columns and the label column in the local header; `hub_columns`: the text columns on
     the hub, where the label is called label. `label_names`: in the hub's order, empty for scores. `header`:
@@ -37,23 +41,24 @@ class Benchmark:
     splits from one file each has half of its rows, in their order.
     """
 
-    registry: ClassVar[Registry] = TASKS
-
-    name: str
-    summary: str
     folder: str
     columns: tuple[str, ...]
     hub: tuple[str, ...]
     hub_columns: tuple[str, ...]
-    label_names: tuple[str, ...]
-    licence: str
     metrics: tuple[str, ...] = ("accuracy",)
     max_length: int = 128
+    paired: bool = field(init=False)
+    source: str = "a local folder or the Hugging Face hub"
+    read: Callable[[], Splits] = field(default=_nowhere, repr=False, compare=False)
     header: tuple[str, ...] | None = None
     torn_rows: bool = False
     splits: dict[str, tuple[str, str]] = field(
-        default_factory=lambda: {"train": ("train.tsv", "train"), "validation": ("dev.tsv", "validation")}
+        hash=False,
+        default_factory=lambda: {"train": ("train.tsv", "train"), "validation": ("dev.tsv", "validation")},
     )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paired", len(self.hub_columns) == 2)
 
     def in_folder(self, folder: Path | None) -> Task:
         """The task from a folder in the GLUE layout if that has its data, else from the hub."""
@@ -167,7 +172,7 @@ _BENCHMARKS = (
 )
 
 
-def _with_test(benchmark: Benchmark, file: str, hub: str) -> Benchmark:
+def _with_test_part(benchmark: Benchmark, file: str, hub: str) -> Benchmark:
     """The same task with a test part, whose rows nothing is chosen on."""
     return replace(
         benchmark,
@@ -183,7 +188,7 @@ _TEST_PARTS = {  # where the official test rows have no labels, half of the vali
     "glue/qnli": ("dev.tsv", "validation"),
     "imdb": ("dev.tsv", "test"),
 }
-_WITH_TEST = [_with_test(b, *_TEST_PARTS[b.name]) for b in _BENCHMARKS if b.name in _TEST_PARTS]
+_WITH_TEST = [_with_test_part(b, *_TEST_PARTS[b.name]) for b in _BENCHMARKS if b.name in _TEST_PARTS]
 GLUE = {benchmark.name: TASKS.add(benchmark) for benchmark in (*_BENCHMARKS, *_WITH_TEST)}
 
 
@@ -193,21 +198,9 @@ def glue_task(name: str, data_dir: Path | None) -> Task:
     benchmark = GLUE[name]
     if data_dir is not None and (data_dir / benchmark.folder).is_dir():
         source = f"{benchmark.folder} in a local folder"
-        read = partial(_read_folder, benchmark, data_dir)
-    else:
-        source = f"Hugging Face hub, {'/'.join(benchmark.hub)}"
-        read = partial(_read_hub, benchmark, name, data_dir)
-    return Task(
-        name=name,
-        summary=benchmark.summary,
-        metrics=benchmark.metrics,
-        label_names=benchmark.label_names,
-        max_length=benchmark.max_length,
-        paired=len(benchmark.hub_columns) == 2,
-        source=source,
-        licence=benchmark.licence,
-        read=read,
-    )
+        return replace(benchmark, source=source, read=partial(_read_folder, benchmark, data_dir))
+    source = f"Hugging Face hub, {'/'.join(benchmark.hub)}"
+    return replace(benchmark, source=source, read=partial(_read_hub, benchmark, data_dir))
 
 
 def _read_folder(benchmark: Benchmark, data_dir: Path) -> Splits:
@@ -278,7 +271,8 @@ def _parsed_label(label: str, benchmark: Benchmark, path: Path, number: int) -> 
     raise InputError(f"{path}, line {number}: unknown label '{label}'; write {known}")
 
 
-def _read_hub(benchmark: Benchmark, name: str, data_dir: Path | None) -> Splits:
+def _read_hub(benchmark: Benchmark, data_dir: Path | None) -> Splits:
+    name = benchmark.name
     found = f"no folder {benchmark.folder} in {data_dir}" if data_dir else "no local data folder given"
     advice = (
         f"give --data-dir or SPARSEBERT_DATA_DIR a folder in the GLUE layout that holds {benchmark.folder}, "

@@ -130,11 +130,6 @@ class Task:
         """Rows of each split."""
         return {split: len(rows) for split, rows in self._datasets.items()}
 
-    @property
-    def prepared_with(self) -> dict[str, str]:
-        """Versions of what made its tokens, where that was on another machine."""
-        return {}
-
 
 def one_text(text: str | Sequence[str]) -> str:
     """A text, or words joined by spaces, as tokenizers and pipelines get them."""
