@@ -103,6 +103,11 @@ def test_a_backslash_in_a_table_is_no_line_break():
     assert r'<td>learned("runs\new.json")</td>' in shown and "<th>two<br>lines</th>" in shown
 
 
+def test_the_name_of_a_tables_columns_is_no_head_of_its_own():
+    shown = figures.table(pd.DataFrame({"a": [1]}).rename_axis(columns="way"), "Ways")._repr_html_()
+    assert re.findall("<th>(.*?)</th>", shown) == ["a"]
+
+
 def test_a_table_that_no_page_can_show_is_refused():
     wide = pd.DataFrame([range(7)], columns=list("abcdefg"))
     for frame, caption in [

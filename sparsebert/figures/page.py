@@ -145,7 +145,7 @@ def table(
     `InputError` for more than six columns, a column without a name, and an empty caption.
     """
     named = [name for name in frame.index.names if name is not None]
-    flat = frame.reset_index(level=named).rename_axis(columns=None) if named else frame
+    flat = (frame.reset_index(level=named) if named else frame).rename_axis(columns=None)
     if len(flat.columns) > MOST_COLUMNS:
         raise InputError(
             f"a table of {len(flat.columns)} columns is too wide for a page: {MOST_COLUMNS} at most"
