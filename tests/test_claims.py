@@ -920,6 +920,8 @@ def test_in_short_a_task_is_what_can_be_lost_and_what_loses_least():
     assert read["dense, %"] == "80.0" and read["[CLS] alone"].endswith("\n80 % sparse")
     assert re.fullmatch(r"0\.5 \(0\.\d to 0\.\d\)\nsyntax\n80 % sparse", read["best at the later half"])
     assert claims.in_short(dense() + several(f"syntax{CLS}", 2.0)).empty  # never at the later half
+    further = [*dense([11]), *several(f"neighbour(1){CLS}", 3.0, [11])]  # a seed that others lack
+    assert claims.in_short([*records, *further])["pattern"].tolist() == table["pattern"].tolist()
     assert claims.in_short(records[5:]).empty  # without dense runs
 
 

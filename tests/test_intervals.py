@@ -94,6 +94,14 @@ def test_what_a_seed_does_to_all_conditions_is_no_scatter():
     assert scatter_of(pd.DataFrame(moved)).variance == pytest.approx(scatter_of(pd.DataFrame(luck)).variance)
 
 
+def test_a_seed_that_only_some_conditions_have_leaves_no_condition_out():
+    scores = pd.DataFrame(np.random.default_rng(5).normal(size=(4, 15)))
+    scores.iloc[3, 4:] = np.nan
+    assert scatter_of(scores) == scatter_of(scores.iloc[:3])
+    scores.iloc[3, 4:14] = 0.0
+    assert scatter_of(scores) == scatter_of(scores.iloc[:, :14])
+
+
 def test_points_are_means_over_seeds_of_the_means_of_each_seed():
     runs = pd.DataFrame({"seed": [0, 0, 1, 1], "loss": [0.01, 0.03, 0.05, 0.07]})
     mean, low, high = mean_points(runs)

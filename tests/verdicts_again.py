@@ -83,8 +83,12 @@ class Again:
     def shrunk_towards(self) -> tuple[float, float]:
         """Smyth's prior: a variance, and how many seeds it counts as."""
         seeds = sorted({run.seed for run in self.runs})
-        whole = [[own[s].mean() for s in seeds] for own in self.right.values() if set(own) == set(seeds)]
-        values = np.array(whole).T
+        common = [s for s in seeds if all(s in own for own in self.right.values())]
+        complete = [own for own in self.right.values() if set(own) == set(seeds)]
+        by_all = [[own[s].mean() for s in common] for own in self.right.values()]
+        values = np.array([[own[s].mean() for s in seeds] for own in complete]).T
+        if len(common) * len(by_all) >= len(seeds) * len(complete):  # a seed that some lack is not taken
+            values = np.array(by_all).T
         if min(values.shape or (0,)) < 3 or values.ndim < 2:
             return 0.0, 0.0
         n, k = values.shape

@@ -89,12 +89,14 @@ def over_seeds_and_rows(points: Float[np.ndarray, "seed row"], scatter: Scatter 
 def scatter_of(scores: pd.DataFrame) -> Scatter | None:
     """How much the conditions of a setting scatter over seeds, apart from what a seed does to all of them.
 
-    `scores` has a row per seed and a column per condition; it is None with fewer than three of either. The
-    variances of the conditions are taken as drawn from a scaled inverse chi-square distribution, fitted by
-    the moments of their logarithms (Smyth, 2004, section 6.2; known as limma's moderated t). For a sum of
-    conditions multiply `variance` by the sum of the squared weights.
+    `scores` has a row per seed and a column per condition; it is None with fewer than three of either.
+    Where some conditions have more seeds than others, either their further seeds or the conditions with few
+    seeds are left out, whichever leaves more. The variances of the conditions are taken as drawn from a
+    scaled inverse chi-square distribution, fitted by the moments of their logarithms (Smyth, 2004, section
+    6.2; known as limma's moderated t). For a sum of conditions multiply `variance` by the sum of the
+    squared weights.
     """
-    whole = scores.dropna(axis="columns")
+    whole = max(scores.dropna(axis="index"), scores.dropna(axis="columns"), key=lambda block: block.size)
     seeds, conditions = whole.shape
     if min(seeds, conditions) < 3:
         return None
