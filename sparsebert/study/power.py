@@ -79,7 +79,7 @@ def to_read(open_numbers: pd.DataFrame) -> pd.DataFrame:
     Where no rows are on record, no column says how many are needed.
     """
     numbers = open_numbers.sort_values("chance", ascending=False, kind="stable", ignore_index=True)
-    unknown = np.where(numbers["rows"], f"up to {MOST_ROWS:,} do not do", "no rows on record")
+    unknown = np.where(numbers["rows"], f"more than {MOST_ROWS:,}", "no rows on record")
     seeds, rows = (numbers[f"{what} needed"].astype(float) for what in ("seeds", "rows"))
     read = pd.DataFrame(
         {
