@@ -140,11 +140,28 @@ def test_a_models_output_is_the_same_alone_in_a_batch_and_for_each_kernel(kind):
         for ids, expected in zip(rows, together, strict=True):
             alone = model(input_ids=torch.tensor([ids])).logits[0]
             assert (alone - expected).norm() < 1e-8 * expected.norm()
-    for kernel in ("segmented", "reference") if kind != "modernbert" else ():
-        with torch.no_grad(), sparsify(model, plan, kernel=kernel) as sparse:
+    windowed = kind == "modernbert"  # "segmented" knows nothing of an encoder's own window
+    for kernel in ("auto", "reference") if windowed else ("segmented", "reference"):
+        with torch.no_grad(), sparsify(model, plan, kernel=kernel) as sparse, sparse.measure() as meter:
             found = model(input_ids=batch, attention_mask=real.long()).logits
             assert (found - together).norm() < 1e-8 * together.norm()
-            assert set(sparse.kernels) == {kernel}
+            assert windowed or set(sparse.kernels) == {kernel}
+        columns = Batch(real, second=torch.tensor([4, 3, 4]))
+        allowed = parse_pattern(plan).allowed(columns)[:, 0]
+        squares = real.sum(-1).square().sum()
+        for layer, density in enumerate(meter.over_real):
+            window = sparse.architecture.windows.get(layer, 12)
+            near = columns.distances <= window
+            assert density == pytest.approx((allowed & near).sum() / squares)
+
+
+def test_an_encoders_own_window_leaves_the_kernel_to_the_reference():
+    pattern, batch = parse_pattern("segments(second sees first)"), pairs_of_texts((20, 20, 0))
+    found = kernel_for(pattern, batch, HEADS, window=5)
+    near = batch.distances <= 5
+    assert found.count == (pattern.allowed(batch)[:, 0] & near).sum() == 55
+    with pytest.raises(InputError, match="the encoder has a window of its own"):
+        kernel_for(pattern, batch, HEADS, "segmented", window=5)
 
 
 def test_the_query_of_the_asymmetric_cross_encoder_sees_neither_the_document_nor_cls():

@@ -31,10 +31,10 @@ class Segmented(Banded):
 
     @classmethod
     def supports(cls, layout: Layout | None, context: Context) -> str | None:
+        if context.window is not None:
+            return "the encoder has a window of its own here"
         if layout is None or not layout.by_kind:
             return f"'{context.pattern}' is not made of segments and one band that is the same for all heads"
-        if layout.window is not None:
-            return "the encoder has a window of its own here"
         if context.device.type != "cpu":
             return "it is for processors"
         return None if context.batch.gapless else "a row has padding between its tokens"

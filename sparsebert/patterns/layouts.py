@@ -144,9 +144,9 @@ class Layout:
             return self
         return self._ending(self._shares(max(distance, self.width))[:, : distance + 1])
 
-    def within(self, window: int) -> Layout:
-        """The pairs that are at most so far apart."""
-        return replace(self.up_to(window), window=window)
+    def within(self, window: int) -> Layout | None:
+        """The pairs that are at most so far apart; None where kinds of tokens decide."""
+        return None if self.by_kind else replace(self.up_to(window), window=window)
 
     def _ending(self, kept: Table) -> Layout:
         """With a band of these shares, as far as any is above 0."""
