@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from models import CONFIGS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from test_encoders import save_encoder
 from test_runs import input_hash
 
 from sparsebert.cli import main
@@ -27,6 +29,7 @@ from sparsebert.data.tasks.metrics import METRICS
 from sparsebert.data.tasks.prepared import ARRAYS, MANIFEST, Needs, prepared_task
 from sparsebert.data.tokenizing import prepare, tokenizer_hash, write_prepared
 from sparsebert.errors import InputError
+from sparsebert.models import encoders
 from sparsebert.models.encoders import load_tokenizer
 from sparsebert.paths import Folders
 from sparsebert.sweeps import bundling
@@ -411,6 +414,24 @@ def test_a_bundle_runs_where_only_torch_and_transformers_are(grid, workspace):
         record = records.find(config, input_hash(config))
         assert record.train_rows == config.train_size and record.density_per_layer[1] < 1
         assert record.versions == finetune.versions() and record.commit == finetune.commit()
+
+
+@pytest.mark.parametrize("name", ["own/encoder", "hub/encoder"])
+def test_a_run_in_a_bundle_has_the_data_hash_that_it_has_here(name, small, workspace, monkeypatch):
+    folder = save_encoder(workspace / "own" / "encoder", CONFIGS["bert"])
+    for extra in ("modules.json", "notes.txt"):
+        (workspace / "own" / "encoder" / extra).write_text("[]")
+    monkeypatch.setattr(bundling, "_from_hub", lambda _: Path(folder))
+    source = {"pretrained_model_name_or_path": folder, "local_files_only": True}
+    monkeypatch.setattr(encoders, "_source", lambda _: source)
+    config = RunConfig(**small | {"task": "file:classes.csv", "encoder": name})
+    (workspace / "grid.yaml").write_text(json.dumps(config.model_dump(exclude_defaults=True)))
+    here = Run.of(config)
+    bundling.bundle("grid.yaml", "b.tar.gz", pythons=())
+    with tarfile.open("b.tar.gz") as archive:
+        archive.extractall(workspace, filter="data")
+    monkeypatch.chdir(workspace / bundling.TOP)
+    assert Path(name).is_dir() and Run.of(config, task=here.task).data_hash == here.data_hash
 
 
 def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):

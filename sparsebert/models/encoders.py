@@ -49,6 +49,7 @@ _LARGEST = {  # of what a config may say, so that building a model ends
     "inner_group_num": 100,
     "num_hidden_groups": 100,
 }
+FROM_HUB = "FROM_HUB"  # in the folder that a bundle makes of an encoder of the hub
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -69,7 +70,7 @@ def check_encoder(name: str) -> str:
 def folder_hash(name: str) -> str | None:
     """Hash of the files that an encoder in a local folder is loaded from; None for any other encoder."""
     folder = path_of(name)
-    if name in ENCODERS or not folder.is_dir():
+    if name in ENCODERS or not folder.is_dir() or (folder / FROM_HUB).exists():
         return None
     return _hash_of(*((path, path.stat().st_mtime_ns, path.stat().st_size) for path in model_files(folder)))
 

@@ -23,7 +23,7 @@ from sparsebert.data.tokenizing import write_prepared
 from sparsebert.errors import InputError, first_line, say
 from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
-from sparsebert.models.encoders import load_classifier
+from sparsebert.models.encoders import FROM_HUB, load_classifier
 from sparsebert.models.packaged import ENCODERS
 from sparsebert.paths import Folders, check_writable, project_root
 from sparsebert.reading import path_of
@@ -37,8 +37,7 @@ SUFFIX = ".tar.gz"
 PYTHONS = ("3.11", "3.12")
 # pip takes wheels of the platforms that it is told, not of older ones besides.
 PLATFORMS = ("manylinux2014", *(f"manylinux_2_{version}" for version in (12, 17, 24, 28)))
-ENCODER_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model")
-ENCODER_FILES += ("vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+ENCODER_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # all that `folder_hash` reads, too
 
 RUN = """\
 #!/bin/sh
@@ -83,7 +82,8 @@ def bundle(
     here = Path(sparsebert.__file__).resolve().parent
     files = {path.relative_to(here.parent).as_posix(): path for path in here.rglob("*.py")}
     files[GRID] = path_of(grid)
-    for name in dict.fromkeys(["tiny", *(run.config.encoder for run in runs)]):  # "tiny" for a selftest
+    encoders = dict.fromkeys(["tiny", *(run.config.encoder for run in runs)])  # "tiny" for a selftest
+    for name in encoders:
         files |= _encoder(name, weights=name != "tiny")
     files |= _chapters() if chapters else {}
     for path in dict.fromkeys(path for run in runs for path in run.plan.files):
@@ -97,6 +97,7 @@ def bundle(
             wheels = _download(Path(temporary) / WHEELS, pythons, (*CHAPTER * chapters, *sorted(used)))
             files |= {f"{WHEELS}/{path.name}": path for path in wheels}
         texts = {"run.sh": RUN, "README.md": README, f"sparsebert/{COMMIT_FILE}": f"{commit() or ''}\n"}
+        texts |= {f"{name}/{FROM_HUB}": "" for name in encoders if _of_hub(name)}
         say("  packing")
         return _pack(files, texts, out)
 
@@ -114,12 +115,16 @@ def _encoder(name: str, weights: bool = True) -> dict[str, Path]:
     """The files of an encoder, where the same name finds them when runs start in the bundle's folder."""
     if name in ENCODERS:
         place, folder = f"sparsebert/models/packaged/{name}", ENCODERS[name].get()
-    elif (folder := path_of(name)).is_dir():
-        place = _inside(name, "encoder")
-    else:
+    elif _of_hub(name):
         place, folder = name, _from_hub(name)
+    else:
+        place, folder = _inside(name, "encoder"), path_of(name)
     found = {path for pattern in ENCODER_FILES for path in folder.glob(pattern) if path.is_file()}
     return {f"{place}/{path.name}": path for path in found if weights or path.suffix != ".safetensors"}
+
+
+def _of_hub(name: str) -> bool:
+    return name not in ENCODERS and not path_of(name).is_dir()
 
 
 def _from_hub(name: str) -> Path:
