@@ -16,6 +16,7 @@ from sparsebert.kernels import KERNELS, Kernel, kernel_for, kernel_names
 from sparsebert.patterns import Biased, HardLayer, Pattern, Union, parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
+from sparsebert.reductions.reduction import pairs_with
 from sparsebert.registry import register
 from sparsebert.selftest.attention import (
     HEADS,
@@ -217,6 +218,17 @@ def test_the_encoders_own_window_is_part_of_what_kernels_compute(name, window):
             core = kernel_for(pattern, batch, HEADS, kernel, gradient=True, window=window)
             assert core.count == pytest.approx(pairs), kernel
             assert max(errors(outcome(core, heads, batch), exact)) < 1e-9, kernel
+
+
+@pytest.mark.parametrize("text", ["dense", "neighbour(3) | dense", "neighbour(600)"])
+def test_dense_attention_needs_no_pairs(text):
+    for padded in (False, True):
+        batch = make_batch(512, padded)
+        with Largest() as largest:
+            core = kernel_for(parse_pattern(text), batch, HEADS)
+            assert pairs_with(core).equal(batch.real[:, None, None])
+        assert core.name == "dense" and core.count == batch.real.sum(-1).square().sum()
+        assert largest.elements < 512**2 / 4
 
 
 def test_local_layers_go_through_the_band():

@@ -30,7 +30,10 @@ class Reference(Kernel):
     def __init__(self, layout: Layout | None, context: Context):
         super().__init__(layout, context)
         self.bias = context.pattern.bias(context.batch)
-        self.masked = self.bias is not None or not bool((context.allowed == context.batch.pairs).all())
+        dense = layout is not None and layout.has_all(context.length)  # then no pairs are built to see it
+        self.masked = self.bias is not None or not (
+            dense or bool((context.allowed == context.batch.pairs).all())
+        )
         if not self.masked:
             self.name = "dense"
         self._cached: Added | None = None

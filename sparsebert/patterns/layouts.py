@@ -76,6 +76,11 @@ class Layout:
         """Whether these are all pairs, whatever the length, without weights."""
         return self.open_ended and self.plain and self.weights is None
 
+    def has_all(self, length: int) -> bool:
+        """Whether these are all pairs of so many tokens, without weights."""
+        far = self.dense or (self.width >= length - 1 and self.plain and self.weights is None)
+        return far and self.window is None and not self.barred
+
     def __or__(self, other: Layout) -> Layout | None:
         """The union; None where its parts can't be told apart, such as two with weights of their own."""
         if self.by_kind or other.by_kind:

@@ -159,7 +159,7 @@ def pairs_with(kernel: Kernel, keys: Keys | None = None) -> Bool[Tensor, "#batch
     """The pairs that a layer allows. With `keys` the first is every query's, so that none is without any."""
     context, layout = kernel.context, kernel.layout
     real = (context.batch.real if keys is None else keys.real)[:, None, None, :]
-    if layout is not None and layout.dense and context.window is None:
+    if layout is not None and layout.has_all(context.length):
         return real
     if keys is None:
         return context.allowed
