@@ -58,7 +58,7 @@ class Collator:
     """Rows of prepared data -> one batch of tensors, padded on the right to its longest row.
 
     Columns with `_ids` for words and heads are padded with -1, the tokenizer's own columns with its padding
-    token, 0 and 0; `label` or `tags` become `labels`; columns that no model takes (`length`) are left out.
+    token, 0 and 0; `label` or `tags` become `labels`.
     """
 
     def __init__(self, pad_token_id: int, token_types: bool = True):

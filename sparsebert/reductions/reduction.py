@@ -85,7 +85,7 @@ class Reduction(Companion):
         return self.training and bool(self.done < self.settings.dense_share)
 
     def advance(self, done: float) -> None:
-        """Called after each step, with the share of the training that is over."""
+        """Called before the first step and after each, with the share of the training that is over."""
         self.done.fill_(done)
 
 

@@ -61,7 +61,7 @@ class Task:
         return self
 
     def load(self) -> DatasetDict:
-        """The splits "train", "validation" (and "validation_mismatched" of MNLI); read once per process.
+        """The splits "train", "validation" and any others, such as "test"; read once per process.
 
         Raises `InputError` if the data cannot be had or is malformed.
         """
