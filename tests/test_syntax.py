@@ -14,7 +14,7 @@ import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, CanineTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sparsebert.data import syntax
 from sparsebert.errors import InputError
@@ -384,26 +384,6 @@ def test_each_distinct_text_is_parsed_once(monkeypatch):
     for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
         single = tokenizer_of("packaged word pieces")([text], [pair])
         assert syntax.add_syntax(single, [text], [pair]) == ([word_ids[row]], [head_ids[row]])
-
-
-def test_texts_that_do_not_match_the_encodings_are_refused():
-    tokenizer = tokenizer_of("packaged word pieces")
-    with pytest.raises(InputError, match="2 texts, 2 pairs and 1 encodings"):
-        syntax.add_syntax(tokenizer(["Go home."]), ["Go home.", "Stay."])
-    with pytest.raises(InputError, match="2 texts per example and the parser 1"):
-        syntax.add_syntax(tokenizer(["Go home."], ["Stay."]), ["Go home."])
-    parts = tokenizer(["Go home now."], max_length=4, truncation=True, return_overflowing_tokens=True)
-    with pytest.raises(InputError, match="without return_overflowing_tokens"):
-        syntax.add_syntax(parts, ["Go home now."])
-
-
-def test_a_slow_tokenizer_is_refused():
-    syntax.require_fast(tokenizer_of("packaged word pieces"))
-    slow = CanineTokenizer()
-    with pytest.raises(InputError, match="CanineTokenizer"):
-        syntax.require_fast(slow)
-    with pytest.raises(InputError, match="needs a fast tokenizer"):
-        syntax.add_syntax(slow(["Go home."]), ["Go home."])
 
 
 def test_the_second_parser_is_taken_where_the_first_is_missing(monkeypatch):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
@@ -105,16 +105,9 @@ def align(
     it shares no character with any: special tokens, padding, white space. Words are counted over the whole
     example, the second text's after all of the first's. Heads are words in the same count. Truncation cuts
     off pieces but not words: a head that has lost its pieces keeps its index, which then matches no piece.
-
-    Raises `InputError` if `sequence_ids` names a text that has no parse.
     """
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     text_of = np.array([-1 if text is None else text for text in sequence_ids], dtype=np.int64)
-    if text_of.max(initial=-1) >= len(parses):
-        raise InputError(
-            f"the tokenizer was given {text_of.max() + 1} texts per example and the parser {len(parses)}; "
-            "give both the same texts and pairs"
-        )
     word_ids = np.full(len(spans), -1)
     heads = []
     words_before = 0
@@ -134,18 +127,9 @@ def add_syntax(
     """Parse texts that a fast tokenizer encoded: the columns `word_ids` and `head_ids`, as `align` has them.
 
     `encoded` is what `tokenizer(texts, pairs, ...)` returned, truncated and padded or not. Each distinct text
-    is parsed once.
-
-    Raises `InputError` if the tokenizer isn't fast, if texts, pairs and encodings differ in number, or if
-    spaCy or the parser is not installed.
+    is parsed once. Raises `InputError` if spaCy or the parser is not installed.
     """
-    require_fast(encoded)
     seconds = [None] * len(texts) if pairs is None else pairs
-    if not len(texts) == len(seconds) == len(encoded.encodings):
-        raise InputError(
-            f"{len(texts)} texts, {len(seconds)} pairs and {len(encoded.encodings)} encodings don't match: "
-            "call the tokenizer on the same lists, without return_overflowing_tokens"
-        )
     distinct = list(dict.fromkeys([*texts, *(pairs or ())]))
     parse_of = dict(zip(distinct, parse(distinct), strict=True))
     word_ids, head_ids = [], []
@@ -155,16 +139,6 @@ def add_syntax(
         word_ids.append(words)
         head_ids.append(heads)
     return word_ids, head_ids
-
-
-def require_fast(tokenizer: Any) -> None:
-    """Raise `InputError` unless a tokenizer, or what it returned, is fast: it knows each piece's place."""
-    if not tokenizer.is_fast:
-        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        raise InputError(
-            f"the syntax pattern needs a fast tokenizer, which knows the characters of each piece; that of "
-            f"'{name}' is slow: take an encoder that has a tokenizer.json"
-        )
 
 
 def _parts(text: str) -> Iterator[tuple[int, int]]:
