@@ -9,7 +9,6 @@ from pathlib import Path
 import huggingface_hub
 import torch
 
-from sparsebert.data import tasks
 from sparsebert.data.syntax import parser_name
 from sparsebert.errors import InputError
 from sparsebert.machine import device_name, hub_reachable, resolve_precision, versions
@@ -57,5 +56,7 @@ def _glue() -> str:
     folder = data_dir()
     if folder is None:
         return "none named; set SPARSEBERT_DATA_DIR to one with SST-2/, MRPC/, ... (else the hub is asked)"
-    found = [name for name in tasks.glue_folders() if (folder / name).is_dir()]
+    from sparsebert.data.tasks.glue import GLUE  # takes long to import
+
+    found = dict.fromkeys(its.folder for its in GLUE.values() if (folder / its.folder).is_dir())
     return f"{folder} holds {', '.join(found) or 'none of the tasks'}"

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparsebert
-from sparsebert import fetching
-from sparsebert.data.tasks import files, get_task, glue, glue_folders, packaged, task_names
+from sparsebert import doctor, fetching
+from sparsebert.data.tasks import files, get_task, glue, packaged, task_names
 from sparsebert.data.tasks.metrics import score
 from sparsebert.data.tasks.task import Task, hold_out
 from sparsebert.errors import InputError
@@ -43,7 +43,14 @@ def test_every_fixed_name_gives_the_task_of_that_name():
         assert task.name == name
         assert task.source and task.licence and task.summary and task.metrics
     assert task_names()[-1] == "file:PATH"
-    assert glue_folders() == ("CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "IMDB")
+
+
+def test_the_doctor_says_which_tasks_a_data_folder_has(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSEBERT_DATA_DIR", str(tmp_path))
+    assert doctor._glue() == f"{tmp_path} holds none of the tasks"
+    for name in ("CoLA", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "IMDB", "other"):
+        (tmp_path / name).mkdir()
+    assert doctor._glue() == f"{tmp_path} holds CoLA, MNLI, MRPC, QNLI, QQP, RTE, SST-2, STS-B, IMDB"
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

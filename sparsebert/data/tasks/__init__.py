@@ -30,13 +30,6 @@ def task_names() -> tuple[str, ...]:
     return (*registered(), f"{PREFIX}PATH")
 
 
-def glue_folders() -> tuple[str, ...]:
-    """Names of the folders that a local data folder may hold: SST-2, MRPC, ..."""
-    from sparsebert.data.tasks.glue import GLUE
-
-    return tuple(dict.fromkeys(benchmark.folder for benchmark in GLUE.values()))
-
-
 def get_task(name: str, folders: Folders | None = None) -> Task:
     """The task of that name. Data is read by `task.load()`, except that `file:` tasks read theirs here.
 

@@ -34,17 +34,18 @@ def _nowhere() -> Splits:
 class Benchmark(Task):
     """A task, and where it lies in a GLUE folder and on the hub; `in_folder` gives it its rows.
 
-    `columns`: the text columns and the label column in the local header; `hub_columns`: the text columns on
-    the hub, where the label is called label. `label_names`: in the hub's order, empty for scores. `header`:
-    the columns of files that have no header line. `torn_rows`: whether the official files have rows broken in
-    two by a line break, which the hub leaves out. `splits`: our split -> (local file, hub split); of two
-    splits from one file each has half of its rows, in their order.
+    `columns`: the text columns and the label column in the local header; `hub`: what the hub calls the data,
+    by default a part of GLUE; `hub_columns`: the text columns there, by default the same, where the label is
+    called label. `label_names`: in the hub's order, empty for scores. `header`: the columns of files that
+    have no header line. `torn_rows`: whether the official files have rows broken in two by a line break,
+    which the hub leaves out. `splits`: our split -> (local file, hub split); of two splits from one file each
+    has half of its rows, in their order.
     """
 
     folder: str
     columns: tuple[str, ...]
-    hub: tuple[str, ...]
-    hub_columns: tuple[str, ...]
+    hub: tuple[str, ...] = ()
+    hub_columns: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
     max_length: int = 128
     paired: bool = field(init=False)
@@ -58,6 +59,8 @@ class Benchmark(Task):
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hub", self.hub or ("nyu-mll/glue", self.name.removeprefix("glue/")))
+        object.__setattr__(self, "hub_columns", self.hub_columns or self.columns[:-1])
         object.__setattr__(self, "paired", len(self.hub_columns) == 2)
 
     def in_folder(self, folder: Path | None) -> Task:
@@ -72,8 +75,6 @@ _BENCHMARKS = (
         folder="CoLA",
         header=("source", "label", "judgement", "sentence"),
         columns=("sentence", "label"),
-        hub=("nyu-mll/glue", "cola"),
-        hub_columns=("sentence",),
         label_names=("unacceptable", "acceptable"),
         metrics=("matthews", "accuracy"),
         licence="examples from linguistics texts, fair use",
@@ -83,7 +84,6 @@ _BENCHMARKS = (
         summary="sentence pair: does the premise entail the hypothesis, or contradict it?",
         folder="MNLI",
         columns=("sentence1", "sentence2", "gold_label"),
-        hub=("nyu-mll/glue", "mnli"),
         hub_columns=("premise", "hypothesis"),
         label_names=("entailment", "neutral", "contradiction"),
         splits={
@@ -98,7 +98,6 @@ _BENCHMARKS = (
         summary="sentence pair: do the two mean the same?",
         folder="MRPC",
         columns=("#1 String", "#2 String", "Quality"),
-        hub=("nyu-mll/glue", "mrpc"),
         hub_columns=("sentence1", "sentence2"),
         label_names=("not_equivalent", "equivalent"),
         metrics=("accuracy", "f1"),
@@ -109,8 +108,6 @@ _BENCHMARKS = (
         summary="sentence pair: does the sentence answer the question?",
         folder="QNLI",
         columns=("question", "sentence", "label"),
-        hub=("nyu-mll/glue", "qnli"),
-        hub_columns=("question", "sentence"),
         label_names=("entailment", "not_entailment"),
         licence="CC BY-SA 4.0",
     ),
@@ -119,8 +116,6 @@ _BENCHMARKS = (
         summary="sentence pair: do two questions ask the same?",
         folder="QQP",
         columns=("question1", "question2", "is_duplicate"),
-        hub=("nyu-mll/glue", "qqp"),
-        hub_columns=("question1", "question2"),
         label_names=("not_duplicate", "duplicate"),
         metrics=("accuracy", "f1"),
         torn_rows=True,
@@ -131,8 +126,6 @@ _BENCHMARKS = (
         summary="sentence pair: does the first entail the second?",
         folder="RTE",
         columns=("sentence1", "sentence2", "label"),
-        hub=("nyu-mll/glue", "rte"),
-        hub_columns=("sentence1", "sentence2"),
         label_names=("entailment", "not_entailment"),
         licence="none stated, for research",
     ),
@@ -141,8 +134,6 @@ _BENCHMARKS = (
         summary="sentence sentiment: is this part of a movie review positive?",
         folder="SST-2",
         columns=("sentence", "label"),
-        hub=("nyu-mll/glue", "sst2"),
-        hub_columns=("sentence",),
         label_names=("negative", "positive"),
         licence="none stated, for research",
     ),
@@ -151,8 +142,6 @@ _BENCHMARKS = (
         summary="sentence pair, regression: how similar are the two, from 0 to 5?",
         folder="STS-B",
         columns=("sentence1", "sentence2", "score"),
-        hub=("nyu-mll/glue", "stsb"),
-        hub_columns=("sentence1", "sentence2"),
         label_names=(),
         metrics=("pearson", "spearman"),
         licence="by source, for research",
