@@ -205,10 +205,7 @@ def _smallest(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "i":
         return values
     low, high = values.min(initial=0), values.max(initial=0)
-    kinds = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64)
-    return values.astype(
-        next(kind for kind in kinds if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max)
-    )
+    return values.astype(np.min_scalar_type(min(low, ~high) if low < 0 else high))
 
 
 def _hash(parts: object) -> str:
