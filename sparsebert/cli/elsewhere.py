@@ -86,11 +86,7 @@ def bundle(grid: str, out: str, pythons: tuple[str, ...], no_wheels: bool, **whe
 
     wheels = () if no_wheels else pythons or PYTHONS
     packed = pack(grid, out, pythons=wheels, **where)
-    size = packed.stat().st_size
-    click.echo(f"{packed} ({_mib(size)}); unpack it with: tar xzf {packed.name}")
-    if size > 64 * 2**20:
-        cut = f"split -b 60M {packed} {packed}.part-"
-        click.echo(f"where 64 MiB at a time may go: {cut}; there: cat {packed.name}.part-* | tar xz")
+    click.echo(f"{packed} ({_mib(packed.stat().st_size)}); unpack it with: tar xzf {packed.name}")
     click.echo("then: sh sparsebert-bundle/run.sh")
 
 
