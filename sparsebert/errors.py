@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import PurePath
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 class InputError(ValueError):
@@ -81,6 +82,15 @@ def first_mistake(error: ValidationError) -> str:
     what = first["msg"].removeprefix("Value error, ")  # then it is our own sentence
     what = what[:1].lower() + what[1:] if what == first["msg"] else what
     return f"{where}: {shown(what, 500)}"
+
+
+def first_refusal(error: ValidationError) -> ErrorDetails:
+    """What pydantic refuses first; if that is a check of ours, its own `InputError` is raised instead."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        raise cause from None
+    return first
 
 
 def how_to_install(error: ModuleNotFoundError) -> str:

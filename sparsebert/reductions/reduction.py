@@ -12,7 +12,7 @@ from torch import Tensor, take_along_dim
 from torch.nn.functional import dropout as dropped
 from transformers import PreTrainedModel
 
-from sparsebert.errors import InputError, first_mistake, shown, unknown_name
+from sparsebert.errors import InputError, first_mistake, first_refusal, shown, unknown_name
 from sparsebert.kernels import Kernel
 from sparsebert.kernels.kernel import Heads
 from sparsebert.models.architectures import Architecture, architecture_of
@@ -252,7 +252,5 @@ def _parsed(text: str) -> tuple[str, ReductionSettings]:
     try:
         return name, kind.Settings(**given)
     except ValidationError as error:
-        cause = error.errors()[0].get("ctx", {}).get("error")
-        if isinstance(cause, InputError):
-            raise cause from None
+        first_refusal(error)
         raise InputError(f"{name}({shown(said)}): {first_mistake(error)}") from None

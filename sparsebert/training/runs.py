@@ -23,10 +23,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import from_json
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.errors import InputError, first_mistake, say, unknown_name
+from sparsebert.errors import InputError, first_mistake, first_refusal, say, unknown_name
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.reading import read_bytes
@@ -88,15 +88,6 @@ def _with(*parts: str) -> Callable[[dict], dict]:
 
 
 Metrics = Annotated[dict[Text, float], Field(min_length=1), AfterValidator(_possible)]
-
-
-def _first_refusal(error: ValidationError) -> ErrorDetails:
-    """What pydantic refuses first; if that is a check of ours, its own `InputError` is raised instead."""
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        raise cause from None
-    return first
 
 
 class RunConfig(BaseModel):
@@ -221,7 +212,7 @@ class RunConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = _first_refusal(error)
+            first = first_refusal(error)
             raise InputError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}") from None
 
     @property
@@ -351,7 +342,7 @@ class RunRecord(BaseModel):
                 text = json.dumps(migrated(from_json(text)))
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = _first_refusal(error)
+            first = first_refusal(error)
             if first["type"] == "json_invalid":
                 raise InputError(_TRUNCATED) from None
             where = ".".join(map(str, first["loc"]))
