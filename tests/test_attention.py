@@ -268,7 +268,7 @@ def test_an_architecture_from_outside_takes_one_class(monkeypatch):
     model = BertForSequenceClassification(
         MineConfig(**CONFIGS["bert"].to_diff_dict() | {"model_type": "mine"})
     )
-    with pytest.raises(InputError, match=r"'mine' models cannot be sparsified.*sparsebert\.register"):
+    with pytest.raises(InputError, match=r"'mine' models cannot be used.*sparsebert\.register"):
         sparsify(model, "neighbour(1)")
 
     class Adapter(Architecture):
@@ -404,7 +404,7 @@ def test_other_architectures_are_refused_by_name_with_the_reason():
         vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     )
     model = AutoModelForSequenceClassification.from_config(config)
-    reason = r"'deberta-v2' models cannot be sparsified, since their scores join .*choose .*roberta"
+    reason = r"'deberta-v2' models cannot be used, since their scores join .*choose .*roberta"
     with pytest.raises(InputError, match=reason):
         sparsify(model, "neighbour(1)")
 

@@ -77,7 +77,7 @@ ODD = {  # what a config.json may say, and what is said of it
     "layer_norm_eps": {-1e9: "gives no finite numbers"},
     "type_vocab_size": {0: "", 3: "of other sizes"},
     "pad_token_id": {10**9: "could not be loaded"},
-    "model_type": {"bart": "'bart' models cannot be sparsified", "gulp": "could not be loaded", 3: ""},
+    "model_type": {"bart": "'bart' models cannot be used", "gulp": "could not be loaded", 3: ""},
     "vocab_size": {7: "of other sizes", 10**12: "from 1 to"},
 }
 
@@ -254,9 +254,7 @@ def test_a_folder_whose_model_is_code_of_its_own_is_refused_and_the_code_not_run
 def test_an_architecture_that_cannot_be_sparsified_is_refused_by_name(tmp_path):
     config = DebertaV2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
     sentence = refusal(save_encoder(tmp_path / "deberta", config))
-    assert (
-        "'deberta-v2' models cannot be sparsified, since their scores" in sentence and "roberta" in sentence
-    )
+    assert "'deberta-v2' models cannot be used, since their scores" in sentence and "roberta" in sentence
 
 
 def test_an_empty_folder_is_refused_with_what_belongs_into_it(tmp_path):

@@ -138,7 +138,7 @@ def test_positions_can_be_extended_twice_and_inside_a_plan():
 
 def test_an_architecture_whose_positions_are_not_known_is_refused():
     config = DebertaV2Config(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    with pytest.raises(InputError, match=r"'deberta-v2' models cannot be extended, .*roberta") as said:
+    with pytest.raises(InputError, match=r"'deberta-v2' models cannot be used, .*roberta") as said:
         extend_positions(AutoModelForSequenceClassification.from_config(config), 1024)
     assert "\n" not in str(said.value)
 

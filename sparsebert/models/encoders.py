@@ -268,7 +268,7 @@ def extend_positions(model: PreTrainedModel, length: int) -> PreTrainedModel:
     its config changes. The table becomes a new parameter, so an optimizer is made afterwards. Raises
     `InputError` for an architecture that is not in `ARCHITECTURES`.
     """
-    architecture = architecture_of(model, "extended")
+    architecture = architecture_of(model)
     if length > architecture.positions:
         architecture.extend_positions(length)
     return model

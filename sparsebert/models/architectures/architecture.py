@@ -148,18 +148,18 @@ class Architecture:
         return table.num_embeddings if table else 0
 
 
-def architecture_of(model: PreTrainedModel, task: str = "sparsified") -> Architecture:
-    """What is known of a model; `InputError` says what it can't be if its architecture is not registered."""
-    check_architecture(model.config, task)
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """What is known of a model; `InputError` if its architecture is not registered."""
+    check_architecture(model.config)
     return ARCHITECTURES[model.config.model_type](model)
 
 
-def check_architecture(config: PretrainedConfig, task: str = "sparsified", of: str = "") -> None:
-    """`InputError` if models with such a config can't be sparsified; `of` says whose config it is."""
+def check_architecture(config: PretrainedConfig, of: str = "") -> None:
+    """`InputError` if models with such a config can't be used; `of` says whose config it is."""
     kind = config.model_type
     if kind not in ARCHITECTURES:
         why = _REFUSED.get(kind, "this architecture is not known here (sparsebert.register adds one)")
         raise InputError(
-            f"{of}'{kind}' models cannot be {task}, since {why}; "
+            f"{of}'{kind}' models cannot be used, since {why}; "
             f"choose one of the architectures {', '.join(ARCHITECTURES)}"
         )
