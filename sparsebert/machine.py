@@ -88,10 +88,10 @@ def peak_memory() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def hub_reachable(seconds: float = 5) -> bool:
+def hub_reachable() -> bool:
     """Whether the hub answers at once; asked first because its client retries for half a minute and more."""
     try:
-        response = huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=seconds)
+        response = huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
     except Exception:  # whatever it is: the hub's client raises errors of several libraries
         return False
     return response.status_code < 500

@@ -99,14 +99,14 @@ def folder_options(*names: str) -> Callable:
     return decorate
 
 
-def duration(text: str, option: str = "--budget") -> float:
-    """Seconds of a time such as 2h or 1h30m; `InputError` for anything else."""
+def duration(text: str) -> float:
+    """Seconds of a budget such as 2h or 1h30m; `InputError` for anything else."""
     number = r"(\d+(?:\.\d+)?)\s*"
     parts = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip().lower())
     numbers = [float(part or 0) for part in parts.groups()] if parts else [0]
     seconds = sum(number * unit for number, unit in zip(numbers, (3600, 60, 1), strict=False))
     if not seconds:
-        raise InputError(f"{option} {text}: write a time with its unit, such as 2h, 90min or 1h30m")
+        raise InputError(f"--budget {text}: write a time with its unit, such as 2h, 90min or 1h30m")
     return seconds
 
 
