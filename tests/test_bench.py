@@ -46,8 +46,6 @@ LAYER_COLUMNS = [
     "both",
     "forward_over_dense",
     "both_over_dense",
-    "forward_over_auto",
-    "both_over_auto",
     "forward_over_floor",
     "both_over_floor",
     "spread",

@@ -110,7 +110,7 @@ def attention_rows(
 
     In a row: `pattern`, `contender`, `length` (tokens), `kernel` (the one that `auto` took), `density`;
     `forward` and `both`, the seconds of a forward pass and of one with its backward pass (medians of rounds);
-    the same over those of `dense` and of `auto` (medians of the rounds' own ratios), and over the floor;
+    the same over those of `dense` (medians of the rounds' own ratios), and over the floor;
     `spread`, the larger of the two times' interquartile ranges over its median, says how far to trust them;
     `memory_forward` and `memory_both`, peak bytes of tensors beyond the inputs, masks included; `masks`, the
     seconds that a batch's masks take: a first call's time less a later one's; `left_out`, the reason if
@@ -219,10 +219,9 @@ def _row(name: str, trials: dict[tuple[str, str], _Trial]) -> dict:
     density = both.density if math.isnan(forward.density) else forward.density
     row: dict[str, object] = {"kernel": both.kernel or forward.kernel, "density": density}
     row |= {what: measuring.median(trial.seconds) for what, trial in own.items()}
-    for other in ("dense", "auto"):
-        for what, trial in own.items():
-            theirs = trials[other, what].seconds if (other, what) in trials else []
-            row[f"{what}_over_{other}"] = measuring.paired_ratio(trial.seconds, theirs)
+    for what, trial in own.items():
+        theirs = trials["dense", what].seconds if ("dense", what) in trials else []
+        row[f"{what}_over_dense"] = measuring.paired_ratio(trial.seconds, theirs)
     row |= {f"{what}_over_floor": row[f"{what}_over_dense"] / density for what in PASSES}
     row["spread"] = max(
         (measuring.spread(trial.seconds) for trial in own.values() if trial.seconds), default=math.nan
