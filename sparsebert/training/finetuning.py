@@ -110,7 +110,6 @@ def finetune(
     prepared = time.perf_counter()
 
     trainer.add_callback(_Advance(model))
-
     validate = functools.partial(predict, trainer, run.task, data["validation"])
     with sparsify(model, run.plan, learner, config.kernel, reduction) as sparse, quiet():
         if isinstance(learner, LearnedDegrees) and not learner.is_hard:
