@@ -14,7 +14,7 @@ from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.study.spending import DENSE as DENSE_WAY
-from sparsebert.study.spending import judged_at, lost_beyond, spent, way_of
+from sparsebert.study.spending import judged_at, lost_beyond, spent, to_compare, way_of
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig
 
@@ -96,6 +96,16 @@ def test_seeds_that_dense_attention_lacks_and_old_runs_are_left_out():
     assert spent(DENSE[:2] + SHORT)["seeds"].tolist() == [2]
     assert spent(SHORT).empty
     assert spent(DENSE + [one.model_copy(update={"multiply_adds": None}) for one in SHORT]).empty
+
+
+def test_only_tasks_and_seeds_for_which_something_besides_pairs_was_left_out_are_compared():
+    def of_mrpc(one):
+        return one.model_copy(update={"config": one.config.model_copy(update={"task": "glue/mrpc+test"})})
+
+    more = [run(0.12, cost, 8, plan=plan) for plan, cost in (("dense", 1000.0), ("neighbour(2)", 980.0))]
+    ours = DENSE + NEAR + SHORT
+    assert to_compare([*ours, *more, *map(of_mrpc, DENSE + NEAR)]) == ours
+    assert to_compare(DENSE + NEAR) == []
 
 
 def test_the_cheapest_setting_within_the_points_is_judged():

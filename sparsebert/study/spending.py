@@ -43,6 +43,17 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     return named[0] if named else "fixed patterns", without_seeds(config.plan)
 
 
+def to_compare(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The runs with a task and a seed for which layers were dropped or tokens left.
+
+    Other runs of patterns were made to compare these with each other. Chapter 10 explains it.
+    """
+    records = list(records)
+    asked = [record.config for record in records]
+    asked = {(config.task, config.seed) for config in asked if config.layers or config.reduce}
+    return [record for record in records if (record.config.task, record.config.seed) in asked]
+
+
 def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
     """A row per task and setting, of the seeds that dense attention has, too.
 
