@@ -573,6 +573,13 @@ def test_ways_have_a_panel_per_task_and_a_look_of_their_own():
         drawn(pd.DataFrame(columns=columns))
 
 
+def test_a_way_that_is_cheaper_than_dense_attention_is_not_drawn_beyond_it():
+    costs = pd.DataFrame({"label": "reviews", "kind": "ltp", "cost": [0.987, 0.989, 0.995], "mean": 1.0})
+    figure = figures.verdicts.losses_by(costs.assign(low=0.0, high=2.0), "cost", "cost", joined=True)
+    places = [line.get_xdata().tolist() for line in figure.axes[0].lines if line.get_linewidth() == 1]
+    assert places == [[0.987, 0.989, 0.995]]
+
+
 @pytest.mark.parametrize(
     "kinds",
     [

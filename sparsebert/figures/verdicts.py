@@ -94,8 +94,8 @@ def losses_by(
     """Points lost against a share `x`, such as density or cost: a panel per task, a look per kind.
 
     Columns of `frame`: `label` (the task), `kind`, such as a way to spend less, `x` in [0, 1] (a density is
-    drawn in percent), and `mean`, `low` and `high` in points. Points of nearly equal `x` stand side by side;
-    if they are `joined`, a line leads through those of a kind. Raises `InputError` if a column is missing or
+    drawn in percent, and nearly equal ones stand side by side), and `mean`, `low` and `high` in points. If
+    they are `joined`, a line leads through those of a kind. Raises `InputError` if a column is missing or
     there is no row.
     """
     look.check_columns(frame, "label", "kind", x, *_NUMBERS)
@@ -103,10 +103,9 @@ def losses_by(
     figure, panels = look.panels_of(frame, "label", 3.6 if joined else 2.7, columns=2, margin=0.6, **labels)
     kinds = sorted({*frame["kind"]}, key=lambda kind: [*_KINDS, kind].index(kind))
     looks = {kind: _KINDS.get(kind, _OTHER) for kind in kinds}
-    unit = 1 if x == "density" else 100
     for axes, _, own in panels:
         axes.axhline(0, **look.ZERO_LINE)
-        own = own.assign(place=look.beside(100 * own[x]) / unit).sort_values("place")
+        own = own.assign(place=look.beside(100 * own[x]) if x == "density" else own[x]).sort_values("place")
         for kind, part in own.groupby("kind"):
             if joined:
                 axes.plot(part["place"], part["mean"], color=looks[kind]["color"], linewidth=1)
