@@ -125,15 +125,8 @@ def test_c1_counts_a_sparsity_of_exactly_78_percent():
     assert verdict("C1", dense() + late(0.5, density=0.2201)).verdict == "undecided"
 
 
-def test_c1_is_undecided_where_78_percent_is_out_of_reach_and_says_why():
-    records = dense() + late(0.0, density=0.25)
-    said = lacking("C1", records)
-    assert "leaves it 75.0 % sparse" in said and "padded square it would be 93.8 %" in said
-    floor = several("global(cls)", 5, density=0.23)
-    assert "78 % is out of reach" in lacking("C1", records + floor)
-    assert "[CLS] it is 77.0 %" in lacking("C1", records + floor)
-    known = dense(max_length=40) + late(0.0, density=0.25, max_length=40)
-    assert "texts of about 20 tokens" in lacking("C1", known)
+def test_c1_is_undecided_where_no_pattern_is_78_percent_sparse_and_says_so():
+    assert lacking("C1", dense() + late(0.0, density=0.25)).endswith("78 % sparse, but at most 75.0 %")
 
 
 def test_c1_leaves_out_patterns_that_are_not_sparse_enough_and_other_plans():
@@ -367,9 +360,9 @@ def test_what_stands_in_for_each_part_is_shown_with_what_it_loses():
     assert claims.parts_left_out(dense()).empty
 
 
-def test_c4_names_the_part_whose_match_is_missing():
-    assert lacking("C4", c4_runs(density=0.22)).endswith("without one part: neighbour")
-    assert "global tokens besides [CLS]" in lacking("C4", dense())
+def test_c4_says_that_a_match_is_missing():
+    for records in (c4_runs(density=0.22), dense()):
+        assert lacking("C4", records).endswith("of what stands in for each of its parts")
 
 
 # ---- C5 and C6

@@ -170,41 +170,23 @@ _NO_PAIR = "no seed has a dense run and all patterns"
 
 def sparse_patterns(runs: Judged) -> dict[tuple[float, float], list[str]]:
     """By level of sparsity, the patterns that leave the later half so sparse."""
-    sparsity = _late(runs)["sparsity"].round(9)
+    sparsity = _late(runs).round(9)
     levels = sparsity[sparsity >= LEVELS[0]].groupby(pd.cut(sparsity, LEVELS, right=False), observed=True)
     return {(level.left, level.right): own.index.tolist() for level, own in levels}
 
 
-def _late(runs: Judged) -> pd.DataFrame:
-    """Mean sparsities of the patterns at the later half."""
-    late = runs.where(kind="pattern", placement="late")
-    return late.groupby("pattern")[["sparsity", "padded_sparsity"]].mean()
+def _late(runs: Judged) -> pd.Series:
+    """The mean sparsity of each pattern at the later half."""
+    return runs.where(kind="pattern", placement="late").groupby("pattern")["sparsity"].mean()
 
 
 def _none_sparse(runs: Judged) -> str:
     """Why no pattern is sparse enough."""
-    sparsity = _late(runs)
-    if sparsity.empty:
+    late = _late(runs)
+    if late.empty:
         return "no recorded runs with a pattern at the later half"
-    best = sparsity["sparsity"].idxmax()
-    said = (
-        f"no pattern leaves the later half {100 * LEVELS[0]:.0f} % sparse: {best}, the sparsest, leaves it "
-        f"{100 * sparsity['sparsity'][best]:.1f} % sparse (over the padded square it would be "
-        f"{100 * sparsity['padded_sparsity'][best]:.1f} %)"
-    )
-    itself = 1 - runs.where(pattern=CLS_ALONE)["density"].mean()
-    length = runs.runs["length"].mean()
-    if not math.isnan(itself):
-        said += (
-            f"; {100 * LEVELS[0]:.0f} % is {'within' if itself >= LEVELS[0] else 'out of'} reach here, since "
-            f"with nothing but the token itself and [CLS] it is {100 * itself:.1f} %"
-        )
-    elif not math.isnan(length):
-        said += (
-            f"; with texts of about {length:.0f} tokens the token itself and [CLS] alone take about "
-            f"{100 * min(1, 3 / length):.0f} % of the pairs"
-        )
-    return said
+    least, most = 100 * LEVELS[0], 100 * late.max()
+    return f"no pattern leaves the later half {least:.0f} % sparse, but at most {most:.1f} %"
 
 
 def _placed(runs: Judged, placement: str, patterns: Sequence[str]) -> Score:
@@ -215,7 +197,7 @@ def _placed(runs: Judged, placement: str, patterns: Sequence[str]) -> Score:
 
 def _named(patterns: Sequence[str], runs: Judged) -> str:
     """Which patterns a mean is of, and how sparse they leave the later half."""
-    sparsity = 100 * _late(runs)["sparsity"][patterns]
+    sparsity = 100 * _late(runs)[patterns]
     low, high = f"{sparsity.min():.0f}", f"{sparsity.max():.0f}"
     between = low if low == high else f"{low} to {high}"
     names = f"mean of {len(patterns)} patterns" if len(patterns) > 1 else patterns[0]
@@ -286,21 +268,9 @@ PARTS = ("global", "random", "neighbour")  # of a mixture (g, r, w)
 def _judge_c4(runs: Judged) -> Iterator[Estimate | str]:
     mixtures = mixtures_of(runs.runs)
     replaced = stand_ins(mixtures)
-    if not replaced:
-        yield (
-            "no recorded runs, at all layers, of a mixture with neighbours, random keys and global tokens "
-            "besides [CLS]"
-        )
-        return
     whole = [point for point, others in replaced.items() if len(others) == len(PARTS)]
     if not whole:
-        point = max(replaced, key=lambda point: len(replaced[point]))
-        lacking = [part for part in PARTS if part not in replaced[point]]
-        what = ", ".join("global but for [CLS]" if part == "global" else part for part in lacking)
-        yield (
-            f"no recorded runs of what matches {mixture_text(point)} in density (within {MATCHED:g}) "
-            f"without one part: {what}"
-        )
+        yield "no recorded runs of a mixture and of what stands in for each of its parts"
         return
     score = {point: score_of(part) for point, part in mixtures.groupby(["g", "r", "w"])}
     full = mean_of([score[point] for point in whole])
