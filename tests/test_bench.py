@@ -648,8 +648,6 @@ def test_ratios_are_drawn_with_their_intervals_and_told(monkeypatch):
     figures.costs.show_over_dense(frame, "mode", "what", name="fig-costs", caption="Costs.")
     figures.costs.show_over_dense(frame[:0], "mode", name="fig-nothing", caption="Nothing.")
     assert [one["name"] for one in shown] == ["fig-costs"] and shown[0]["alt"] == text
-    with pytest.raises(InputError, match="lacks the column low"):
-        figures.costs.over_dense(frame.drop(columns="low"), "mode")
 
 
 def test_nothing_measured_is_not_drawn(layer, model, tmp_path):

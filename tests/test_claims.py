@@ -948,7 +948,7 @@ def test_fixed_patterns_and_learned_degrees_stand_by_their_density():
     assert [axes.get_title() for axes in figure.axes] == ["reviews", "other"]
     drawn = [tuple(map(float, bars.lines[0].get_xydata()[0])) for bars in figure.axes[0].containers]
     assert sorted(drawn) == [pytest.approx((100 * row.density, row.mean)) for row in table.itertuples()]
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match="nothing to draw"):
         figures.verdicts.losses_by(table[:0])
 
 
@@ -1038,7 +1038,7 @@ def test_the_forest_has_a_row_per_estimate_with_its_interval():
     assert len({bars.lines[0].get_marker() for bars in forest_of(["met", "refuted", "floor", "open"])}) == 4
     written = [label.get_text() for label in axes.child_axes[0].get_yticklabels()]
     assert written == [f"{r.mean:.1f} ({between(r.low, r.high)})" for r in numbers.itertuples()]
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match="nothing to draw"):
         figures.verdicts.forest(numbers[:0])
 
 
@@ -1073,7 +1073,7 @@ def test_points_lost_stand_in_rows_with_their_numbers_beside_them():
     assert drawn == [9.0, 2.0, 3.0, 0.0]
     [gained] = figures.verdicts.dots(frame.drop(columns="kind").assign(label=""), "points gained").axes
     assert gained.get_xlabel() == "points gained" and len(gained.containers) == len(kinds)
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match="nothing to draw"):
         figures.verdicts.dots(frame[:0].assign(label=""))
 
 
@@ -1121,7 +1121,7 @@ def test_losses_stand_in_rows_with_a_marker_per_placement():
     assert by_row == {(row.pattern, round(row.mean, 6)) for row in lost.itertuples()}
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["at all layers", "at the later half"]
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match="nothing to draw"):
         figures.verdicts.losses_in_rows(lost[:0])
 
 

@@ -227,19 +227,22 @@ def test_arcs_draw_words_above_their_pieces():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: figures.grid({}, TOKENS), "no relations"),
-        (lambda: figures.grid({"dense": relation("dense", 3)}, TOKENS), r"'dense' has the shape \[3, 3\]"),
-        (lambda: figures.influence({}, TOKENS), "no strengths"),
-        (lambda: figures.influence({"x": torch.ones(2, 3)}, ["a", "b"]), r"want \[2, 2\]"),
+        (lambda: figures.grid({}, TOKENS), "nothing to draw"),
+        (lambda: figures.influence({}, TOKENS), "nothing to draw"),
         (lambda: figures.influence({"x": -torch.ones(1, 1)}, ["a"]), "negative"),
-        (lambda: parsed([], relation("dense"), []), "no tokens"),
-        (lambda: parsed(TOKENS, relation("dense", 3), [0]), r"'relation' has the shape \[3, 3\]"),
         (lambda: parsed(TOKENS, relation("dense"), [0]), "1 heads and 7 words"),
     ],
 )
 def test_graphs_refuse_what_does_not_fit(draw, message):
     with pytest.raises(InputError, match=message):
         draw()
+
+
+def test_what_has_another_shape_than_the_tokens_is_not_drawn():
+    with pytest.raises(ValueError, match=r"\(3,3\) \(7,7\)"):
+        figures.grid({"dense": relation("dense", 3)}, TOKENS)
+    with pytest.raises(TypeError, match=r"Dimensions of C \(2, 3\)"):
+        figures.influence({"x": torch.ones(2, 3)}, ["a", "b"])
 
 
 # ---- how far, how dense ----
@@ -530,13 +533,29 @@ def reached(frame):
 RESULTS = [by_sparsity, figures.by_placement, by_first_layer]
 
 
-@pytest.mark.parametrize("draw", [*RESULTS, *HOW_MANY, reached, figures.degrees, figures.densities])
-def test_frames_without_rows_or_columns_are_refused(draw):
-    columns = {*runs(), *mixtures(), *steps(), "layers", "share", "degree", "over_real", "over_padded"}
-    with pytest.raises(InputError, match="no rows"):
+def by_task(frame):
+    return figures.by_task(frame, {})
+
+
+DRAWN = [*RESULTS, *HOW_MANY, reached, by_task, figures.degrees, figures.densities]
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_frames_without_rows_are_refused(draw):
+    columns = {
+        *runs(),
+        *mixtures(),
+        *steps(),
+        "layers",
+        "share",
+        "degree",
+        "over_real",
+        "over_padded",
+        "task",
+        "score",
+    }
+    with pytest.raises(InputError, match="nothing to draw"):
         draw(pd.DataFrame(columns=sorted(columns)))
-    with pytest.raises(InputError, match="lacks the column"):
-        draw(pd.DataFrame({"pattern": ["dense"]}))
 
 
 @pytest.mark.parametrize("column", ["task", "encoder", "train_size", "cls"])
@@ -569,7 +588,7 @@ def test_ways_have_a_panel_per_task_and_a_look_of_their_own():
     assert sorted(joined) == [[0.5], pytest.approx([0.6, 0.7]), [pytest.approx(0.8)]]
     assert [axes.get_title() for axes in figure.axes] == ["QNLI", "reviews"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lat", "ltp", "new"]
-    with pytest.raises(InputError, match="no rows"):
+    with pytest.raises(InputError, match="nothing to draw"):
         drawn(pd.DataFrame(columns=columns))
 
 

@@ -114,16 +114,9 @@ def test_points_of_nearly_equal_density_stand_apart_and_others_where_they_are():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: figures.learned.two_rows({}), "no graphs"),
-        (lambda: figures.verdicts.dots(pd.DataFrame({"label": [], "what": []})), "lacks the column mean"),
-        (lambda: figures.learned.by_head([]), "no heads"),
+        (lambda: figures.learned.two_rows({}), "nothing to draw"),
         (lambda: figures.learned.by_head([[0.5, -1.0]]), "has the number -1; give numbers of at least 0"),
-        (lambda: figures.learned.survivals([]), "no survival functions"),
-        (
-            lambda: figures.lines(pd.DataFrame({"code": ["a"]}), "round", "unknown", "code"),
-            "lacks the column round",
-        ),
-        (lambda: by_density(runs().drop(columns="point")), "lacks the column"),
+        (lambda: figures.learned.survivals([]), "nothing to draw"),
         (
             lambda: by_density(pd.concat([runs(), runs(task="headlines")], ignore_index=True)),
             "mixes task",

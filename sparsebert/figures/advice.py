@@ -19,10 +19,9 @@ def trade_off(curve: pd.DataFrame, max_loss: float) -> Figure:
     """Points lost with their intervals against the time of an evaluation as a share of dense attention's.
 
     `curve` is that of an `Advice`, of which each plan is drawn where it was judged last; the finalists are
-    named. A line lies at `max_loss` points. Raises `InputError` if a column is missing or there is no row.
+    named. A line lies at `max_loss` points.
     Chapter 09 shows one.
     """
-    look.check_columns(curve, "rung", "plan", "time", "lost", "low", "high")
     last = curve.drop_duplicates("plan", keep="last")
     figure, [axes] = look.panels_for(
         [""], 3.4, xlabel="time of an evaluation, as a share of dense attention's", ylabel="points lost"

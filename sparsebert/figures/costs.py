@@ -88,10 +88,8 @@ def over_dense(frame: pd.DataFrame, line: str, col: str | None = None) -> Figure
 
     `frame` has a row per ratio with the columns `length`, `ratio`, `low` and `high` (NaN: it has no
     interval), as `sparsebert.bench.compared` makes them; a line for each level of `line`, a panel for each of
-    `col`. Below the dashed line at 1 a contender takes less than dense attention. Raises `InputError` if a
-    column is missing or there is no row.
+    `col`. Below the dashed line at 1 a contender takes less than dense attention.
     """
-    look.check_columns(frame, *filter(None, (line, col)), "length", "ratio", "low", "high")
     figure, panels = look.panels_of(frame, col, 3.7, columns=2, margin=0.3, share="xy", ylabel="over dense")
     looks = look.looks_of(frame[line].unique())
     for axes, _, own in panels:
@@ -127,9 +125,8 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
     """Microseconds per token, stacked by part: for each length dense (d) and the plan (p); a panel per mode.
 
     `frame` is made of `model_rows`. What is left above attention's core is what no plan can save. Raises
-    `InputError` if a column is missing or nothing was measured.
+    `InputError` if nothing was measured.
     """
-    look.check_columns(frame, "mode", "length", "contender", "tokens_per_second", *_PARTS)
     measured = frame[frame["tokens_per_second"].notna()]
     if measured.empty:
         raise InputError("nothing was measured, so there is nothing to draw; see the column left_out")
@@ -149,7 +146,6 @@ def where_time_goes(frame: pd.DataFrame) -> Figure:
 
 def describe_shares(frame: pd.DataFrame) -> str:
     """What `where_time_goes` shows: attention's share, dense and under the plan, at both ends."""
-    look.check_columns(frame, "mode", "length", "contender", "attention", "over_dense")
     sentences = ["Time per token by part."]
     for mode, own in frame[frame["attention"].notna()].groupby("mode", sort=False):
         for length in dict.fromkeys((own["length"].min(), own["length"].max())):

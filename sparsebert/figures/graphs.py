@@ -31,12 +31,9 @@ def grid(
 ) -> Figure:
     """Relations as grids of queries (rows) and keys (columns), a panel per title; self-loops are darker.
 
-    `degrees` writes at the end of each row how many other tokens the query may attend to. Raises `InputError`
-    if there is no relation or its shape isn't [tokens, tokens].
+    `degrees` writes at the end of each row how many other tokens the query may attend to.
     """
     size = len(tokens)
-    for title, relation in look.check_some(relation_by_title, "relations").items():
-        look.check_shape(relation, (size, size), title)
     figure, panels = _panels(relation_by_title, columns, tokens, tokens, "query", "key", extra=0.35)
     cells = ListedColormap([look.BACKGROUND, look.BLUE, look.INK])
     for axes, relation in zip(panels, relation_by_title.values(), strict=True):
@@ -60,25 +57,24 @@ def influence(
     """How strongly each output (row) depends on each input token (column); exact zeros are blank.
 
     All panels share one logarithmic colour scale. `outputs` names the rows where they aren't the tokens
-    themselves. Raises `InputError` if there is nothing to draw, a shape doesn't fit or a strength is
-    negative.
+    themselves. Raises `InputError` if a strength is negative.
     """
     rows = tokens if outputs is None else outputs
-    look.check_some(strength_by_title, "strengths")
+    side = "output" if outputs is None else ""
+    figure, panels = _panels(strength_by_title, 3, rows, tokens, side, "input token", extra=0.7)
     values = {title: strength.numpy(force=True) for title, strength in strength_by_title.items()}
     for title, strength in values.items():
-        look.check_shape(strength, (len(rows), len(tokens)), title)
         if (strength < 0).any():
             raise InputError(f"a strength in '{title}' is negative; give norms")
     positive = np.concatenate([strength[strength > 0] for strength in values.values()])
     # One outlier at the faint end would wash out all the rest, so the scale starts where the mass does.
     low, high = (np.quantile(positive, 0.02), positive.max()) if positive.size else (0.1, 1)
     scale = LogNorm(min(low, high / 10), high)
-    side = "output" if outputs is None else ""
-    figure, panels = _panels(values, 3, rows, tokens, side, "input token", extra=0.7)
+    corners = range(len(tokens) + 1), range(len(rows) + 1)  # what has another shape is refused
     for axes, strength in zip(panels, values.values(), strict=True):
         shades = np.ma.masked_equal(strength, 0)
-        mesh = axes.pcolormesh(shades, cmap="viridis_r", norm=scale, edgecolors=look.FAINT, linewidth=0.5)
+        cells = {"edgecolors": look.FAINT, "linewidth": 0.5}
+        mesh = axes.pcolormesh(*corners, shades, cmap="viridis_r", norm=scale, **cells)
     bar = figure.colorbar(mesh, ax=panels, location="bottom", shrink=0.5, aspect=40, pad=0.02, extend="min")
     bar.set_label("gradient norm (blank: exactly zero)", fontsize=9)
     bar.outline.set_visible(False)
@@ -98,11 +94,9 @@ def arcs(
 
     `heads` gives the head of each word (a root is its own); arrows lead from heads to dependants. `words`
     names the words and `word_ids` says which of them each token is a piece of (-1: none). An edge of
-    `relation` is drawn once, whichever of the two may attend to the other. Raises `InputError` if there is no
-    token or sizes don't fit.
+    `relation` is drawn once, whichever of the two may attend to the other. Raises `InputError` if heads
+    and words don't match.
     """
-    look.check_some(tokens, "tokens")
-    look.check_shape(relation, (len(tokens), len(tokens)), "relation")
     if len(heads) != len(words):
         raise InputError(f"{len(heads)} heads and {len(words)} words don't match; give one head per word")
     pieces: dict[int, list[int]] = {}  # of each word that has any
@@ -164,11 +158,11 @@ def _panels(
     Rows and columns of cells are labelled, and so are their axes, with `side` and `below`.
     """
     titles = list(titles)
-    columns = min(columns, len(titles))
+    columns = min(columns, len(titles)) or 1
     left, bottom = (0.08 * max(map(len, labels)) + 0.35 for labels in (rows, tokens))
     cell = min((look.WIDTH - left - 0.2 * columns) / columns / len(tokens), 0.4)  # inches
     titled = [look.wrapped(title, 88 // columns) for title in titles]
-    above = 0.15 + 0.17 * max(title.count("\n") + 1 for title in titled)
+    above = 0.15 + 0.17 * max((title.count("\n") + 1 for title in titled), default=1)
     size = {"columns": columns, "margin": bottom + extra, "share": "xy"}
     figure, panels = look.panels_for(titled, len(rows) * cell + above, **size, ylabel=side)
     for number, axes in enumerate(panels):
@@ -192,7 +186,6 @@ def lines(
     `x`, `y`, `by` and `col` are columns of `frame`; rows that agree in all but `y` are averaged. `labels` are
     `xlabel` and `ylabel`.
     """
-    look.check_columns(frame, x, y, by, col)
     figure, panels = look.panels_of(frame, col, 3.8, share="xy", **labels)
     looks = look.looks_of(frame[by])
     for axes, _, part in panels:
@@ -209,10 +202,9 @@ def densities(frame: pd.DataFrame) -> Figure:
 
     Columns of `frame`: `pattern`, `over_real` and `over_padded`, both in [0, 1]; one row per pattern.
     """
-    look.check_columns(frame, "pattern", "over_real", "over_padded")
     names = {"over_real": "of the pairs of real tokens", "over_padded": "of the padded square"}
     shares = 100 * frame.set_index(frame["pattern"].map(look.wrapped))[list(names)].rename(columns=names)
-    figure, [axes] = look.panels_for([""], 0.48 * len(frame), margin=1.2)
+    figure, [(axes, *_)] = look.panels_of(frame, None, 0.48 * len(frame), margin=1.2)
     shares.plot.barh(ax=axes, color=[look.BLUE, look.ORANGE], width=0.8, legend=False)
     for bars in axes.containers:
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
@@ -229,7 +221,6 @@ def degrees(frame: pd.DataFrame, *, columns: int = 3) -> Figure:
 
     Columns of `frame`: `pattern` and `degree`; one row per token.
     """
-    look.check_columns(frame, "pattern", "degree")
     figure, panels = look.panels_of(frame, "pattern", 1.9, columns=columns, share="xy")
     bars = {"discrete": True, "stat": "percent", "color": look.BLUE, "alpha": 1, "linewidth": 0}
     for axes, pattern, own in panels:

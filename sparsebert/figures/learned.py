@@ -24,10 +24,8 @@ def two_rows(
 
     Each title has the names of its upper nodes (squares) and lower nodes (circles), and which are linked.
     The edges of the lower nodes with the largest degree stand out, where these are few. A title may have
-    `degrees` of its own; else a node's degree is the number of its edges. Raises `InputError` if there is no
-    graph to draw.
+    `degrees` of its own; else a node's degree is the number of its edges.
     """
-    look.check_some(graph_by_title, "graphs")
     figure, panels = look.panels_for(list(graph_by_title), 2.1, columns=2)
     for axes, (title, (above, below, graph)) in zip(panels, graph_by_title.items(), strict=True):
         linked = graph.numpy(force=True)
@@ -56,9 +54,9 @@ def by_head(
     """A number for each head (column) of each layer (row), such as its mean degree, as a coloured cell.
 
     `table[layer][head]` is at least 0 and written in its cell in this `form`; `framed` lists layer and head
-    of those that get a frame. Raises `InputError` if there is no layer or a number is negative.
+    of those that get a frame. Raises `InputError` if a number is negative.
     """
-    numbers = np.array(look.check_some(table, "heads"))
+    numbers = np.array(table)
     if (numbers < 0).any():
         raise InputError(f"a head has the number {numbers.min():g}; give numbers of at least 0")
     figure, [axes] = look.panels_for([""], 0.36 * len(numbers), margin=0.9)
@@ -77,7 +75,6 @@ def survivals(survival: Sequence[Sequence[Sequence[float]]]) -> Figure:
 
     `survival[layer][head][o - 1]` is S(o), as in a run's `learning`.
     """
-    look.check_some(survival, "survival functions")
     titles = [f"layer {layer}" for layer in range(len(survival))]
     figure, panels = look.panels_for(titles, 1.9, columns=3, margin=0.3, share="xy")
     for axes, heads in zip(panels, survival, strict=True):

@@ -16,7 +16,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from torch import Tensor
 
 from sparsebert.errors import InputError
 from sparsebert.patterns import PATTERNS, globals_apart, parse_pattern
@@ -76,8 +75,10 @@ def panels_for(
 
     The `height` may be a list, one for each line. The figure is `margin` inches higher than its lines;
     `share` names the axes whose scale all panels share. `axes` are settings of each panel, such as `xlabel`;
-    a `ylabel` stands on the left alone.
+    a `ylabel` stands on the left alone. Raises `InputError` without any title.
     """
+    if not titles:
+        raise InputError("there is nothing to draw; give at least one row or panel")
     columns = min(columns, len(titles))
     lines = math.ceil(len(titles) / columns)
     heights = [height] * lines if isinstance(height, int | float) else height
@@ -100,9 +101,10 @@ def panels_of(
 ) -> tuple[Figure, list[tuple[Axes, object, pd.DataFrame]]]:
     """A panel per level of `col`, in the order they come, each with its level and its part of the frame.
 
-    Without `col` there is one panel, of all rows. `options` are those of `panels_for`.
+    Without `col` there is one panel, of all rows. `options` are those of `panels_for`. Raises `InputError`
+    without any row.
     """
-    parts = [(None, frame)] if col is None else list(frame.groupby(col, sort=False))
+    parts = [(None, frame)] * bool(len(frame)) if col is None else list(frame.groupby(col, sort=False))
     figure, panels = panels_for(["" if col is None else str(level) for level, _ in parts], height, **options)
     return figure, [(axes, *part) for axes, part in zip(panels, parts, strict=True)]
 
@@ -204,27 +206,9 @@ def legend_above(figure: Figure, handles: Sequence[Artist], dense: Sequence = ()
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
-# ---- checks -------------------------------------------------------------------------------------
+# ---- lines, and runs of several seeds -----------------------------------------------------------
 
-
-def check_some(things: Sequence | Mapping, what: str) -> Sequence | Mapping:
-    if not len(things):
-        raise InputError(f"there are no {what} to draw; give at least one")
-    return things
-
-
-def check_shape(array: Tensor | np.ndarray, shape: tuple[int, int], title: str) -> None:
-    if tuple(array.shape) != shape:
-        raise InputError(f"'{title}' has the shape {list(array.shape)}, but the labels want {list(shape)}")
-
-
-def check_columns(frame: pd.DataFrame, *columns: str | None) -> None:
-    missing = [column for column in columns if column is not None and column not in frame]
-    if missing:
-        there = ", ".join(map(str, frame)) or "none"
-        raise InputError(f"the frame lacks the column {missing[0]}; its columns are: {there}")
-    if frame.empty:
-        raise InputError("the frame has no rows, so there is nothing to draw")
+Interval = tuple[float, float, float]  # a mean and the ends of its interval, NaN if it has none
 
 
 def check_alike(frame: pd.DataFrame, *by: str) -> None:
@@ -234,11 +218,6 @@ def check_alike(frame: pd.DataFrame, *by: str) -> None:
             if len(values) > 1:
                 said = ", ".join(map(str, values))
                 raise InputError(f"the frame mixes {column}: {said}; keep one of them or draw them apart")
-
-
-# ---- lines, and runs of several seeds -----------------------------------------------------------
-
-Interval = tuple[float, float, float]  # a mean and the ends of its interval, NaN if it has none
 
 
 def draw_lines(axes: Axes, frame: pd.DataFrame, by: str, x: str, y: str, looks: Mapping, unit: float) -> None:

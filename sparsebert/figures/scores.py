@@ -36,14 +36,13 @@ def means(
     pattern, or what else is compared; a degree-matched control is hollow, in its pattern's colour) and
     `apart`. Runs that agree in the last two are seeds of one another; with `line`, in `x` too, and means of
     one colour are joined. `dense` gives the scores of the dense runs, drawn as a line with their interval as
-    a band. With `zero` there is a line at 0. Raises `InputError` if a column is missing, or if runs would be
-    averaged that differ in task, encoder, training size, placement or [CLS].
+    a band. With `zero` there is a line at 0. Raises `InputError` if runs would be averaged
+    that differ in task, encoder, training size, placement or [CLS].
     """
-    look.check_columns(frame, x, y, colour, apart)
     by = [column for column in (colour, apart, x if line else None) if column]
     look.check_alike(frame, *by)
     labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
-    figure, [axes] = look.panels_for([""], 4.4, **labels)
+    figure, [(axes, *_)] = look.panels_of(frame, None, 4.4, **labels)
     looks = look.looks_of(frame[colour])
     look.draw_dense(axes, dense)
     groups = [runs for _, runs in frame.groupby(by, sort=False)]
@@ -68,7 +67,6 @@ def by_placement(frame: pd.DataFrame) -> Figure:
     dense run of the same seed minus this run's. A control, `random(like=P, ...)` with or without global
     tokens, is drawn hollow in the row of P. Raises `InputError` as `means` does.
     """
-    look.check_columns(frame, "pattern", "loss", "placement")
     look.check_alike(frame, "pattern", "placement")
     looks = look.looks_of(frame["pattern"])
     controlled = look.any_control(looks)
@@ -92,9 +90,9 @@ def by_task(frame: pd.DataFrame, guessed: Mapping[str, float] | pd.Series) -> Fi
 
     Columns of `frame`: `task` and `score`, in percent, as are the levels of `guessed`, one for each task.
     """
-    look.check_columns(frame, "task", "score")
     parts = dict(list(frame.groupby("task", sort=False)["score"]))
-    figure, [axes] = look.panels_for([""], 0.6 * len(parts), margin=0.8, xlabel="score, %")
+    options = {"margin": 0.8, "xlabel": "score, %"}
+    figure, [(axes, *_)] = look.panels_of(frame, None, 0.6 * len(parts), **options)
     cross = {"color": look.INK, "marker": "x", "markersize": 7}
     for row, (task, scores) in enumerate(parts.items()):
         axes.plot(guessed[task], row, **cross)
@@ -115,7 +113,6 @@ def heat_maps(frame: pd.DataFrame) -> Figure:
     interval, if it has one. All panels share one colour scale; what was not run is blank. Raises `InputError`
     as `means` does.
     """
-    look.check_columns(frame, "w", "r", "g", "loss")
     look.check_alike(frame, "w", "r", "g")
     widths, keys = sorted(frame["w"].unique()), sorted(frame["r"].unique())
     table = 100 * frame.groupby(["g", "r", "w"])["loss"].mean()
