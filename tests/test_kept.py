@@ -14,10 +14,9 @@ from studies import study
 from test_advise import LOST, Fake, no_measure, part
 from test_runs import record_of
 
-import sparsebert.advise.promises_kept as kept_module
 from sparsebert.advise import promising
 from sparsebert.advise.halving import candidates
-from sparsebert.advise.promises_kept import Pool, WholeRun, draw, kept, told, whole_runs
+from sparsebert.advise.promises_kept import Pool, draw, kept, told
 from sparsebert.advise.search_log import DENSE, Candidate, Request
 from sparsebert.data.tasks import Task, get_task
 from sparsebert.errors import InputError
@@ -174,9 +173,9 @@ def whole(script, folder: Path, task: str, fake: Fake):
 def test_a_whole_search_is_judged_on_rows_and_seeds_that_it_never_saw(script, large, tmp_path):
     fake = Fake(LOST)
     record = whole(script, tmp_path, large, fake)
-    assert record.request.task == large and record.plan != "dense" and record.bound <= 3
-    assert record.low < record.lost < record.high and record.kept == (record.lost <= record.request.max_loss)
-    assert record.seeds == 3 and record.rows == 450
+    assert record["request"]["task"] == large and record["plan"] != "dense" and record["bound"] <= 3
+    assert record["low"] < record["lost"] < record["high"]
+    assert record["seeds"] == 3 and record["rows"] == 450
     fresh = [made.config for made in fake.made.values() if made.config.task.endswith("test.jsonl")]
     others = [made.config for made in fake.made.values() if made.config not in fresh]
     assert len(fresh) == 6 and not {one.seed for one in fresh} & {one.seed for one in others}
@@ -190,8 +189,8 @@ def test_a_whole_search_is_judged_on_rows_and_seeds_that_it_never_saw(script, la
 
 def test_a_whole_search_that_recommends_dense_attention_promises_nothing(script, large, tmp_path):
     record = whole(script, tmp_path, large, Fake({"(": 15.0, "learned": 15.0}))
-    assert record.plan == "dense" and record.kept is None and record.rows == 0
-    assert record.why.startswith("No sparse plan can be promised.")
+    assert record["plan"] == "dense" and record["lost"] is None and record["rows"] == 0
+    assert record["why"].startswith("No sparse plan can be promised.")
 
 
 @pytest.mark.parametrize("after", [1, 14])
@@ -202,7 +201,7 @@ def test_a_whole_search_goes_on_where_it_was_stopped(script, large, tmp_path, af
         whole(script, tmp_path, large, fake)
     fake.stop_after = None
     made = set(fake.made)
-    assert len(made) == after and whole(script, tmp_path, large, fake).kept is not None
+    assert len(made) == after and whole(script, tmp_path, large, fake)["lost"] is not None
     assert made <= set(fake.made)
 
 
@@ -222,19 +221,3 @@ def test_the_files_of_a_glue_task_have_its_test_part(script, tmp_path):
     assert again["train"]["label"] == list(parts["train"]["label"])
     assert script.with_test("imdb", Folders.named()).name == "imdb+test"
     assert script.with_test("reviews", Folders.named()).name == "reviews"
-
-
-def test_whole_searches_are_read_from_the_books_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_module, "results_dir", lambda: tmp_path)
-    assert whole_runs() == []
-    record = WholeRun(
-        request=Request(task="reviews"), plan="dense", spent=1.0, why="", finished="2026-01-01", device="a",
-        versions={}, commit=None,
-    )  # fmt: skip
-    (tmp_path / "whole_runs").mkdir()
-    path = tmp_path / "whole_runs" / "a.json"
-    path.write_text(record.model_dump_json())
-    assert whole_runs() == [record]
-    path.write_text("{}")
-    with pytest.raises(InputError, match=r"the record of a whole search .*a.json"):
-        whole_runs()

@@ -11,6 +11,7 @@ the script goes on where it was stopped. The page `book/rules.md` says how the s
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from typing import Any
 import click
 
 from sparsebert.advise.advising import advise
-from sparsebert.advise.promises_kept import WHOLE_RUNS, WholeRun
 from sparsebert.advise.search_log import DENSE, Request
 from sparsebert.advise.searching import Runner, trainer
 from sparsebert.cli.group import HELP, Sentences
@@ -27,7 +27,6 @@ from sparsebert.data.tasks import Task, get_task, task_names
 from sparsebert.data.tasks.task import hold_out
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import Folders, write_whole
-from sparsebert.reading import read_model
 from sparsebert.study.losses import loss
 from sparsebert.study.results import results_dir
 from sparsebert.training.runs import RunConfig, RunStore
@@ -39,36 +38,41 @@ RECORD = "whole_run.json"
 
 def whole_run(
     request: Request, folder: Path, folders: Folders, run: Runner | None = None, **how: Any
-) -> WholeRun:
+) -> dict[str, Any]:
     """The record of a search for `request` and of its plan on fresh rows, made in `folder` or found there.
 
-    `run` and `how` are handed on to `advise`.
+    `run` and `how` are handed on to `advise`. In the record, `bound` and `lost` (with its 90 % interval from
+    `low` to `high`) are in points, over `seeds` new seeds and `rows` fresh rows; they are None where dense
+    attention was recommended. `spent` are the seconds of the search.
     """
     path = folder / RECORD
     if path.exists():
-        return read_model(path, WholeRun, "the record of a whole search", "remove it")
+        return json.loads(path.read_text(encoding="utf-8"))
     store = RunStore(folders.runs)
     run = run or trainer(store, folders)
     task = with_test(request.task, folders)
     train, choosing, fresh = files_of(task, folder)
     of_files = {"task": f"file:{train},{choosing}", "max_length": request.max_length or task.max_length}
     advice = advise(request.model_copy(update=of_files), folder / "search", store, folders, run, **how)
-    found: dict[str, Any] = {"plan": str(DENSE)}
+    nothing = dict.fromkeys(("bound", "lost", "low", "high")) | {"seeds": 0, "rows": 0}
+    record = {"request": request.model_dump(mode="json"), "plan": str(DENSE)} | nothing
     if promise := advice.held:
-        found = {"plan": promise.plan, "bound": promise.bound}
-        found |= on_fresh_rows(advice.recommended, f"file:{train},{fresh}", run)
-    record = WholeRun(
-        request=request,
-        spent=advice.spent,
-        why=advice.why,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        device=device_name(),
-        versions=versions(),
-        commit=commit(),
-        **found,
-    )
-    write_whole(path, record.model_dump_json(indent=1) + "\n")
+        record |= {"plan": promise.plan, "bound": promise.bound}
+        record |= on_fresh_rows(advice.recommended, f"file:{train},{fresh}", run)
+    record |= {
+        "spent": advice.spent,
+        "why": advice.why,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device_name(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    write_record(path, record)
     return record
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def with_test(name: str, folders: Folders) -> Task:
@@ -120,12 +124,12 @@ def main(task: str, budget: str, out: Path, keep: bool, folders: Folders, **aske
     name = f"{task.replace('/', '-')}-{request.max_loss:g}-{request.budget:g}s"
     record = whole_run(request, out / name, folders)
     if keep:
-        path = results_dir() / WHOLE_RUNS / f"{name}.json"
-        write_whole(path, record.model_dump_json(indent=1) + "\n")
-    said = "nothing was promised" if record.kept is None else "kept" if record.kept else "not kept"
-    click.echo(f"{record.plan}: {said}\n{record.why}")
-    if record.lost is not None:
-        click.echo(f"on fresh rows it loses {record.lost:.1f} points ({record.low:.1f} to {record.high:.1f})")
+        write_record(results_dir() / "whole_runs" / f"{name}.json", record)
+    click.echo(f"{record['plan']}: {record['why']}")
+    if record["lost"] is not None:
+        said = "kept" if record["lost"] <= request.max_loss else "not kept"
+        lost, low, high = (f"{record[name]:.1f}" for name in ("lost", "low", "high"))
+        click.echo(f"{said}: on fresh rows it loses {lost} points ({low} to {high})")
 
 
 if __name__ == "__main__":

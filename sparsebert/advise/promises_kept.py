@@ -1,7 +1,7 @@
-"""Is the promise kept? A pool of runs, and whole searches, are judged on rows and seeds left over.
+"""Is the promise kept? A pool of runs is judged on rows and seeds left over.
 
-The rule stands on the page of rules (`book/rules.md`), the pool's grids in `book/grids/promises/`, and the
-whole searches are made by `book/studies/whole_runs.py`.
+The rule stands on the page of rules (`book/rules.md`), and the pool's grids in `book/grids/promises/`. Whole
+searches are judged by `book/studies/whole_runs.py`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Num
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from sparsebert.advise.halving import Judged, best_first, finalists
 from sparsebert.advise.promising import LEAST_SEEDS, recommended, tested
-from sparsebert.advise.search_log import DENSE, Candidate, Request
+from sparsebert.advise.search_log import DENSE, Candidate
 from sparsebert.advise.searching import NOTHING_LEARNED
 from sparsebert.data.tasks.task import CONFIRMED
 from sparsebert.errors import InputError
-from sparsebert.paths import project_root
-from sparsebert.reading import read_model
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.study.losses import gained, mean_loss, points
-from sparsebert.study.results import results_dir
 from sparsebert.training.runs import RunRecord
 
 DRAWS = 200
 GOAL = 0.9  # of the promises
-WHOLE_RUNS = "whole_runs"  # in book/results/
 
 Use = tuple[Int[np.ndarray, " seed"], Int[np.ndarray, " row"]]
 """The seeds and rows that one step of a draw looks at."""
@@ -182,45 +177,3 @@ def _points(record: RunRecord) -> Float[np.ndarray, " row"]:
             f"run {record.name} has no predictions that accuracy judges; leave it out of the pool"
         )
     return np.concatenate([points(record, part) for part in sorted(predictions)])
-
-
-# ---- whole searches
-
-
-class WholeRun(BaseModel):
-    """A whole search, and the loss of its plan on rows that took part in nothing before.
-
-    `bound` and `lost` (with its 90 % interval `low` to `high`) are in points, over `seeds` new seeds and
-    `rows` fresh rows; None where dense attention was recommended. `spent` are the seconds of the search.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    request: Request
-    plan: str
-    bound: float | None = None
-    lost: float | None = None
-    low: float | None = None
-    high: float | None = None
-    seeds: int = 0
-    rows: int = 0
-    spent: float
-    why: str
-    finished: str
-    device: str
-    versions: dict[str, str]
-    commit: str | None
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether the loss on fresh rows is at most what was allowed; None if nothing was promised."""
-        return None if self.lost is None else self.lost <= self.request.max_loss
-
-
-def whole_runs() -> list[WholeRun]:
-    """The whole searches that are recorded with the book, in the order of their files' names.
-
-    Raises `InputError` for a file that holds something else. Chapter 09 shows them.
-    """
-    paths = sorted((results_dir() / WHOLE_RUNS).glob("*.json")) if project_root() else []
-    return [read_model(path, WholeRun, "the record of a whole search", "remove it") for path in paths]
