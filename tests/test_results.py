@@ -355,7 +355,7 @@ def test_the_list_has_a_line_for_each_kind_of_run(project):
     write(project / "a.jsonl", *drawn, run(0, **learned, learning=LEARNING))
     text = call("results", "list").stdout
     assert text.startswith("a: 4 runs on a processor; python 3.11")
-    assert "0-1, 3" in text and "learned to 0.3 (sharing=layer)" in text
+    assert "0, 1, 3" in text and "learned to 0.3 (sharing=layer)" in text
     rows = json.loads(call("results", "list", "--json").stdout)
     assert [(row["plan"], row["runs"]) for row in rows] == [
         ("learned to 0.3 (sharing=layer)", 1),

@@ -210,7 +210,7 @@ def overview() -> pd.DataFrame:
         .groupby(kind, as_index=False)
         .agg(
             runs=("seed", "size"),
-            seeds=("seed", _ranges),
+            seeds=("seed", lambda seeds: _distinct(sorted(seeds))),
             device=("device", _distinct),
             versions=("versions", _versions),
             commit=("commit", _distinct),
@@ -239,17 +239,6 @@ def _kind_of(record: RunRecord) -> str:
     said = ", ".join(f"{name}={value}" for name, value in changed.items())
     asked = "" if how.target_density is None else f" to {how.target_density:g}"
     return f"{without_seeds(record.config.plan)}{asked}" + (f" ({said})" if said else "")
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in short: 0-2, 5."""
-    found: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
 
 
 def _versions(found: Iterable[dict[str, str]]) -> str:
