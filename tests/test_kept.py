@@ -19,8 +19,8 @@ from sparsebert.advise.halving import candidates
 from sparsebert.advise.promises_kept import Pool, draw, kept, told
 from sparsebert.advise.search_log import DENSE, Candidate, Request
 from sparsebert.data.tasks import Task, get_task
-from sparsebert.errors import InputError
 from sparsebert.paths import Folders
+from sparsebert.study.results import recorded
 from sparsebert.sweeps.grids import load_grid
 from sparsebert.training.runs import RunConfig
 
@@ -120,14 +120,14 @@ def test_a_pool_has_the_rows_of_all_parts_and_the_seeds_of_all_plans():
     assert Pool.of(records({GOOD: 0.0}, seeds=4)) is None and Pool.of(records({})) is None
 
 
-def test_a_pool_that_is_none_says_so():
-    runs = records({GOOD: 0.0}, seeds=5)
-    with pytest.raises(InputError, match="a pool of runs needs dense attention"):
-        Pool.of([run for run in runs if run.config.plan != "dense"])
-    with pytest.raises(InputError, match="differ in more than plan and seed"):
-        Pool.of([*runs[1:], *records({}, seeds=1, epochs=2.0)])
-    with pytest.raises(InputError, match=f"run {runs[0].name} has no predictions that accuracy judges"):
-        Pool.of([run.model_copy(update={"predictions": None}) for run in runs])
+def test_the_recorded_runs_of_a_task_differ_in_plan_and_seed_alone():
+    settings = set()
+    for record in recorded("promises"):
+        same = record.config.model_copy(update={"plan": "dense", "degrees": None, "seed": 0})
+        rows = tuple(sorted((part, own.rows) for part, own in record.predictions.items()))
+        settings.add((record.config.task, record.metric, same, rows))
+    assert {metric for _, metric, *_ in settings} == {"accuracy"}
+    assert len(settings) == len({task for task, *_ in settings}) == len(GRIDS)
 
 
 def test_the_frame_counts_what_the_draws_tell():

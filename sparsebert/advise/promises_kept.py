@@ -21,7 +21,6 @@ from sparsebert.advise.promising import LEAST_SEEDS, recommended, tested
 from sparsebert.advise.search_log import DENSE, Candidate
 from sparsebert.advise.searching import NOTHING_LEARNED
 from sparsebert.data.tasks.task import CONFIRMED
-from sparsebert.errors import InputError
 from sparsebert.study.intervals import LEVEL, Mean
 from sparsebert.study.losses import gained, mean_loss, points
 from sparsebert.training.runs import RunRecord
@@ -35,7 +34,7 @@ Use = tuple[Int[np.ndarray, " seed"], Int[np.ndarray, " row"]]
 
 @dataclass(frozen=True)
 class Pool:
-    """Runs of one task that differ in plan and seed alone: what each evaluation row adds to the accuracy.
+    """Runs of one task that differ in plan and seed alone: what each evaluation row adds to the score.
 
     The first of the `candidates` is dense attention. Rows of all parts stand together.
     """
@@ -47,24 +46,16 @@ class Pool:
 
     @classmethod
     def of(cls, records: Iterable[RunRecord]) -> Pool | None:
-        """The runs of the seeds that all plans have; None if these are too few for a draw.
-
-        Raises `InputError` without dense attention, without predictions, for runs that differ in more than
-        plan and seed, and for rows that are not judged by accuracy.
-        """
+        """The runs of the seeds that all plans have; None if these are too few for a draw."""
         runs: dict[Candidate, dict[int, RunRecord]] = defaultdict(dict)
         for record in records:
             how = record.config.degrees
             runs[Candidate(record.config.plan, how and how.target_density)][record.config.seed] = record
-        if DENSE not in runs:
-            raise InputError("a pool of runs needs dense attention; add runs with the plan 'dense'")
         candidates = [DENSE, *(candidate for candidate in runs if candidate != DENSE)]
         seeds = sorted(set.intersection(*(set(own) for own in runs.values())))
         if len(candidates) < 2 or len(seeds) < LEAST_SEEDS + 2:
             return None
         table = [[runs[candidate][seed] for seed in seeds] for candidate in candidates]
-        if len({_setting(record) for row in table for record in row}) > 1:
-            raise InputError("the runs of a pool differ in more than plan and seed; give runs of one grid")
         parts = table[0][0].predictions or {}
         return cls(
             candidates,
@@ -125,8 +116,7 @@ def kept(
     `kept`: the loss on fresh rows is at most `max_loss`, with its 95 % interval from `low` to `high` (Clopper
     and Pearson, 1934). `within`: it is at most the bound that was told. `above`: it lies above `max_loss`
     with 95 % confidence. `bound` and `lost` are medians, in points. Intervals take draws as independent;
-    as the draws of a task share its pool, they are too narrow. Raises what `Pool.of` does. Chapter 09 shows
-    the table.
+    as the draws of a task share its pool, they are too narrow. Chapter 09 shows the table.
     """
     by_task: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -163,17 +153,5 @@ def _counted(answers: Sequence[Told], draws: int, max_loss: float) -> dict[str, 
     }
 
 
-def _setting(record: RunRecord) -> tuple:
-    """What the runs of a pool have in common: all but plan and seed, and the rows that they are judged on."""
-    same = {"plan": DENSE.plan, "degrees": None, "seed": 0}
-    rows = sorted((part, one.rows) for part, one in (record.predictions or {}).items())
-    return record.config.model_copy(update=same), tuple(rows)
-
-
 def _points(record: RunRecord) -> Float[np.ndarray, " row"]:
-    predictions = record.predictions or {}
-    if record.metric != "accuracy" or not predictions:
-        raise InputError(
-            f"run {record.name} has no predictions that accuracy judges; leave it out of the pool"
-        )
-    return np.concatenate([points(record, part) for part in sorted(predictions)])
+    return np.concatenate([points(record, part) for part in sorted(record.predictions or {})])
