@@ -189,7 +189,10 @@ def lines(
     figure, panels = look.panels_of(frame, col, 3.8, share="xy", **labels)
     looks = look.looks_of(frame[by])
     for axes, _, part in panels:
-        look.draw_lines(axes, part, by, x, y, looks, 100)
+        levels = part[by].astype(str)
+        for level, own_look in looks.items():
+            mean = 100 * part[levels == level].groupby(x)[y].mean().dropna()
+            axes.plot(mean.index, mean, **own_look, markevery=max(1, len(mean) // 12))
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     look.legend_above(figure, axes.get_legend_handles_labels()[0])

@@ -220,14 +220,6 @@ def check_alike(frame: pd.DataFrame, *by: str) -> None:
                 raise InputError(f"the frame mixes {column}: {said}; keep one of them or draw them apart")
 
 
-def draw_lines(axes: Axes, frame: pd.DataFrame, by: str, x: str, y: str, looks: Mapping, unit: float) -> None:
-    """A line for each level of `by` through the means of `y` at each `x`, times `unit`."""
-    levels = frame[by].astype(str)
-    for level, look in looks.items():
-        mean = unit * frame[levels == level].groupby(x)[y].mean().dropna()
-        axes.plot(mean.index, mean, **look, markevery=max(1, len(mean) // 12))
-
-
 def draw_mean(axes: Axes, x: float | Interval, y: float | Interval, look: dict) -> None:
     """A marker at a mean, with an interval in each direction that has one."""
     centre, bounds = [], {}
@@ -248,21 +240,6 @@ def draw_runs(axes: Axes, place: float, values: pd.Series, look: dict, sideways:
     tick = {"color": look["color"], "linestyle": "none", "markersize": 5, "markeredgewidth": 1, "zorder": 2}
     axes.plot(*turn(np.full(len(values), place), values), marker="|" if sideways else "_", **tick)
     draw_mean(axes, *turn(place, mean_interval(values)), look)
-
-
-def draw_dense(axes: Axes, dense: Sequence[float]) -> None:
-    """The mean of the dense runs as a line, its interval as a band."""
-    if len(dense):
-        mean, low, high = mean_interval(100 * value for value in dense)
-        axes.axhline(mean, **DENSE_LINE, zorder=1)
-        if not math.isnan(low):
-            axes.axhspan(low, high, color=INK, alpha=0.1, linewidth=0, zorder=0)
-
-
-def keep_within(axes: Axes) -> None:
-    """Intervals of Student's may end below 0 or above 100 %; the axis does not go along."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), min(high, 100.5))
 
 
 def beside(places: pd.Series) -> pd.Series:

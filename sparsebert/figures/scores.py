@@ -44,7 +44,11 @@ def means(
     labels = {"xlabel": xlabel or _SHARES.get(x, x.replace("_", " ")), "ylabel": ylabel or f"{y}, %"}
     figure, [(axes, *_)] = look.panels_of(frame, None, 4.4, **labels)
     looks = look.looks_of(frame[colour])
-    look.draw_dense(axes, dense)
+    if len(dense):
+        mean, low, high = mean_interval(100 * value for value in dense)
+        axes.axhline(mean, **look.DENSE_LINE, zorder=1)
+        if not math.isnan(low):
+            axes.axhspan(low, high, color=look.INK, alpha=0.1, linewidth=0, zorder=0)
     groups = [runs for _, runs in frame.groupby(by, sort=False)]
     places = look.beside(pd.Series([(100 if x in _SHARES else 1) * runs[x].mean() for runs in groups]))
     for place, runs in zip(places.sort_index(), groups, strict=True):
@@ -54,7 +58,11 @@ def means(
         heights = [100 * groups[number][y].mean() for number in here]
         axes.plot(places[here], heights, **own_look | {"marker": "none"})
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.axhline(0, **look.ZERO_LINE) if zero else look.keep_within(axes)
+    if zero:
+        axes.axhline(0, **look.ZERO_LINE)
+    else:  # Student's intervals may end below 0 or above 100 %; the axis does not go along
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0), min(top, 100.5))
     look.legend_above(figure, look.marks_of(looks), () if "dense" in looks else dense)
     return figure
 
