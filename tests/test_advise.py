@@ -528,7 +528,7 @@ def test_seeds_of_the_final_chose_nothing(large, tmp_path):
 def told(advice: Advice) -> list:
     """All that an advice says, without the time it took."""
     saved, curve = (frame.to_dict("list") for frame in (advice.savings, advice.curve))
-    return [advice.why, advice.promises, advice.recommended, advice.findings, advice.gained, saved, curve]
+    return [advice.why, advice.promises, advice.recommended, advice.log.findings, advice.gained, saved, curve]
 
 
 @pytest.mark.parametrize("after", [0, 1, 4, 12])
@@ -717,7 +717,7 @@ def test_a_whole_search_trains_saves_and_measures(workspace, monkeypatch):
     request = asked("file:rows.csv", budget=120, lengths=(16,), max_length=16, max_loss=20.0)
     advice = advise(request, folder, store=store)
     assert advice.promises[-1].held and advice.recommended.plan != "dense", advice.why
-    assert advice.spent < 120 and list(advice.savings["batch"]) == [1, 128]
+    assert advice.log.spent < 120 and list(advice.savings["batch"]) == [1, 128]
     assert [path.name for path in (folder / "models").iterdir()] == [advice.recommended.name]
     found = {}
     exec(advice.lines(folder), found)

@@ -60,7 +60,7 @@ def whole_run(
         record |= {"plan": promise.plan, "bound": promise.bound}
         record |= on_fresh_rows(advice.recommended, f"file:{train},{fresh}", run)
     record |= {
-        "spent": advice.spent,
+        "spent": advice.log.spent,
         "why": advice.why,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.advise import savings
-from sparsebert.advise.data_findings import DataFinding, check, look
+from sparsebert.advise.data_findings import check, look
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
 from sparsebert.advise.search_log import DENSE, Candidate, Log, Request, Rung
@@ -43,16 +43,14 @@ _TRIED = {"first": "tried with", "second": "tried again with", "final": "confirm
 class Advice:
     """All that a report says, from the log of a search and the records of its runs (`Advice.of`).
 
-    `records` are its runs, and `final` those of the last rung by plan, `dense` among them.
-    `gained` is what dense attention has beyond an answer that is always the same, in points. `curve` has a
-    row per plan and rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share
-    of dense attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of
-    their tests, and `why` says what is sure. `chose` is False where there was no time to choose a plan.
-    `train_rows` are those of the task. `savings` is empty if nothing was measured. Chapter 09 shows all that.
+    `records` are its runs, and `final` those of the last rung by plan, `dense` among them. `gained` is what
+    dense attention has beyond an answer that is always the same, in points. `curve` has a row per plan and
+    rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share of dense
+    attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of their
+    tests, and `why` says what is sure. `savings` is empty if nothing was measured. Chapter 09 shows all that.
     """
 
-    request: Request
-    findings: list[DataFinding]
+    log: Log
     records: list[RunRecord]
     final: dict[str, list[RunRecord]]
     baseline: RunRecord | None
@@ -60,10 +58,7 @@ class Advice:
     curve: pd.DataFrame
     promises: list[Promise]
     why: str
-    chose: bool
-    train_rows: int
     savings: pd.DataFrame
-    spent: float
 
     @classmethod
     def of(cls, log: Log, records: Iterable[RunRecord]) -> Advice:
@@ -81,8 +76,7 @@ class Advice:
         dense = final.get(str(DENSE))
         promises = in_order(dense, plans, log.request.max_loss) if dense else []
         return cls(
-            request=log.request,
-            findings=log.findings,
+            log=log,
             records=list(named.values()),
             final=final,
             baseline=baseline,
@@ -90,10 +84,7 @@ class Advice:
             curve=_curve(log, named, promises),
             promises=promises,
             why=_why(log, promises) + _went_on(log, promises),
-            chose=log.chose,
-            train_rows=log.train_rows,
             savings=pd.DataFrame(log.savings or []).fillna(math.nan).infer_objects(),  # null in the log
-            spent=log.spent,
         )
 
     @property
@@ -131,7 +122,7 @@ class Advice:
             rows, seeds = int(own["rows"].iloc[0]), int(own["seeds"].iloc[0])
             plans = "1 sparse plan was" if len(own) == 1 else f"{len(own)} sparse plans were"
             with_seeds = "one seed" if seeds == 1 else f"{seeds} seeds"
-            if rung == "first" and not self.chose:
+            if rung == "first" and not self.log.chose:
                 said.append("There was no time to choose, so one plan that is often good was taken")
                 continue
             said.append(f"{plans} {_TRIED[rung]} {rows:,} training rows and {with_seeds}")
@@ -157,7 +148,7 @@ class Advice:
 
     def command(self, folder: str | Path) -> str:
         """The command that repeats the search, or goes on with it."""
-        given = {"out": folder} | self.request.model_dump(exclude_defaults=True) | {"task": self._task}
+        given = {"out": folder} | self.log.request.model_dump(exclude_defaults=True) | {"task": self._task}
         if lengths := given.get("lengths"):
             given["lengths"] = ",".join(map(str, lengths))
         if budget := given.get("budget"):
@@ -169,7 +160,8 @@ class Advice:
         """How many rows the model saw, before the command `on_all_rows`; or none, if it saw all of them."""
         if self.recommended is None or self.recommended.train_size is None:
             return ""
-        seen = f"The model saw {self.recommended.train_size:,} of the {self.train_rows:,} training rows."
+        rows = self.log.train_rows
+        seen = f"The model saw {self.recommended.train_size:,} of the {rows:,} training rows."
         return f"{seen} This command trains its plan on all rows, which the search did not test"
 
     def on_all_rows(self, folder: str | Path) -> str:
@@ -181,7 +173,7 @@ class Advice:
 
     @property
     def _task(self) -> str:
-        return self.request.task.removesuffix(CONFIRM)
+        return self.log.request.task.removesuffix(CONFIRM)
 
     def lines(self, folder: str | Path) -> str:
         """Three lines of code that put the model, from the search in `folder`, into a pipeline; or none."""

@@ -85,7 +85,7 @@ def advise(
         "recommended": advice.recommended and advice.recommended.model_dump(exclude_defaults=True),
         "model": advice.model,
         "promises": [asdict(promise) for promise in advice.promises],
-        "findings": [asdict(finding) for finding in advice.findings],
+        "findings": [asdict(finding) for finding in advice.log.findings],
         "savings": advice.savings.to_dict("records"),
         "report": str(page),
     }
