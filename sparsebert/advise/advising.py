@@ -221,7 +221,7 @@ def advise(
     advice = Advice.of(log, search.records.values())
     if advice.recommended:
         search.keep(advice.recommended)
-    if log.savings is None and (record := _to_measure(advice, log, search.records)):
+    if log.savings is None and (record := _to_measure(advice)):
         plan = savings.measurable(record, folder)
         found = measure(plan, request.encoder, request.lengths, lambda: search.left(reserve=0))
         log.savings = found.assign(plan=plan.replace(f"{folder}/", "")).to_dict("records")
@@ -259,9 +259,9 @@ def _recorded(request: Request) -> Advice | None:
     return None
 
 
-def _to_measure(advice: Advice, log: Log, records: Mapping[str, RunRecord]) -> RunRecord | None:
+def _to_measure(advice: Advice) -> RunRecord | None:
     """The recommended run, or else that of the finalist which was tested first, if there is one."""
-    sparse = [own[0] for candidate, own in _final(log, records).items() if candidate != DENSE and own]
+    sparse = [own[0] for plan, own in advice.final.items() if plan != str(DENSE) and own]
     return next((record for record in sparse if record.config == advice.recommended), *sparse[:1] or [None])
 
 
