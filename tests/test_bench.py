@@ -660,8 +660,6 @@ def test_nothing_measured_is_not_drawn(layer, model, tmp_path):
 def test_the_blocks_of_the_band_are_drawn():
     figure = figures.costs.tiles(24, 2, 4)
     assert figure.axes[0].get_xlabel() == "keys"
-    with pytest.raises(InputError):
-        figures.costs.tiles(0, 2, 4)
 
 
 def test_a_measurement_is_read_where_one_is_recorded_for_all_that_is_asked(tmp_path, monkeypatch):

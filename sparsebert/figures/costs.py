@@ -32,21 +32,17 @@ _PARTS = {  # of a step: the words of the legend and the colour
 
 
 @look.style()
-def tiles(length: int, width: int, block: int, tokens: int = 1) -> Figure:
-    """Pairs that `banded` computes for `neighbour(width) | global(tokens)` in blocks: wanted, and in excess.
+def tiles(length: int, width: int, block: int) -> Figure:
+    """Pairs that `banded` computes for `neighbour(width) | global(cls)` in blocks: wanted, and in excess.
 
-    Rows are queries, columns keys. Raises `InputError` if there is no block or no token.
+    Rows are queries, columns keys.
     """
-    if min(length, block) < 1 or min(width, tokens) < 0:
-        raise InputError(
-            f"there is nothing to draw with length {length} and blocks of {block}; write numbers above 0"
-        )
     place = np.arange(length)
-    start = tokens + (place - tokens) // block * block  # of the block that a query is in
+    start = 1 + (place - 1) // block * block  # of the block that a query is in
     near = np.abs(place[:, None] - place) <= width
     window = (place >= start[:, None] - width) & (place < start[:, None] + block + width)
     shade = np.where(near & window, 1, np.where(window, 3, 0))
-    shade[:tokens], shade[:, :tokens] = 2, 2
+    shade[0], shade[:, 0] = 2, 2
     shades = {"the window": look.BLUE, "global tokens": look.ORANGE, "computed in excess": look.FAINT}
     figure, [axes] = look.panels_for([""], 0.5 * look.WIDTH + 0.5, xlabel="keys", ylabel="queries")
     figure.set_figwidth(0.5 * look.WIDTH)
