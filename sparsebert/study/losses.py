@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float
 
 from sparsebert.errors import InputError
 from sparsebert.study.intervals import Mean, Scatter, over_seeds, over_seeds_and_rows
@@ -49,12 +49,6 @@ def gain(record: RunRecord, part: str = "validation") -> Mean:
     """Points that a run has beyond an answer that is always the same."""
     found = _predictions(record, part)
     return over_seeds(points(record, part) - found.constant.points(record.metric))
-
-
-def gained(own: Float[np.ndarray, " row"], labels: Num[np.ndarray, " row"]) -> Mean:
-    """Points that rows with these labels give beyond an answer that is always the largest class."""
-    values, counts = np.unique(labels, return_counts=True)
-    return over_seeds(own - 100.0 * (labels == values[counts.argmax()]))
 
 
 def points(record: RunRecord, part: str) -> Float[np.ndarray, " row"]:
