@@ -17,13 +17,7 @@ MOST_SEEDS, MOST_ROWS = 50, 1_000_000
 
 
 def chance(
-    effect: float,
-    scatter: float,
-    disagreement: float,
-    seeds: int,
-    rows: int,
-    freedom: float = 0.0,
-    level: float = LEVEL,
+    effect: float, scatter: float, disagreement: float, seeds: int, rows: int, freedom: float = 0.0
 ) -> float:
     """The chance that an interval over `seeds` and `rows` lies on one side of a bound, and on the right one.
 
@@ -41,7 +35,7 @@ def chance(
     if not error:
         return float(effect != 0)
     degrees = error**4 / (of_seeds**2 / (seeds - 1 + freedom) + of_rows**2 / (rows - 1))
-    least = stats.t.ppf((1 + level) / 2, degrees)
+    least = stats.t.ppf((1 + LEVEL) / 2, degrees)
     return float(stats.nct.sf(least, degrees, abs(effect) / error))
 
 
