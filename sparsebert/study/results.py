@@ -125,8 +125,6 @@ def as_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
             "sparsity": 1 - record.density,
             "padded_sparsity": 1 - record.padded_density,
             "train_rows": record.train_rows,
-            "eval_rows": record.eval_rows,
-            "train_seconds": record.seconds["train"],
             "train_examples_per_second": record.examples_per_second["train"],
             "peak_memory_mib": record.peak_memory_mib,
         }
