@@ -21,6 +21,7 @@ from sparsebert.errors import InputError
 from sparsebert.patterns import parse_pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.study import claims
+from sparsebert.study.intervals import mean_interval
 
 TOKENS = ["[CLS]", "a", "cl", "##unk", "##y", "film", "[SEP]"]
 CONTROL = "random(like=syntax, besides=global(cls)) | global(cls)"
@@ -285,23 +286,23 @@ def test_degrees_draw_a_histogram_per_pattern():
 
 def test_the_interval_is_students():
     # t(0.975, 2 degrees of freedom) = 4.30265, standard deviation 1, three values.
-    mean, low, high = figures.mean_interval([1.0, 2.0, 3.0])
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])
     half = 4.302652729911275 / math.sqrt(3)
     assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half))
 
 
 def test_one_run_has_no_interval():
-    mean, low, high = figures.mean_interval([0.8])
+    mean, low, high = mean_interval([0.8])
     assert mean == 0.8 and math.isnan(low) and math.isnan(high)
 
 
 def test_equal_runs_have_an_interval_of_no_width():
-    assert figures.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
 def test_no_run_has_no_mean():
     with pytest.raises(InputError, match="at least one"):
-        figures.mean_interval([])
+        mean_interval([])
 
 
 # ---- results ----
@@ -340,7 +341,7 @@ def test_means_against_sparsity_have_intervals_and_the_dense_line():
     expected = [(100 * own["sparsity"].mean(), 100 * own["accuracy"].mean()) for _, own in groups]
     assert means_of(axes) == [pytest.approx(point) for point in expected]
     for segment, (_, own) in zip(intervals_of(axes), groups, strict=True):
-        ends = figures.mean_interval(100 * own["accuracy"])[1:]
+        ends = mean_interval(100 * own["accuracy"])[1:]
         assert segment[:, 1] == pytest.approx(ends)
     [line] = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert line.get_ydata() == pytest.approx([81, 81])

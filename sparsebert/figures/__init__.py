@@ -14,4 +14,3 @@ from sparsebert.figures import advice, costs, learned, look, verdicts
 from sparsebert.figures.graphs import arcs, degrees, densities, grid, influence, lines
 from sparsebert.figures.page import Picture, finding, show, table
 from sparsebert.figures.scores import by_placement, by_task, heat_maps, means
-from sparsebert.study.intervals import mean_interval
