@@ -157,17 +157,6 @@ def test_a_range_of_other_than_numbers_is_refused(tmp_path, allowed):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("from_layers", "[1, 2]"), ("placements", "[all, 1-2]"), ("uncontrolled", "[5-]")],
-)
-def test_layers_that_the_encoder_lacks_are_refused_before_anything_runs(name, value):
-    notebook = PROJECT / "notebooks" / "03_which_connections.ipynb"
-    assert parse_parameters(notebook, {"encoder": "tiny", "from_layers": "[1]"})["from_layers"] == [1]
-    with pytest.raises(InputError, match=f"parameter '{name}': .*its layers are 0-1"):
-        parse_parameters(notebook, {"encoder": "tiny", "from_layers": "[1]"} | {name: value})
-
-
-@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("tsk", "headlines", "did you mean 'task'"),
@@ -639,7 +628,8 @@ def test_profiles_are_given_for_notebooks_that_exist():
 @pytest.mark.parametrize(
     ("name", "parameters", "said"),
     [
-        ("03", {"from_layers": "[1, 9]"}, "layer"),
+        ("03", {"from_layers": "[1, 9]"}, "its layers are 0-1"),
+        ("03", {"placements": "[all, 1-2]"}, "its layers are 0-1"),
         ("05", {"density": "0.01"}, "below the least of these texts"),
         ("06", {"plans": "[syntax]"}, "reads parses, which random tokens don.t have"),
     ],

@@ -19,7 +19,6 @@ import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,7 +106,7 @@ def parse_parameters(
 
     `texts` are values as a person types them, `{"train_size": "500"}`. They are read as YAML, but where a
     parameter is a string the text stands for itself. Raises `InputError` for an unknown profile, a name that
-    the notebook doesn't take, a value of the wrong type or out of range, and layers that the encoder lacks.
+    the notebook doesn't take, and a value of the wrong type or out of range.
     """
     stem, known, changes, texts = (
         notebook.stem,
@@ -132,7 +131,7 @@ def parse_parameters(
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
             with about(f"{stem}: parameter '{name}'"):
-                _check_meaning(name, item, values.get("encoder"))
+                _check_meaning(name, item)
     return values
 
 
@@ -185,11 +184,10 @@ def _check(parameter: Parameter, value: Any, where: str) -> None:
             raise _wrong(parameter, f"{item} is not in {parameter.allowed}", where)
 
 
-def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
-    """`InputError` for what is no task, encoder, plan, placement or pattern, and for layers that are lacking.
+def _check_meaning(name: str, value: Any) -> None:
+    """`InputError` for what is no task, encoder, plan, placement or pattern.
 
-    What a value is its parameter's name says, in the singular or the plural. The encoder is loaded if layers
-    are named.
+    What a value is its parameter's name says, in the singular or the plural.
     """
     if value is None:
         return
@@ -198,7 +196,7 @@ def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
     from sparsebert.patterns import parse_pattern
     from sparsebert.patterns.plans import Placement, parse_plan
 
-    kind, placements = _KINDS.get(name, name.removesuffix("s")), []
+    kind = _KINDS.get(name, name.removesuffix("s"))
     if kind == "task":
         get_task(value)
     elif kind == "encoder":
@@ -206,20 +204,9 @@ def _check_meaning(name: str, value: Any, encoder: str | None) -> None:
     elif kind == "pattern":
         parse_pattern(value)
     elif kind == "plan":
-        placements = [placement for _, placement in parse_plan(value).steps]
+        parse_plan(value)
     elif kind == "placement":
-        placements = [Placement(value if isinstance(value, str) else f"{value}-")]
-    for placement in placements if encoder else ():
-        if placement.text[0].isdigit():
-            placement.layers(_layers(encoder))
-
-
-@cache
-def _layers(encoder: str) -> int:
-    from sparsebert.models.architectures import architecture_of
-    from sparsebert.models.encoders import load_classifier
-
-    return architecture_of(load_classifier(encoder, ())).layers
+        Placement(value if isinstance(value, str) else f"{value}-")
 
 
 def _wrong(parameter: Parameter, what: str, where: str = "") -> InputError:
