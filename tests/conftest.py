@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ settings.register_profile("untimed", deadline=None)  # machines may be busy
 settings.load_profile("untimed")
 
 LONGEST = "test_whole_book"
+PROJECT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+LESSONS = sorted((PROJECT / "notebooks").glob("[a-z]*.ipynb"))  # labs, and the example of a day
 
 _SUBJECTS = ("the old film", "a quiet actor", "this plot", "every scene", "the director of the story")
 _VERBS = {"bores": -1.5, "annoys": -0.5, "pleases": 0.5, "delights": 1.5}

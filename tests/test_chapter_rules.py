@@ -8,16 +8,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import CHAPTERS, LESSONS
 
-from sparsebert.chapters import chapters, lessons
-
-PROJECT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = chapters(PROJECT)
+NOTEBOOKS = CHAPTERS
 HIDING = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 EXERCISE = re.compile(r"^`{3,}\{exercise\} (?P<title>.+)\n:label: (?P<label>[\w-]+)", re.MULTILINE)
 GRADED = re.compile(r".+ · (easy|medium|hard), \d+ minutes")
 
-LABS = [path for path in lessons(PROJECT) if path.stem.startswith("lab_")]
+LABS = [path for path in LESSONS if path.stem.startswith("lab_")]
 
 # A lab has no summary, no self-check and no hard exercises, and students state its findings themselves.
 in_chapters = pytest.mark.parametrize("chapter", NOTEBOOKS, ids=lambda path: path.stem[:2])

@@ -12,14 +12,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from conftest import CHAPTERS, LESSONS
 
 from sparsebert.chapters import (
     ChapterError,
     book,
     build_book,
-    chapters,
     find_notebook,
-    lessons,
     parameters_of,
     parse_parameters,
     run_notebook,
@@ -78,11 +77,9 @@ def test_a_notebook_is_found_by_any_of_its_names(notebook, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lab_pairs", "pairs", "lab"])
-def test_a_lab_is_no_chapter_and_is_found_by_its_name(notebook, name):
+def test_a_lab_is_found_by_its_name(notebook, name):
     lab = make_notebook(notebook.parent.parent, "lab_pairs")
     assert find_notebook(name, notebook.parent.parent) == lab
-    assert chapters(notebook.parent.parent) == [notebook]
-    assert lessons(notebook.parent.parent) == [lab]
 
 
 def test_a_misspelt_notebook_names_the_nearest(notebook):
@@ -590,8 +587,8 @@ def test_a_chapter_that_is_listed_but_missing_is_named(small_book, tmp_path):
 
 # ---- the project's own book ----------------------------------------------------------------------
 
-NOTEBOOKS = chapters(PROJECT)
-LISTED = [*NOTEBOOKS, *lessons(PROJECT)]
+NOTEBOOKS = CHAPTERS
+LISTED = [*NOTEBOOKS, *LESSONS]
 
 
 def test_the_table_of_contents_lists_every_page_and_every_notebook():

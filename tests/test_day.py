@@ -8,12 +8,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
+from conftest import LESSONS
 
-from sparsebert.chapters import lessons
 from sparsebert.cli import main
 
 PROJECT = Path(__file__).resolve().parents[1]
-(DAY,) = [path for path in lessons(PROJECT) if path.stem.startswith("day_")]
+(DAY,) = [path for path in LESSONS if path.stem.startswith("day_")]
 TYPED = [
     (
         shlex.split(cell.source.removeprefix("!").replace("\\\n", " ")),

@@ -12,9 +12,10 @@ import nbformat
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import CHAPTERS, LESSONS
 
 import sparsebert
-from sparsebert.chapters import chapters, lessons, site
+from sparsebert.chapters import site
 from sparsebert.chapters.downloads import plain_markdown, standalone
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.reference import entries, field_lines, in_rst, reference_page, with_reference
@@ -22,7 +23,7 @@ from sparsebert.chapters.rendering import find_browser, print_page
 from sparsebert.errors import ChapterError, InputError
 
 PROJECT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = pytest.mark.parametrize("notebook", chapters(PROJECT), ids=lambda path: path.stem)
+NOTEBOOKS = pytest.mark.parametrize("notebook", CHAPTERS, ids=lambda path: path.stem)
 
 
 def link(role: str, content: str) -> str:
@@ -95,7 +96,7 @@ def test_myst_becomes_markdown_that_every_program_shows(myst, plain):
     assert plain_markdown(myst, link) == plain
 
 
-@pytest.mark.parametrize("notebook", [*chapters(PROJECT), *lessons(PROJECT)], ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", [*CHAPTERS, *LESSONS], ids=lambda path: path.stem)
 def test_no_download_has_roles_directives_or_labels_left(notebook):
     book = standalone(read_notebook(notebook), link, "", "main")
     nbformat.validate(book)

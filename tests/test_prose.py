@@ -14,13 +14,13 @@ import click
 import nbformat
 import pytest
 import yaml
+from conftest import CHAPTERS, LESSONS
 from markdown_it import MarkdownIt
 from proselint.checks import __register__
 from proselint.config import DEFAULT
 from proselint.registry import CheckRegistry
 from proselint.tools import LintFile
 
-from sparsebert.chapters import chapters, lessons
 from sparsebert.chapters.downloads import plain_markdown
 from sparsebert.chapters.reference import entries
 from sparsebert.cli import main
@@ -74,7 +74,7 @@ def helps() -> Iterator[tuple[str, str]]:
 def texts() -> Iterator[tuple[str, str]]:
     for page in pages():
         yield page.name, text_of(page.read_text(encoding="utf-8"))
-    for notebook in [*chapters(PROJECT), *lessons(PROJECT)]:
+    for notebook in [*CHAPTERS, *LESSONS]:
         cells = nbformat.read(notebook, as_version=4).cells
         whole = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         yield notebook.name, text_of(whole)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import CHAPTERS
 
-from sparsebert.chapters import build_book, chapters
+from sparsebert.chapters import build_book
 from sparsebert.chapters.slides import build_slides, filled_in, findings_in
 from sparsebert.errors import InputError
 from sparsebert.figures.page import AGREES
@@ -85,7 +86,7 @@ def test_what_no_chapter_shows_is_refused(asked, said):
 
 @pytest.mark.parametrize(("kind", "number", "name"), ASKED)
 def test_the_lecture_asks_for_what_the_chapters_have(kind, number, name):
-    (notebook,) = [path for path in chapters(PROJECT) if path.stem[:2] == number]
+    (notebook,) = [path for path in CHAPTERS if path.stem[:2] == number]
     sources = [
         cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"
     ]

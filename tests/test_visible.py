@@ -9,16 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import CHAPTERS
 from test_runs import record_of
 
-from sparsebert.chapters import chapters
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.chapters.parameters import parse_parameters
 from sparsebert.data.tasks import Task, get_task
@@ -29,8 +28,7 @@ from sparsebert.study.intervals import over_seeds_and_rows
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.runs import RunConfig
 
-PROJECT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = {path.stem[:2]: path for path in chapters(PROJECT)}
+NOTEBOOKS = {path.stem[:2]: path for path in CHAPTERS}
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 
 

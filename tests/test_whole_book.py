@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import CHAPTERS, LESSONS
 
 import sparsebert
-from sparsebert.chapters import book, build_book, chapters, lessons
+from sparsebert.chapters import book, build_book
 from sparsebert.chapters.notebooks import read_notebook
 from sparsebert.figures.page import AGREES
 
 PROJECT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [*chapters(PROJECT), *lessons(PROJECT)]
+NOTEBOOKS = [*CHAPTERS, *LESSONS]
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +95,7 @@ def test_the_rendered_book_has_what_surrounds_the_chapters(built):
         assert name == "__version__" or f'id="sparsebert.{name}"' in reference, name
     for notebook in NOTEBOOKS:
         page = (built[0] / "notebooks" / f"{notebook.stem}.html").read_text()
-        assert 'href="../reference.html#sparsebert.' in page or notebook not in chapters(PROJECT)
+        assert 'href="../reference.html#sparsebert.' in page or notebook not in CHAPTERS
         assert notebook.stem in reference or "Explained in this chapter" not in page
         download = read_notebook(built[0] / "_sources" / "notebooks" / notebook.name)
         assert download.cells[0].id == "install-sparsebert"

@@ -5,7 +5,7 @@ makes it fit to be read, `book` renders them all. Nothing else in the package kn
 """
 
 from sparsebert.chapters.book import build_book
-from sparsebert.chapters.notebooks import chapters, find_notebook, lessons
+from sparsebert.chapters.notebooks import find_notebook
 from sparsebert.chapters.parameters import PROFILES, Parameter, parameters_of, parse_parameters
 from sparsebert.chapters.running import run_notebook
 from sparsebert.errors import ChapterError

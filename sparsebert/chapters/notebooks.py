@@ -11,16 +11,6 @@ from sparsebert.errors import InputError, first_line, shown, unknown_name
 from sparsebert.reading import path_of, read_text
 
 
-def chapters(root: str | Path | None = None) -> list[Path]:
-    """The notebooks `notebooks/NN_name.ipynb` of a project, in order."""
-    return sorted((find_root(root) / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-def lessons(root: str | Path | None = None) -> list[Path]:
-    """The notebooks of a project that are no chapters, such as `notebooks/lab_name.ipynb`, in order."""
-    return sorted((find_root(root) / "notebooks").glob("[a-z]*.ipynb"))
-
-
 def find_notebook(name: str | Path, root: str | Path | None = None) -> Path:
     """The notebook of this name: `03_which_connections`, `which_connections`, `03`, or the path of a file.
 
@@ -30,7 +20,8 @@ def find_notebook(name: str | Path, root: str | Path | None = None) -> Path:
     path = path_of(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
-    known = [*chapters(root), *lessons(root)]
+    folder = find_root(root) / "notebooks"
+    known = [path for names in ("[0-9][0-9]_*.ipynb", "[a-z]*.ipynb") for path in sorted(folder.glob(names))]
     wanted = path.name.removesuffix(".ipynb")
     for notebook in known:
         number, _, title = notebook.stem.partition("_")

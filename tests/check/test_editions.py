@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
-from built import BOOK, CLASSROOM, PROJECT, STUDENT, pages_of, read_page
+from built import BOOK, CLASSROOM, STUDENT, pages_of, read_page
+from conftest import CHAPTERS, LESSONS
 
-from sparsebert.chapters import chapters, lessons
 from sparsebert.chapters.tidying import without_solutions
 
 FOR_TEACHERS = {"marking_notes.html"}
@@ -42,7 +42,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_student_edition_is_the_book_without_its_solutions() -> None:
     assert set(pages_of(BOOK)) - set(pages_of(STUDENT)) == FOR_TEACHERS
-    hidden = solution_lines([*chapters(PROJECT), *lessons(PROJECT)])
+    hidden = solution_lines([*CHAPTERS, *LESSONS])
     assert hidden
     for file in STUDENT.rglob("*"):
         if file.suffix in (".html", ".ipynb", ".md", ".txt", ".js") and "_static" not in file.parts:
