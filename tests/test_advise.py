@@ -407,6 +407,7 @@ def test_an_answer_says_at_which_lengths_the_plan_saves(large, tmp_path, saves, 
     advice = advise(asked(large), tmp_path, run=fake.run, measure=measure, clock=fake.clock)
     assert advice.answer.startswith(said.replace("PLAN", advice.held.plan))
     assert "connections. With 95 % confidence it loses at most" in advice.answer
+    assert ("Loss and density are those of the task's texts" in advice.answer) == any(saves)  # of few tokens
 
 
 @pytest.mark.parametrize("budget", [300, 700, 1500, 6000])

@@ -112,7 +112,10 @@ class Advice:
         if not saved:
             return f"Stay with dense attention: at {unsaved} tokens nothing is saved by {plan}. {self.why}"
         nothing = f"At {unsaved} tokens nothing is saved, so stay with dense attention there. "
-        return f"{nothing if unsaved else ''}At {saved} tokens use {plan}. {self.why}"
+        told = f"{nothing if unsaved else ''}At {saved} tokens use {plan}. {self.why}"
+        if saves.index[saves].max() <= (typical := self.log.typical_length):
+            return told
+        return f"{told} Loss and density are those of the task's texts (median: {typical:.0f} tokens)."
 
     @property
     def tried(self) -> str:
