@@ -1105,7 +1105,7 @@ def test_verdicts_on_several_tasks_are_said_in_a_phrase():
     holds, fails = (dense() + late(loss) for loss in (0.5, 4.0))
     found = [one for records in (holds, fails, holds) for one in claims.judge("C1", records)]
     labels = [claims.Verdict(**vars(one) | {"label": label}) for one, label in zip(found, "abc", strict=True)]
-    assert claims.in_words(labels) == "holds on `a` and `c`; does not hold on `b`"
+    assert claims.in_words(labels) == "holds on a and c; does not hold on b"
     assert claims.in_words(claims.judge("C1", dense())) == "has no runs"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from sparsebert.degrees import DegreeConfig
 from sparsebert.patterns import Global, Learned, parts_of
 from sparsebert.registry import METHODS
-from sparsebert.study.captions import between, code, listed, rounded, titled
+from sparsebert.study.captions import between, listed, rounded, titled
 from sparsebert.study.claims.rules import (
     CLAIMS,
     SEEDS,
@@ -102,7 +102,7 @@ def told(found: Sequence[Verdict], claim: str) -> str:
     """What came out of a claim, in a sentence: which runs say it, and each verdict with its tasks."""
     own = [v for v in found if v.claim == claim and v.numbers]
     runs = f"In {runs_behind(v.label for v in own)}, " * bool(own)
-    return f"{runs}{claim} {in_words(own, titled)}."
+    return f"{runs}{claim} {in_words(own)}."
 
 
 def runs_behind(labels: Iterable[str]) -> str:
@@ -124,14 +124,14 @@ def missing(found: Sequence[Verdict], claim: str) -> str:
     return "\n".join(f"- {titled(v.label)}: {'; '.join(v.missing)}." for v in own)
 
 
-def in_words(found: Sequence[Verdict], named: Callable[[str], str] = code) -> str:
-    """The verdicts on one claim in a phrase, such as "holds on `a` and `b`; is undecided on `c`".
+def in_words(found: Sequence[Verdict]) -> str:
+    """The verdicts on one claim in a phrase, such as "holds on SST-2 and MRPC; is undecided on QNLI".
 
     Tasks without a number are left out. Chapter 03 explains it.
     """
     said = []
     for word in get_args(Word):
-        labels = [named(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
+        labels = [titled(verdict.label) for verdict in found if verdict.verdict == word and verdict.numbers]
         verb = "" if word in ("holds", "does not hold") else "is "
         said += [f"{verb}{word} on {listed(labels)}"] if labels else []
     return "; ".join(said) or "has no runs"
