@@ -27,7 +27,8 @@ from sparsebert.patterns.hard_degrees import HardDegrees, load_degrees
 from sparsebert.registry import METHODS
 from sparsebert.study import claims
 from sparsebert.study.captions import between
-from sparsebert.study.claims.runs import each_once, judged, records_by_setting, score_of
+from sparsebert.study.claims.rules import MAY_DIFFER
+from sparsebert.study.claims.runs import Setting, each_once, judged, records_by_setting, score_of
 from sparsebert.study.intervals import over_seeds, over_seeds_and_rows
 from sparsebert.study.results import as_line, evidence, recorded
 from sparsebert.sweeps.grids import load_grid
@@ -989,10 +990,21 @@ def test_runs_that_decide_have_new_seeds_and_the_settings_of_the_grids():
     configs = [config for name in files for config in load_grid(grids / f"{name}.yaml")]
     made = [record_of(config) for config in configs]
     assert claims.deciding(made) == made and not claims.exploratory(made)
-    changes = {"seed": 0}, {"learning_rate": 5e-5}, {"train_size": 100}, {"task": "glue/mrpc"}
+    changes = (
+        {"seed": 0},
+        {"learning_rate": 5e-5},
+        {"train_size": 100},
+        {"eval_size": 9},
+        {"task": "glue/mrpc"},
+    )
     others = [record_of(configs[0].model_copy(update=change)) for change in changes]
     assert not claims.deciding(others)
     assert [record.config.task for record in claims.exploratory(others)] == ["glue/mrpc"]
+
+
+def test_each_field_of_a_run_may_differ_or_has_to_be_equal_where_runs_are_compared():
+    left_out = {"layers", "reduce"}  # by `evidence`
+    assert {*RunConfig.model_fields} == {*Setting._fields} - {"data_hash"} | MAY_DIFFER | left_out
 
 
 def test_the_grid_of_verdicts_has_five_tasks_at_most_and_those_that_most_claims_are_judged_on():

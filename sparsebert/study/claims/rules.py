@@ -29,7 +29,7 @@ from sparsebert.study.claims.runs import (
     single_width_at,
 )
 from sparsebert.study.results import known_plan
-from sparsebert.training.runs import RunRecord
+from sparsebert.training.runs import RunConfig, RunRecord
 
 LEVELS = (0.78, 0.85, 0.95, 1.0)  # of sparsity, over pairs of real tokens of the layers that are changed
 MARGIN = 1.0  # points: what is lost or gained beyond it is no longer little
@@ -40,9 +40,10 @@ SLACK = 0.005  # by which a density may exceed another and still count as at mos
 SEEDS = 3  # of fewer a rule decides nothing, whatever their interval
 DECIDING_SEEDS = range(5, 10)  # those below explored, before the rules were what they are
 DECIDING_ENCODER = "minilm"
+MAY_DIFFER = {"plan", "degrees", "seed", "kernel", "precision", "labels"}  # fields of runs that decide
 DECIDING_SETTINGS: dict[str, dict[str, str | float | None]] = {
     task: {
-        "encoder": "minilm",
+        "encoder": DECIDING_ENCODER,
         "train_size": size,
         "epochs": epochs,
         "batch_size": batch,
@@ -460,15 +461,13 @@ CLAIMS = {
 
 def deciding(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs that the claims are decided by: new seeds, in the settings that were fixed beforehand."""
+    usual = {name: field.default for name, field in RunConfig.model_fields.items() if name not in MAY_DIFFER}
     return [
         record
         for record in records
-        if record.config.task in DECIDING_SETTINGS
+        if (fixed := DECIDING_SETTINGS.get(task := record.config.task))
         and record.config.seed in DECIDING_SEEDS
-        and all(
-            getattr(record.config, name) == value
-            for name, value in DECIDING_SETTINGS[record.config.task].items()
-        )
+        and record.config.model_dump(exclude=MAY_DIFFER) == usual | fixed | {"task": task}
     ]
 
 
