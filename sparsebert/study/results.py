@@ -22,6 +22,7 @@ from sparsebert.errors import InputError, UnknownName, unknown_name
 from sparsebert.paths import check_writable, locked, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
+from sparsebert.training.naming import FIRST_FIELDS
 from sparsebert.training.predictions import metrics_of
 from sparsebert.training.runs import RunRecord, RunStore
 
@@ -428,13 +429,17 @@ def unpack(name: str, store: RunStore) -> tuple[int, int]:
 
 
 def as_line(record: RunRecord) -> str:
-    """A record as one line of JSON; learned arrays are rounded, and parts that it lacks are left out."""
+    """A record as one line of JSON; learned arrays are rounded, and parts that it lacks are left out.
+
+    So are fields of its config that are younger than the first version and have their default, so that a
+    new field does not change the lines of older runs.
+    """
     fields = json.loads(record.model_dump_json())
     for part in _LEFT_OUT:
         if not fields[part]:
             del fields[part]
-    if not fields["config"]["labels"]:
-        del fields["config"]["labels"]
+    always = {*FIRST_FIELDS, *record.config.model_dump(exclude_defaults=True)}
+    fields["config"] = {name: value for name, value in fields["config"].items() if name in always}
     if learning := fields.get("learning"):
         learning["survival"] = _short(learning["survival"])
         for part in ("kept", "weights"):

@@ -35,7 +35,7 @@ def revision_of(method: str | None) -> int:
 
 def former_names(config: Fields, asked: Fields) -> list[str]:
     """The names that earlier versions gave a config, the latest first; none if they couldn't ask for it."""
-    new = asked.keys() - set(_FIRST_FIELDS) or (asked.get("degrees") or {}).keys() - set(_FIRST_DEGREES)
+    new = asked.keys() - set(FIRST_FIELDS) or (asked.get("degrees") or {}).keys() - set(_FIRST_DEGREES)
     method = config["degrees"] and config["degrees"]["method"]
     if new or revision_of(method) != _FIRST_REVISIONS.get(method, 0):
         return []
@@ -67,7 +67,7 @@ def _hash(value: Any) -> str:
 
 # ---- version 1: all fields are hashed, labels stand in the names of files -----------------------------
 
-_FIRST_FIELDS = (
+FIRST_FIELDS = (
     *("task", "encoder", "plan", "train_size", "eval_size", "epochs", "batch_size", "learning_rate"),
     *("max_length", "seed", "precision", "kernel", "degrees"),
 )
@@ -95,7 +95,7 @@ def _first_revision(config: Fields) -> int:
 
 
 def _first_name(config: Fields) -> str:
-    fields = {name: config[name] for name in _FIRST_FIELDS if name != "kernel"}
+    fields = {name: config[name] for name in FIRST_FIELDS if name != "kernel"}
     if config.get("kernel", "auto") != "auto":
         fields["kernel"] = config["kernel"]
     if fields["degrees"] is not None:
