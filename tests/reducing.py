@@ -9,6 +9,7 @@ from torch import nn
 from sparsebert.reductions import attach_reduction
 
 LENGTHS = (9, 4, 7)
+KINDS = ("bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta")  # whose tokens can leave
 
 
 def reduced(model, text, training=False):

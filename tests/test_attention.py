@@ -22,7 +22,7 @@ from sparsebert.patterns import Dense, Global, Neighbour
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.patterns.plans import parse_plan
-from sparsebert.registry import register
+from sparsebert.registry import METHODS, register
 from sparsebert.selftest.models import HandMasked, computed_by_hand, outputs_and_gradients
 
 PLANS = [
@@ -165,7 +165,7 @@ def test_hard_degrees_have_trained_weights_on_their_edges_and_none_elsewhere(kin
     assert learner.theta.grad is None
 
 
-@pytest.mark.parametrize("method", ["survival", "ensemble", "span", "gates"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.soft])
 def test_weights_and_degrees_change_what_the_model_computes(method):
     batch, model = tiny_batch(), tiny_model("bert")
     learner = LearnedDegrees(DegreeConfig(method=method, max_distance=3), [0, 1, 2, 3], 4, 2).double()

@@ -29,7 +29,7 @@ from sparsebert.chapters.reference import components_page
 from sparsebert.data.tasks import task_names
 from sparsebert.errors import InputError
 from sparsebert.paths import locked
-from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS
+from sparsebert.registry import ARCHITECTURES, KERNELS, METHODS, PATTERNS, REDUCTIONS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
@@ -640,8 +640,8 @@ def test_a_chapter_is_refused_before_it_trains_any_of_its_runs(tmp_path, monkeyp
 
 def test_the_page_of_components_has_all_that_are_registered():
     page = components_page()
-    assert all((PATTERNS, KERNELS, METHODS, ARCHITECTURES))
-    for registry in (PATTERNS, KERNELS, METHODS, ARCHITECTURES):
+    for registry in (PATTERNS, KERNELS, METHODS, ARCHITECTURES, REDUCTIONS):
+        assert registry
         for name in registry:
             assert re.search(rf"^\| `{re.escape(name)}\b", page, re.MULTILINE), name
     assert all(f"| `{name}` |" in page for name in task_names() if not name.startswith("file:"))

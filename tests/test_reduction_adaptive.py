@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from models import tiny_model
-from reducing import LENGTHS, columns, gradient_and_slopes, logits_only, loss_of, reduced
+from reducing import KINDS, LENGTHS, columns, gradient_and_slopes, logits_only, loss_of, reduced
 
 from sparsebert import sparsify
 from sparsebert.models.architectures import architecture_of
@@ -18,7 +18,6 @@ from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 
 TEXT = "adaptive(start=0.5, dense_share=0)"
-KINDS = ("bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta")
 
 
 def test_scores_are_those_of_the_formula():

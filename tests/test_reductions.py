@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from models import tiny_model
-from reducing import LENGTHS, columns, gradient_and_slopes, loss_of, reduced
+from reducing import KINDS, LENGTHS, columns, gradient_and_slopes, loss_of, reduced
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebert import load, sparsify
@@ -25,7 +25,6 @@ from sparsebert.reductions.reduction import attend_and_score
 from sparsebert.training.finetuning import evaluate, finetune
 from sparsebert.training.runs import RunConfig
 
-KINDS = ("bert", "distilbert", "albert", "roberta", "electra", "xlm-roberta")
 WAYS = ("lat(keep=0.5 @ 1; 0.7 @ 2)", "ltp(start=1.2)")
 
 

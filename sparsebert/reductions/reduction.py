@@ -223,7 +223,7 @@ def attach_reduction(model: PreTrainedModel, text: str) -> Reduction:
     if not architecture.ends_of_attention or architecture.by_offset(1) is not None:
         raise InputError(
             f"tokens can't leave a '{architecture.name}' encoder, whose positions or sums don't allow "
-            "it; choose a BERT, RoBERTa, ELECTRA, ALBERT or DistilBERT, or leave --reduce out"
+            "it; choose another encoder, such as minilm, or leave --reduce out"
         )
     reduction = REDUCTIONS[name](settings, architecture).to(model.device).train(model.training)
     setattr(model, Reduction.attribute, reduction)

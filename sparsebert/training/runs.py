@@ -129,7 +129,7 @@ class RunConfig(BaseModel):
     )
     kernel: Text = Field(
         "auto",
-        description="Kernel that computes attention: reference, banded, segmented, flex or auto; the result "
+        description="Kernel that computes attention, such as banded; auto takes the fastest, and the result "
         "is the same",
     )
     layers: Positive | None = Field(
