@@ -14,7 +14,7 @@ from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.study.spending import DENSE as DENSE_WAY
-from sparsebert.study.spending import judged_at, lost_beyond, spent, to_compare, way_of
+from sparsebert.study.spending import by_setting, judged_at, lost_beyond, to_compare, way_of
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig
 
@@ -76,7 +76,7 @@ def test_degrees_that_aim_at_no_density_are_told_by_how_they_were_learned():
 
 
 def test_costs_and_losses_are_beside_dense_attention_of_the_same_seed():
-    found = spent(DENSE + LAYERS + SHORT).set_index("setting")
+    found = by_setting(DENSE + LAYERS + SHORT).set_index("setting")
     assert found["cost"].to_dict() == pytest.approx({"5 layers": 0.8, "4 layers": 0.6, "lat(keep=0.9)": 0.7})
     assert found["lost"].to_dict() == pytest.approx({"5 layers": 0.5, "4 layers": 4.0, "lat(keep=0.9)": 0.0})
     assert found.loc["5 layers", "chosen"] == pytest.approx(0.5)
@@ -87,15 +87,15 @@ def test_costs_and_losses_are_beside_dense_attention_of_the_same_seed():
 def test_a_setting_whose_seeds_agree_by_luck_has_no_shorter_interval_for_it():
     noisy = [run(0.15 + 0.02 * seed, 500.0, seed, layers=2) for seed in (1, 0, 2)]
     alone, among = (
-        spent(DENSE + own).set_index("setting").loc["lat(keep=0.9)"] for own in (SHORT, SHORT + noisy)
+        by_setting(DENSE + own).set_index("setting").loc["lat(keep=0.9)"] for own in (SHORT, SHORT + noisy)
     )
     assert alone["lost"] == among["lost"] and among["high"] - among["low"] > alone["high"] - alone["low"]
 
 
 def test_seeds_that_dense_attention_lacks_and_old_runs_are_left_out():
-    assert spent(DENSE[:2] + SHORT)["seeds"].tolist() == [2]
-    assert spent(SHORT).empty
-    assert spent(DENSE + [one.model_copy(update={"multiply_adds": None}) for one in SHORT]).empty
+    assert by_setting(DENSE[:2] + SHORT)["seeds"].tolist() == [2]
+    assert by_setting(SHORT).empty
+    assert by_setting(DENSE + [one.model_copy(update={"multiply_adds": None}) for one in SHORT]).empty
 
 
 def test_only_tasks_and_seeds_for_which_something_besides_pairs_was_left_out_are_compared():
@@ -109,17 +109,17 @@ def test_only_tasks_and_seeds_for_which_something_besides_pairs_was_left_out_are
 
 
 def test_the_cheapest_setting_within_the_points_is_judged():
-    at_three = judged_at(spent(DENSE + LAYERS + SHORT + NEAR), 3.0).set_index("way")
+    at_three = judged_at(by_setting(DENSE + LAYERS + SHORT + NEAR), 3.0).set_index("way")
     assert at_three.loc["fewer layers", "setting"] == "5 layers"
     assert at_three["keeps"].all()
     assert at_three.index[at_three["best"]].tolist() == ["lat"]
-    at_five = judged_at(spent(DENSE + LAYERS + SHORT), 5.0).set_index("way")
+    at_five = judged_at(by_setting(DENSE + LAYERS + SHORT), 5.0).set_index("way")
     assert at_five.loc["fewer layers", "setting"] == "4 layers"
 
 
 def test_costs_that_hardly_differ_share_the_place_and_what_breaks_the_points_has_none():
     near = runs(0.10, 710.0, reduce="ltp")
-    both = judged_at(spent(DENSE + SHORT + near), 1.0)
+    both = judged_at(by_setting(DENSE + SHORT + near), 1.0)
     assert both["best"].tolist() == [True, True]
     table = pd.DataFrame(
         {"task": "t", "way": ["a", "b"], "setting": ["1", "2"], "cost": [0.5, 0.6], "chosen": [0.1, 0.2]}
@@ -134,14 +134,14 @@ def test_a_setting_is_compared_with_a_way_at_the_same_cost():
     dearer = runs(0.11, 900.0, reduce="ltp(price=0.02)")
     cheaper = runs(0.13, 700.0, reduce="ltp(price=0.15)")
     records = DENSE + LAYERS + dearer + cheaper
-    settings = spent(records)
+    settings = by_setting(records)
     found = lost_beyond("ltp", "5 layers", records, settings)
     assert found.value == pytest.approx(100 * (0.105 - (0.11 + 0.13) / 2))
     assert lost_beyond("ltp", "4 layers", records, settings) is None  # it is cheaper than both
     others = [run(0.105, 800.0, seed, layers=5) for seed in (3, 4)]  # no seed of ltp's
     assert lost_beyond("ltp", "5 layers", dearer + cheaper + others, settings) is None
     at_an_end = runs(0.15, 700.0, layers=3)
-    settings = spent(records + at_an_end)
+    settings = by_setting(records + at_an_end)
     assert lost_beyond("ltp", "3 layers", records + at_an_end, settings).value == pytest.approx(2.0)
 
 

@@ -54,7 +54,7 @@ def to_compare(records: Iterable[RunRecord]) -> list[RunRecord]:
     return [record for record in records if (record.config.task, record.config.seed) in asked]
 
 
-def spent(records: Iterable[RunRecord]) -> pd.DataFrame:
+def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
     """A row per task and setting, of the seeds that dense attention has, too.
 
     `way` and `setting`; `seeds`; `cost`, the multiply-adds over dense attention's; `chosen`, the points lost
