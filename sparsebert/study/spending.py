@@ -85,7 +85,7 @@ def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
-    """The setting of each way at so many points, a row per task and way, from a frame of `spent`.
+    """The setting of each way at so many points, a row per task and way, from a frame of `by_setting`.
 
     `keeps` says whether its loss on the test rows lies below the points with its whole interval, and `best`
     whether its way is (one of) the cheapest that do. A way none of whose settings was within the points on
@@ -102,9 +102,9 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
 def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: pd.DataFrame) -> Mean | None:
     """Points on the test rows that a setting loses beyond a way of the same cost.
 
-    None without such a cost, and without a seed that was run with all settings that are compared.
-    `records` are runs of one task, and `settings` their frame of `spent`. The way's score at that cost lies
-    on the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
+    None without such a cost, and without a seed that was run with all settings that are compared. `records`
+    are runs of one task, and `settings` their frame of `by_setting`. The way's score at that cost lies on
+    the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
     """
     cost = settings.set_index("setting").loc[setting, "cost"]
     steps = settings[settings["way"] == way].sort_values("cost")
