@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import zlib
 from pathlib import Path
@@ -217,9 +218,12 @@ LETTERS = [(chr(97 + n % 26), "ab"[n % 2]) for n in range(900)]
 def test_what_is_wrong_with_data_has_its_sentence(tmp_path, kind, severity, said, rows, evaluated):
     found = found_in(tmp_path, rows, evaluated)[kind]
     assert found.severity == severity
-    with pytest.raises(InputError, match=said):
-        check([found] if severity == "stops" else [])
-        raise InputError(found.sentence)
+    assert re.search(said, found.sentence)
+    if severity == "stops":
+        with pytest.raises(InputError, match=said):
+            check([found])
+    else:
+        check([found])
 
 
 def test_a_file_whose_labels_are_all_different_says_so(tmp_path):

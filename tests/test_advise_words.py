@@ -46,7 +46,7 @@ def score_of(metric, rows):
 
 
 @pytest.mark.parametrize("metric", ["entity_f1", "accuracy"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(some_rows)
 def test_points_of_sentences_have_the_score_as_mean_and_its_derivative(metric, given_):
     """A sentence's points are what the score grows by, if that sentence counts a little more."""

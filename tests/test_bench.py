@@ -657,11 +657,6 @@ def test_nothing_measured_is_not_drawn(layer, model, tmp_path):
         figures.costs.where_time_goes(model.assign(tokens_per_second=math.nan))
 
 
-def test_the_blocks_of_the_band_are_drawn():
-    figure = figures.costs.tiles(24, 2, 4)
-    assert figure.axes[0].get_xlabel() == "keys"
-
-
 def test_a_measurement_is_read_where_one_is_recorded_for_all_that_is_asked(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_config.yml").write_text("")

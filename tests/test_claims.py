@@ -863,7 +863,7 @@ def noisy(records):
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 def test_the_order_of_the_records_does_not_matter(shuffling):
     mixed = list(EVERYTHING)
     shuffling.shuffle(mixed)

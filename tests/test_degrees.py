@@ -59,7 +59,7 @@ def refusal(call) -> str:
 # ---- survival
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["survival", "ensemble", "span"]), st.booleans())
 def test_survival_starts_at_one_and_never_increases(data, method, open_ended):
     learner = learner_of(method=method, open_ended=open_ended)

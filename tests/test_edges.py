@@ -34,7 +34,6 @@ def often(examples: int):
     return settings(
         max_examples=EXAMPLES or examples,
         derandomize=not EXAMPLES,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

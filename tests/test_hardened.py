@@ -93,26 +93,26 @@ def assert_as_defined(pattern, batch: Batch) -> None:
                 torch.testing.assert_close(found[pairs], torch.tensor(expected)[pairs])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(_layers, st.one_of(with_gaps(), batches()))
 def test_hard_degrees_keep_and_weigh_the_edges_of_their_definition(pattern, batch):
     assert_as_defined(pattern, batch)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(_learned, patterns), min_size=2, max_size=3), batches())
 def test_a_union_weighs_each_part_by_itself_and_no_pair_that_a_part_without_weights_allows(parts, batch):
     assert_as_defined(Union(tuple(parts)), batch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_layers, patterns, st.integers(0, 3), st.integers(0, 5), batches())
 def test_random_draws_besides_learned_degrees(hard, pattern, k, seed, batch):
     assert_as_defined(Random(k, seed, besides=hard), batch)
     assert_as_defined(Random(None, seed, like=pattern, besides=hard), batch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_layers, st.none() | patterns, st.integers(0, 5), batches())
 def test_random_is_the_degree_matched_control_of_learned_degrees(hard, besides, seed, batch):
     control = Random(like=hard, besides=besides, seed=seed)
@@ -141,7 +141,7 @@ def test_rows_without_gaps_share_one_table_of_distances():
 # ---- irregular degrees follow their distribution
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=9), st.integers(25, 300), st.integers(0, 5))
 def test_realised_degrees_are_the_quantiles_of_the_distribution(masses, n, layer):
     p = torch.tensor(masses, dtype=torch.float64)

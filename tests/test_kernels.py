@@ -73,7 +73,7 @@ def _hard_layers(draw) -> HardLayer:
 _parts = st.sampled_from(["neighbour(2)", "neighbour(6)", "global(cls)", "random(2)"]).map(parse_pattern)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_hard_layers() | _parts, min_size=1, max_size=3), st.integers(1, 12), st.booleans())
 def test_unions_with_hard_degrees_are_as_the_mask_says_wherever_the_band_takes_them(parts, length, padded):
     pattern, batch = Union(tuple(parts)), make_batch(length, padded)

@@ -235,7 +235,7 @@ def _joined(draw):
 _row = st.tuples(st.integers(1, 40), st.integers(0, 40), st.integers(0, 3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_joined(), st.lists(_row, min_size=1, max_size=3))
 def test_whatever_is_joined_has_the_pairs_of_its_definition(pattern, rows):
     batch, layout = pairs_of_texts(*rows), pattern.layout()

@@ -88,7 +88,7 @@ def batches(draw) -> Batch:
     return Batch(real, word_ids, head_ids, embeddings, second)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(patterns, batches())
 def test_allowed_equals_the_double_loop(pattern, batch):
     mask = pattern.allowed(batch)
@@ -98,7 +98,7 @@ def test_allowed_equals_the_double_loop(pattern, batch):
         assert mask[row, 0][keep][:, keep].tolist() == allowed(pattern, Sentence(batch, row))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(patterns, batches())
 def test_real_queries_see_themselves_and_padding_is_never_seen(pattern, batch):
     mask = pattern.allowed(batch)[:, 0]
@@ -107,13 +107,13 @@ def test_real_queries_see_themselves_and_padding_is_never_seen(pattern, batch):
     assert not mask.transpose(1, 2)[~batch.real].any()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts)
 def test_a_pattern_prints_the_text_that_parses_back(pattern):
     assert parse_pattern(str(pattern)) == pattern
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(patterns, patterns, st.integers(0, 5), batches())
 def test_the_degree_matched_control_gives_each_token_the_same_degree(pattern, kept, seed, batch):
     control = Random(like=pattern, besides=kept, seed=seed) | kept

@@ -39,7 +39,7 @@ _pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text() | st.lists(_pieces, max_size=30).map("".join))
 def test_any_text_is_a_plan_or_is_refused_in_one_short_sentence(text):
     try:

@@ -22,7 +22,7 @@ from studies import study
 from test_cli import call as command
 from test_encoders import save_encoder
 from test_runs import input_hash
-from transformers import BertConfig, set_seed
+from transformers import BertConfig, TrainingArguments, set_seed
 
 from sparsebert.cli import main
 from sparsebert.cli.options import duration
@@ -926,7 +926,13 @@ def test_two_processes_of_accelerate_make_the_run_of_one(small, workspace, witho
     assert pair.train_rows == 32 and pair.data_hash == alone.data_hash
 
 
-def test_rows_that_processes_cannot_share_and_degrees_are_refused(small, monkeypatch):
+def test_a_batch_that_processes_cannot_share_is_refused(small, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", 3)
+    with pytest.raises(InputError, match=r"batch_size=8 can't be shared by 3 processes; write a multiple"):
+        finetune(RunConfig(**small))
+
+
+def test_degrees_are_refused_to_several_processes(small, monkeypatch):
     module = sys.modules["sparsebert.training.finetuning"]
     several = types.SimpleNamespace(num_processes=3)
     monkeypatch.setattr(module, "processes", lambda: several)

@@ -152,7 +152,7 @@ odd_texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=
 
 
 @each_tokenizer
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(odd_texts, st.none() | odd_texts, st.none() | st.integers(4, 20))
 def test_columns_of_any_text_equal_a_count_of_shared_characters(kind, text, pair, max_length):
     encoded = tokenizer_of(kind)(
