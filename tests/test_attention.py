@@ -429,6 +429,28 @@ def test_a_pattern_that_reads_parses_says_so_when_there_are_none():
         model(input_ids=batch["input_ids"])
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize(
+    ("kernel", "plan"),
+    [
+        ("dense", "dense"),
+        ("reference", "syntax | lexical(2)"),
+        ("banded", "neighbour(1) | global(cls)"),
+        ("segmented", "neighbour(1) | segments(first sees second)"),
+        ("flex", "neighbour(1) | global(cls)"),
+    ],
+)
+def test_half_precision_on_request_is_near_the_whole(kernel, plan):
+    model, batch = tiny_model("bert").float(), tiny_batch()
+    batch["token_type_ids"] = (torch.arange(9) > 2).long().expand(3, 9)
+    with torch.no_grad(), sparsify(model, plan, kernel="auto" if kernel == "dense" else kernel) as sparse:
+        whole = model(**batch).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(**batch).logits
+        assert set(sparse.kernels) == {kernel}
+    assert (found - whole).norm() < 0.05 * whole.norm()
+
+
 def test_a_mask_of_pairs_is_refused():
     batch, model = tiny_batch(), tiny_model("bert")
     with sparsify(model, "neighbour(1)"), pytest.raises(InputError, match=r"\[batch, length\]"):

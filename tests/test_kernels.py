@@ -29,6 +29,12 @@ from sparsebert.selftest.attention import (
 )
 
 LENGTHS = (1, 17, 127, 128, 129, 512, 1000)
+SCALE = 0.3  # not the usual one
+
+
+def scaled(compute):
+    """Attention written out whose scores have another scale."""
+    return lambda query, *others: compute(query * SCALE * query.shape[-1] ** 0.5, *others)
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -38,12 +44,15 @@ def test_every_kernel_gives_what_is_written_out(name, length, padded):
     pattern, batch = PATTERNS[name], make_batch(length, padded)
     heads = make_heads(batch)
     exact = outcome(attended(pattern, batch), heads, batch)
+    otherwise = outcome(scaled(attended(pattern, batch)), heads, batch)
     pairs = pattern.allowed(batch).expand(-1, HEADS, -1, -1).sum().item() / HEADS
     for kernel in ("reference", "banded"):
         core = kernel_for(pattern, batch, HEADS, kernel, gradient=True)
         assert core.name == kernel or (core.name == "dense" and kernel == "reference")
         assert core.count == pytest.approx(pairs)
         assert max(errors(outcome(core, heads, batch), exact)) < 1e-9, kernel
+        found = outcome(partial(core, scale=SCALE), heads, batch)
+        assert max(errors(found, otherwise)) < 1e-9, kernel
         if length in (17, 129):
             for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
                 rounded = [x.detach().to(dtype).requires_grad_() for x in heads]

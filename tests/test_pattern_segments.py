@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Sentence, allowed, naive, pairs
-from test_kernels import Largest
+from test_kernels import SCALE, Largest, scaled
 from test_packaged import e5_file
 
 from sparsebert.data.tokenizing import one_sentence
@@ -201,6 +203,8 @@ def _agrees(pattern, batch, rounded=False):
     core = kernel_for(pattern, batch, HEADS, "segmented", gradient=True)
     assert core.count == pattern.allowed(batch).sum().item()
     assert max(errors(outcome(core, heads, batch), exact)) < 1e-9
+    otherwise = outcome(scaled(attended(pattern, batch)), heads, batch)
+    assert max(errors(outcome(partial(core, scale=SCALE), heads, batch), otherwise)) < 1e-9
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)) if rounded else ():
         rounded = [x.detach().to(dtype).requires_grad_() for x in heads]
         assert max(errors(outcome(core, rounded, batch), exact)) < bound, dtype

@@ -27,6 +27,7 @@ from sparsebert.patterns import (
     parse_plan,
 )
 from sparsebert.patterns.batches import Batch
+from sparsebert.patterns.random import random_keys
 from sparsebert.registry import first_paragraph
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -127,6 +128,14 @@ def test_random_draws_k_other_keys_and_the_same_ones_whatever_the_batch(k, seed,
         alone = Random(k, seed).allowed(Batch.of_lengths([n]))[0, 0]
         assert torch.equal(together[row, 0, :n, :n], alone)
         assert (alone.sum(-1) - 1 == min(k, n - 1)).all()
+
+
+def test_random_keys_of_long_sequences_are_drawn_some_queries_at_a_time():
+    length = 1500
+    assert 2 * (2**20 // length) < length  # three parts
+    drawn = random_keys(3, 1, length)
+    allowed = Random(3, 1).allowed(Batch.of_lengths([length]))[0, 0]
+    assert torch.equal(torch.eye(length).bool().scatter(1, drawn, True), allowed)
 
 
 @_each

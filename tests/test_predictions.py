@@ -41,6 +41,20 @@ def test_numbers_come_back(pairs):
     assert found.metrics(["pearson", "spearman"]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_points_of_matthews_add_up_to_the_score_and_tell_its_error():
+    labels = np.random.default_rng(0).integers(0, 2, 400)
+    guesses = np.where(np.random.default_rng(1).random(400) < 0.7, labels, 1)
+    own = Predictions.of(rows_of(labels), np.eye(2)[guesses], 2).points("matthews")
+
+    def whole(chosen):
+        return 100 * score(["matthews"], guesses[chosen], labels[chosen])["matthews"]
+
+    every = np.arange(400)
+    assert own.mean() == pytest.approx(whole(every))
+    for row in range(20):  # what it adds is what the score loses without it
+        assert own[row] - own.mean() == pytest.approx(399 * (own.mean() - whole(every != row)), abs=1)
+
+
 def test_a_bit_for_each_row_of_two_classes():
     found = Predictions.of(rows_of([0, 1] * 2732), np.eye(2)[[0, 1] * 2732], 2)
     assert len(found.predicted) == 4 * -(-5464 // 24)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from models import tiny_model
 from reducing import KINDS, LENGTHS, columns, gradient_and_slopes, loss_of, reduced
+from safetensors.torch import load_file
+from test_finetune import interrupt_at, results
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsebert import load, sparsify
@@ -45,16 +47,16 @@ def received_by_hand(weights, real):
 
 
 @pytest.mark.parametrize("pattern", ["dense", "neighbour(2) | global(cls)", "random(2)"])
-@pytest.mark.parametrize("gradient", [False, True])
-def test_attention_received_is_a_mean_over_heads_and_real_queries(pattern, gradient):
+@pytest.mark.parametrize(("gradient", "scale"), [(False, None), (True, None), (True, 0.3)])
+def test_attention_received_is_a_mean_over_heads_and_real_queries(pattern, gradient, scale):
     torch.manual_seed(0)
     batch = Batch.of_lengths([71, 1, 40])
     query, key, value = (torch.randn(3, 2, 71, 4, dtype=torch.float64) for _ in range(3))
     kernel = kernel_for(parse_pattern(pattern), batch, 2)
     with torch.set_grad_enabled(gradient):
-        output, received = attend_and_score(kernel, query, key, value)
+        output, received = attend_and_score(kernel, query, key, value, scale=scale)
     allowed = kernel.context.allowed
-    scores = (query @ key.transpose(-1, -2) / 2).masked_fill(~allowed, -math.inf)
+    scores = (query @ key.transpose(-1, -2) * (scale or 0.5)).masked_fill(~allowed, -math.inf)
     weights = scores.softmax(-1).nan_to_num()
     real = batch.real[:, None, :, None]
     torch.testing.assert_close(output * real, weights @ value * real)
@@ -240,6 +242,22 @@ def test_a_run_is_trained_saved_and_loaded(text, workspace, tmp_path):
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("text", ["ltp(price=0.5, start=1)", "compressed(share=0.7, slots=2)"])
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(text, small, workspace):
+    task = f"file:{workspace / 'scores.csv'}"  # whose metrics show every small difference
+    config = RunConfig(**small | {"task": task, "epochs": 2, "reduce": text})
+    with pytest.MonkeyPatch.context() as patched:
+        interrupt_at(patched, 7)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, scratch=workspace / "scratch", checkpoint_seconds=0)
+    resumed = finetune(config, scratch=workspace / "scratch", save_to=workspace / "resumed")
+    whole = finetune(config, save_to=workspace / "whole")
+    assert results(resumed) == pytest.approx(results(whole), rel=1e-5)
+    assert resumed.kept_per_layer == whole.kept_per_layer
+    found, expected = (load_file(workspace / run / "reduction.safetensors") for run in ("resumed", "whole"))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.slow
 def test_one_training_of_lat_serves_other_shares(workspace, tmp_path):
     asked = {"task": "reviews", "encoder": "tiny", "train_size": 32, "eval_size": 32}
@@ -299,9 +317,19 @@ def test_degrees_and_reductions_are_not_learned_at_once():
 
 def test_columns_of_tokens_that_leave_go_with_them():
     words = torch.tensor([[-1, 0, 1, 1], [-1, 0, -1, -1]])
-    batch = Batch.of_lengths([4, 2], word_ids=words, second=torch.tensor([3, 1]))
+    embeddings = torch.randn(2, 4, 5)
+    embeddings[0, 3] = embeddings[0, 0]
+    batch = Batch.of_lengths([4, 2], word_ids=words, embeddings=embeddings, second=torch.tensor([3, 1]))
     kept = torch.tensor([[True, False, True, True], [True, False, False, False]])
     left, places = batch.keep(kept)
     assert places[0].tolist() == [0, 2, 3]
     assert left.real.tolist() == [[True] * 3, [True, False, False]]
     assert left.word_ids[0].tolist() == [-1, 1, 1] and left.second.tolist() == [2, 1]
+    assert left.embeddings[left.real].equal(embeddings[kept])
+    assert parse_pattern("copies").allowed(left)[0, 0].nonzero().tolist() == [
+        [0, 0],
+        [0, 2],
+        [1, 1],
+        [2, 0],
+        [2, 2],
+    ]
