@@ -12,6 +12,7 @@ settings.register_profile("untimed", deadline=None)  # machines may be busy
 settings.load_profile("untimed")
 
 LONGEST = "test_whole_book"
+LONG = ("test_degrees", "test_kernels", "test_tasks", "test_visible")  # of many tests, none of which is slow
 PROJECT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 LESSONS = sorted((PROJECT / "notebooks").glob("[a-z]*.ipynb"))  # labs, and the example of a day
@@ -23,7 +24,12 @@ _OBJECTS = ("us", "the whole audience with great care", "critics who wait")
 
 def pytest_collection_modifyitems(items):
     """Files are handed out in this order: long ones first, since one that begins last runs alone."""
-    items.sort(key=lambda item: (item.path.stem != LONGEST, not item.get_closest_marker("slow")))
+
+    def place(item):
+        file = item.path.stem
+        return file != LONGEST, file not in LONG and not item.get_closest_marker("slow")
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from sparsebert.cli import main
 from sparsebert.kernels import Banded
-from sparsebert.selftest import attention, runs, testing
+from sparsebert.selftest import attention, models, runs, testing
 from sparsebert.selftest.checks import Check, Finding, NotHere, Report, read_report, run_checks
 from sparsebert.selftest.testing import GROUPS
 
@@ -31,7 +31,11 @@ def few(monkeypatch):
 
 @pytest.mark.slow
 def test_nothing_is_wrong_here(tmp_path, monkeypatch):
+    some = ("neighbour(5) | global(cls)", "irregular", attention._MIXED)  # tests of kernels try all
+    monkeypatch.setattr(attention, "PATTERNS", {name: attention.PATTERNS[name] for name in some})
     monkeypatch.setattr(attention, "CASES", ((17, True, 64), (129, False, 8)))
+    monkeypatch.setattr(attention, "_FLEX", some[:1])
+    monkeypatch.setattr(models, "ARCHITECTURES", ["bert", "modernbert"])
     monkeypatch.setattr(runs, "_COSTS", {"cpu": ("fp32", (512,))})
     said = call("selftest", "--out", tmp_path / "report.json")
     report = read_report(tmp_path / "report.json")
@@ -77,8 +81,6 @@ def test_a_faulty_kernel_is_found(few, monkeypatch, fault, tmp_path):
 
 
 def test_a_faulty_kernel_is_found_in_models(monkeypatch):
-    from sparsebert.selftest import models
-
     monkeypatch.setattr(models, "ARCHITECTURES", ["modernbert"])
     assert testing.selftest("cpu", only=["models"], told=str).wrong == []
     monkeypatch.setattr(Banded, "__call__", shifted(Banded.__call__))

@@ -40,7 +40,6 @@ class Change:
     result: str  # the name of a variable: a number, a text, a list, an array or a tensor
     line: str
     instead: str
-    slow: bool = False  # over 3 seconds
 
 
 CHANGES = [
@@ -89,11 +88,7 @@ def executed(chapter: str, cells: list[str]) -> dict[str, Any]:
 as_shown = cache(lambda chapter: executed(chapter, method(chapter)))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [pytest.param(change, marks=pytest.mark.slow if change.slow else ()) for change in CHANGES],
-    ids=lambda change: f"{change.chapter}: {change.line}",
-)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: f"{change.chapter}: {change.line}")
 def test_a_visible_line_that_is_changed_changes_the_result(change):
     cells = method(change.chapter)
     assert sum(source.count(change.line) for source in cells) == 1
@@ -103,7 +98,7 @@ def test_a_visible_line_that_is_changed_changes_the_result(change):
 
 
 def test_what_is_shown_gives_the_same_result_each_time():
-    for chapter in {change.chapter for change in CHANGES if not change.slow}:
+    for chapter in {change.chapter for change in CHANGES}:
         again = executed(chapter, method(chapter))
         for change in CHANGES:
             if change.chapter == chapter:
