@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_batch, tiny_model
+from test_finetune import interrupt_at
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsebert.degrees import DegreeConfig, LearnedDegrees
@@ -31,7 +31,6 @@ from sparsebert.training.runs import RunConfig, RunRecord
 SOFT = [name for name, method in METHODS.items() if method.soft]
 SHARINGS = ("network", "layer", "head")
 LONGEST, HEADS = 5, 4
-module = sys.modules["sparsebert.training.finetuning"]
 with_methods = pytest.mark.parametrize("method", SOFT)
 with_sharings = pytest.mark.parametrize("sharing", SHARINGS)
 
@@ -652,15 +651,6 @@ def test_weights_of_a_fixed_pattern_are_trained_without_learned_degrees(small):
 
 
 # ---- interruptions
-
-
-def interrupt_at(monkeypatch, step: int) -> None:
-    class Interrupt(module._Progress):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == step:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "_Progress", Interrupt)
 
 
 @pytest.mark.parametrize("method, step", [("survival", 5), ("survival", 8), ("gates", 3)])

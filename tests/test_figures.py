@@ -285,13 +285,6 @@ def test_degrees_draw_a_histogram_per_pattern():
 # ---- intervals ----
 
 
-def test_the_interval_is_students():
-    # t(0.975, 2 degrees of freedom) = 4.30265, standard deviation 1, three values.
-    mean, low, high = mean_interval([1.0, 2.0, 3.0])
-    half = 4.302652729911275 / math.sqrt(3)
-    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half))
-
-
 def test_one_run_has_no_interval():
     mean, low, high = mean_interval([0.8])
     assert mean == 0.8 and math.isnan(low) and math.isnan(high)
