@@ -59,6 +59,16 @@ def doubled_gradient(call):
     return compute
 
 
+def gradient_that_is_not_a_number(call):
+    def compute(kernel, query, key, value, **how):
+        if key.requires_grad:
+            key = key * 1
+            key.register_hook(lambda gradient: gradient * math.nan)
+        return call(kernel, query, key, value, **how)
+
+    return compute
+
+
 def not_a_number(call):
     return lambda *given, **how: call(*given, **how) * math.nan
 
@@ -70,7 +80,9 @@ def failing(call):
     return compute
 
 
-@pytest.mark.parametrize("fault", [shifted, doubled_gradient, not_a_number, failing])
+@pytest.mark.parametrize(
+    "fault", [shifted, doubled_gradient, gradient_that_is_not_a_number, not_a_number, failing]
+)
 def test_a_faulty_kernel_is_found(few, monkeypatch, fault, tmp_path):
     monkeypatch.setattr(Banded, "__call__", fault(Banded.__call__))
     said = call("selftest", "--only", "kernels", "--out", tmp_path / "report.json", code=1)

@@ -104,8 +104,11 @@ def test_only_tasks_and_seeds_for_which_something_besides_pairs_was_left_out_are
 
     more = [run(0.12, cost, 8, plan=plan) for plan, cost in (("dense", 1000.0), ("neighbour(2)", 980.0))]
     ours = DENSE + NEAR + SHORT
-    assert to_compare([*ours, *more, *map(of_mrpc, DENSE + NEAR)]) == ours
-    assert to_compare(DENSE + NEAR) == []
+    records = [*ours, *more, *map(of_mrpc, DENSE + NEAR)]
+    asked = [record.config for record in records]
+    assert to_compare(records, asked) == ours
+    assert to_compare(DENSE + NEAR, asked) == []
+    assert to_compare(records, [record.config for record in DENSE + SHORT]) == DENSE + SHORT
 
 
 def test_the_cheapest_setting_within_the_points_is_judged():
@@ -122,7 +125,14 @@ def test_costs_that_hardly_differ_share_the_place_and_what_breaks_the_points_has
     both = judged_at(by_setting(DENSE + SHORT + near), 1.0)
     assert both["best"].tolist() == [True, True]
     table = pd.DataFrame(
-        {"task": "t", "way": ["a", "b"], "setting": ["1", "2"], "cost": [0.5, 0.6], "chosen": [0.1, 0.2]}
+        {
+            "task": "t",
+            "seeds": 3,
+            "way": ["a", "b"],
+            "setting": ["1", "2"],
+            "cost": [0.5, 0.6],
+            "chosen": [0.1, 0.2],
+        }
         | {"lost": [0.9, 0.2], "high": [1.4, 0.7]}
     )
     found = judged_at(table, 1.0)
@@ -143,6 +153,19 @@ def test_a_setting_is_compared_with_a_way_at_the_same_cost():
     at_an_end = runs(0.15, 700.0, layers=3)
     settings = by_setting(records + at_an_end)
     assert lost_beyond("ltp", "3 layers", records + at_an_end, settings).value == pytest.approx(2.0)
+
+
+def test_a_way_that_is_compared_at_a_cost_is_no_surer_for_seeds_that_agree_by_luck():
+    records = DENSE + LAYERS + runs(0.11, 900.0, reduce="ltp(price=0.02)") + runs(0.13, 700.0, reduce="ltp")
+    noisy = [run(0.15 + 0.02 * seed, 500.0, seed, layers=2) for seed in (1, 0, 2)]
+    settings = by_setting(records)
+    alone, among = (lost_beyond("ltp", "5 layers", own, settings) for own in (records, records + noisy))
+    assert alone.value == among.value and among.error > alone.error
+
+
+def test_a_setting_with_fewer_than_three_seeds_is_not_judged():
+    found = by_setting(DENSE + SHORT + LAYERS[:2])
+    assert set(judged_at(found, 5.0)["way"]) == {"lat"}
 
 
 # ---- the time of a text

@@ -94,8 +94,9 @@ class Advice:
 
     @property
     def recommended(self) -> RunConfig | None:
-        """The run to use; None if nothing was trained."""
-        run = self.final[self.held.plan][0] if self.held else self.baseline
+        """The run to use; None if nothing was trained. It is dense where the plan saves nothing."""
+        pays = self.held and (self.savings.empty or self.savings["saves"].any())
+        run = self.final[self.held.plan][0] if pays else self.baseline
         return run and run.config
 
     @property
@@ -220,16 +221,20 @@ def advise(
         if finding.severity == "warns":
             say(f"warning: {finding.sentence}")
     search = Search(log, folder, task.paired, run or trainer(store, folders), clock, started, folders)
+    made = [*log.runs]
     search.make()
     advice = Advice.of(log, search.records.values())
-    if advice.recommended:
-        search.keep(advice.recommended)
     if log.savings is None and (record := _to_measure(advice)):
         plan = savings.measurable(record, folder)
-        found = measure(plan, request.encoder, request.lengths, lambda: search.left(reserve=0))
+        finished = log.runs == made  # so other lengths are asked for, which the budget is not for
+        left = (lambda: math.inf) if finished else lambda: search.left(reserve=0)
+        found = measure(plan, request.encoder, request.lengths, left)
         log.savings = found.assign(plan=plan.replace(f"{folder}/", "")).to_dict("records")
-        search.write()
-    return Advice.of(log, search.records.values())
+        log.write(folder) if finished else search.write()
+        advice = Advice.of(log, search.records.values())
+    if advice.recommended:
+        search.keep(advice.recommended)
+    return advice
 
 
 def advised(request: Request, folder: str | Path | None = None) -> Advice:

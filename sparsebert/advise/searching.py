@@ -5,7 +5,7 @@
     baseline   dense attention on the rows that finalists get: is there anything to lose? If not, on more rows
     first      many candidates on few rows, with one seed; without time to choose, one candidate alone
     second     a third of them on more rows, with another seed
-    final      at most two, on the baseline's rows, with at least three seeds that chose nothing
+    final      at most two, on the baseline's rows, with at least three seeds that chose no plan
 
 What depends on the clock (the sizes of a rung, and which runs find no time) is written into the log before it
 is acted on, and the rest follows from the log and the records (`sparsebert.advise.halving`). So a search that
@@ -48,7 +48,7 @@ WARM_UP = 64, 64  # rows to train and to evaluate on
 GOES_ON = 3  # one candidate of so many
 _MORE = 1.25  # times as many rows are worth another baseline
 FINALISTS, MOST_SEEDS = 2, 10
-SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # the final's seeds chose nothing
+SEED = {"probe": 0, "first": 0, "second": 1, "baseline": 2, "final": 2}  # the final's seeds chose no plan
 NOTHING_LEARNED = 0.05  # chance of the baseline's gain if nothing was learned, from which on it is taken so
 
 
@@ -68,6 +68,10 @@ def trainer(store: RunStore | None = None, folders: Folders | None = None) -> Ru
 def too_short(needed: float) -> str:
     """Why a search ends that needs so many seconds at the least."""
     return f"the budget is too short to promise anything; give at least {in_words(1.1 * needed)}"
+
+
+class _NoTime(InputError):
+    """A run that would end after the budget."""
 
 
 class Search:
@@ -260,7 +264,13 @@ class Search:
                     if not self.log.rung("first"):  # without dense attention there is nothing to compare with
                         raise
                     say(f"left out: {candidate}, seed {seed}: {error}")
-                    self.log.left_out.append(config.name)
+                    # Were only a failed seed left out, the others would promise what the plan does not keep.
+                    alone = isinstance(error, _NoTime) or candidate == DENSE
+                    seeds = (seed,) if alone else rung.seeds
+                    left_out = [self.log.config(candidate, each, rung).name for each in seeds]
+                    self.log.left_out += left_out
+                    for name in left_out:
+                        self.records.pop(name, None)
                 else:
                     if config.name not in self.log.runs:
                         say(f"{rung.name}: {describe(record)}")
@@ -275,7 +285,7 @@ class Search:
         if config.name in self.log.runs:
             return self.run(config, None)
         if MARGIN * (self.estimates.seconds(config) or 0.0) > self.left():
-            raise InputError("no time is left for it")
+            raise _NoTime("no time is left for it")
         return self.run(config, self._place(config.name) if keep else None)
 
     def _place(self, name: str) -> Path:

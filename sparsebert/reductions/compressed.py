@@ -112,7 +112,7 @@ class Compressed(Reduction):
         low = received.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
         high = received.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
         scores = (received - low) / (high - low).clamp(min=torch.finfo(received.dtype).tiny)
-        counts = (self.settings.share * real.sum(-1, keepdim=True) + _SLACK).floor().clamp(min=1)
+        counts = (self.settings.share * real.sum(-1, keepdim=True).double() + _SLACK).floor().clamp(min=1)
         return highest(received, real, counts) | ((scores >= self.settings.protected) & real)
 
     def leave(

@@ -102,7 +102,7 @@ class Lat(Reduction):
 
 def best(scores: Scores, real: Bool[Tensor, "batch length"], share: float) -> Bool[Tensor, "batch length"]:
     """This share of each text's tokens, rounded up: [CLS] and the highest scores, then the earliest."""
-    counts = (share * real.sum(-1, keepdim=True) - _SLACK).ceil().clamp(min=1)
+    counts = (share * real.sum(-1, keepdim=True).double() - _SLACK).ceil().clamp(min=1)
     return highest(scores, real, counts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -127,10 +128,11 @@ def outcome(compute: Compute, inputs: Sequence[Tensor], batch: Batch, *learned: 
 
 
 def errors(found: Sequence[Tensor], exact: Sequence[Tensor]) -> list[float]:
-    """Norms of the differences over those of what is exact, or over a tenth of the largest of these."""
+    """Norms of the differences over those of what is exact, or a tenth of the largest of these; never NaN."""
     found, exact = ([x.double().cpu() for x in tensors] for tensors in (found, exact))
     least = max(1.0, *(0.1 * x.norm().item() for x in exact))
-    return [((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(found, exact, strict=True)]
+    apart = [((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(found, exact, strict=True)]
+    return [math.inf if math.isnan(error) else error for error in apart]  # `max` passes over NaN
 
 
 # ---- the checks -----------------------------------------------------------------------------------

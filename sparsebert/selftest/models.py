@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
@@ -144,10 +145,11 @@ def _against_hand_masked(kind: str, device: str) -> Finding:
         # Gradients that are zero but for rounding are compared with the others, not with themselves.
         largest = max(tensor.norm() for tensor in exact.values())
         for name, tensor in exact.items():
-            apart = (found[name] - tensor).norm() / tensor.norm().clamp(min=1e-3 * largest)
-            if not apart.item() <= worst.error:
+            apart = ((found[name] - tensor).norm() / tensor.norm().clamp(min=1e-3 * largest)).item()
+            error = math.inf if math.isnan(apart) else apart
+            if error >= worst.error:
                 says = f"{name} under {f'{degrees} ' if degrees else ''}{plan}, {kernel}"
-                worst = Finding(apart.item(), worst.bound, says)
+                worst = Finding(error, worst.bound, says)
     return worst
 
 

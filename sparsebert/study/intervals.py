@@ -96,13 +96,15 @@ def scatter_of(scores: pd.DataFrame) -> Scatter | None:
     6.2; known as limma's moderated t). For a sum of conditions multiply `variance` by the sum of the
     squared weights.
     """
-    whole = max(scores.dropna(axis="index"), scores.dropna(axis="columns"), key=lambda block: block.size)
-    seeds, conditions = whole.shape
-    if min(seeds, conditions) < 3:
+    blocks = [scores.dropna(axis="index"), scores.dropna(axis="columns")]
+    blocks = [block for block in blocks if min(block.shape) >= 3]
+    if not blocks:
         return None
+    whole = max(blocks, key=lambda block: block.size)
+    conditions = whole.shape[1]
     values = whole.to_numpy(float)
     rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-    freedom = (seeds - 1) * (conditions - 1) / conditions
+    freedom = (len(whole) - 1) * (conditions - 1) / conditions
     variances = np.maximum((rest**2).sum(0) / freedom, 1e-9)
     logs = np.log(variances) - special.digamma(freedom / 2) + math.log(freedom / 2)
     more = float(logs.var(ddof=1)) - float(special.polygamma(1, freedom / 2))

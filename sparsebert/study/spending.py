@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from sparsebert.reductions import reduction_name
-from sparsebert.study.intervals import LEVEL, Mean, scatter_of
+from sparsebert.study.claims.rules import SEEDS
+from sparsebert.study.intervals import LEVEL, Mean, over_seeds_and_rows, scatter_of
 from sparsebert.study.losses import differences, mean_loss, points
 from sparsebert.study.results import known_plan, without_seeds
 from sparsebert.training.runs import RunConfig, RunRecord
@@ -43,15 +44,20 @@ def way_of(config: RunConfig) -> tuple[str, str]:
     return named[0] if named else "fixed patterns", without_seeds(config.plan)
 
 
-def to_compare(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs with a task and a seed for which layers were dropped or tokens left.
+def to_compare(records: Iterable[RunRecord], asked: Iterable[RunConfig]) -> list[RunRecord]:
+    """The runs that grids ask for, with whatever encoder, of tasks and seeds with more than patterns.
 
-    Other runs of patterns were made to compare these with each other. Chapter 10 explains it.
+    Other runs of these tasks were made to compare patterns with each other. Chapter 10 explains it.
     """
-    records = list(records)
-    asked = [record.config for record in records]
-    asked = {(config.task, config.seed) for config in asked if config.layers or config.reduce}
-    return [record for record in records if (record.config.task, record.config.seed) in asked]
+    names = {_but_for_encoder(config) for config in asked}
+    found = [record for record in records if _but_for_encoder(record.config) in names]
+    configs = [record.config for record in found]
+    more = {(config.task, config.seed) for config in configs if config.layers or config.reduce}
+    return [record for record in found if (record.config.task, record.config.seed) in more]
+
+
+def _but_for_encoder(config: RunConfig) -> str:
+    return config.model_copy(update={"encoder": "any"}).name
 
 
 def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -89,9 +95,9 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
 
     `keeps` says whether its loss on the test rows lies below the points with its whole interval, and `best`
     whether its way is (one of) the cheapest that do. A way none of whose settings was within the points on
-    the validation rows has no row. Chapter 10 explains it.
+    the validation rows has no row, nor one with fewer than three seeds. Chapter 10 explains it.
     """
-    allowed = settings[settings["chosen"] <= points]
+    allowed = settings[(settings["chosen"] <= points) & (settings["seeds"] >= SEEDS)]
     found = allowed.loc[allowed.groupby(["task", "way"])["cost"].idxmin()].copy()
     found["keeps"] = found["high"] < points
     cheapest = found["cost"].where(found["keeps"]).groupby(found["task"]).transform("min")
@@ -102,9 +108,9 @@ def judged_at(settings: pd.DataFrame, points: float) -> pd.DataFrame:
 def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: pd.DataFrame) -> Mean | None:
     """Points on the test rows that a setting loses beyond a way of the same cost.
 
-    None without such a cost, and without a seed that was run with all settings that are compared. `records`
-    are runs of one task, and `settings` their frame of `by_setting`. The way's score at that cost lies on
-    the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
+    None without such a cost, and without two seeds that were run with all settings that are compared.
+    `records` are runs of one task, and `settings` their frame of `by_setting`. The way's score at that cost
+    lies on the line between its next cheaper and its next dearer setting. Chapter 10 explains it.
     """
     cost = settings.set_index("setting").loc[setting, "cost"]
     steps = settings[settings["way"] == way].sort_values("cost")
@@ -116,11 +122,16 @@ def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: 
         rows[way_of(record.config)[1]][record.config.seed] = points(record, JUDGED)
     ends = cheaper["setting"].iloc[-1], dearer["setting"].iloc[0]
     seeds = sorted(set.intersection(*(set(rows[name]) for name in (setting, *ends))))
-    if not seeds:
+    if len(seeds) < 2:
         return None
     own, below, above = (np.stack([rows[name][seed] for seed in seeds]) for name in (setting, *ends))
     share = np.interp(cost, [cheaper["cost"].iloc[-1], dearer["cost"].iloc[0]], [0.0, 1.0])
-    return mean_loss((1 - share) * below + share * above - own)
+    scatter = scatter_of(
+        pd.DataFrame({name: {seed: row.mean() for seed, row in by.items()} for name, by in rows.items()})
+    )
+    weights = 1 + share**2 + (1 - share) ** 2  # squared
+    scatter = scatter and scatter._replace(variance=weights * scatter.variance)
+    return over_seeds_and_rows((1 - share) * below + share * above - own, scatter)
 
 
 def _scores(settings: Mapping[tuple[str, str], Sequence[RunRecord]]) -> pd.DataFrame:
