@@ -50,11 +50,12 @@ class Adaptive(Reduction):
     answer other than with all tokens. The paper's tokens leave before the layer that follows a stage; here
     they leave before the feed-forward part of the stage's own layer, which changes no answer.
 
-    Ours: scores are multiplied by the tokens of the text, so that 1 is the average and a threshold means the
-    same for short and long texts. The logarithms of thresholds are learned, so that a token that left never
-    comes back; the temperature is a share of the threshold. An encoder in training reads most tokens far
-    less than average. So thresholds start low and have a high rate: few tokens leave at first, and some ten
-    steps are enough. The answer with all tokens is the encoder's own, not that of a second one.
+    Ours: scores are multiplied by the tokens of the text, so that 1 is the average until tokens leave, and a
+    threshold means the same for short and long texts. The logarithms of thresholds are learned, so that a
+    token that left never comes back; the temperature is a share of the threshold. An encoder in training
+    reads most tokens far less than average. So thresholds start low and have a high rate: few tokens leave at
+    first, and some ten steps are enough. The answer with all tokens is the encoder's own, not that of a
+    second one.
 
     When it is used, each text has its own count of tokens. The paper's texts all keep the mean count of
     their batch, so that an answer would depend on the other texts.

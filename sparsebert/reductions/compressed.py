@@ -55,7 +55,7 @@ class Compressed(Reduction):
     straight-through gradient in training, and becomes c + the mean of their W_v x. The module takes the
     place of the attention of one layer, whose feed-forward part follows, from the first step on; pruning
     starts after `dense_share`. [CLS] goes on before the slots as it is, and slots without a token leave. To
-    the patterns of later layers a slot is like [CLS].
+    the patterns of later layers a slot has [CLS]'s embedding and no word, and bands go by the slots' order.
 
     What is counted: a pruned key takes its pairs away, not the projections of its token. Combining counts as
     two projections of each token and a pair of each with each slot.

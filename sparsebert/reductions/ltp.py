@@ -34,10 +34,11 @@ class Ltp(Reduction):
     """A token stays while the attention that it receives is above its layer's learned threshold.
 
     While thresholds are learned, all tokens stay, and what leaves a layer's attention is multiplied by
-    sigmoid((score - threshold) / temperature); then the thresholds are fixed and tokens leave. A score is
-    the attention that a token receives, times the tokens of the text, so that 1 is the average and a
-    threshold means the same for texts of all lengths; the paper's score is a mean over padded rows, and
-    its thresholds are for one length.
+    sigmoid((score - threshold) / temperature); then the thresholds are fixed and tokens leave. A score is the
+    attention that a token receives, times the tokens of the text, so that 1 is the average and a threshold
+    means the same for texts of all lengths. Once tokens have left, the average is above 1, so later
+    thresholds spare more than they did while they were learned. The paper's score is a mean over padded rows,
+    and its thresholds are for one length.
     """
 
     name = "ltp"

@@ -188,6 +188,11 @@ def _reduction(
     try:
         reduction.load_state_dict(load_file(folder / REDUCTION))
     except (OSError, SafetensorError, RuntimeError) as error:
+        if reduce and isinstance(error, RuntimeError):
+            raise InputError(
+                f"--reduce {reduce}: what the model in '{folder}' learned with {trained} does not fit it; "
+                "give settings that change no weights"
+            ) from None
         raise InputError(
             f"the model in '{folder}': its {REDUCTION} can't be read ({error}); save it again"
         ) from None
