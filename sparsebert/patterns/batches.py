@@ -57,7 +57,7 @@ class Batch:
         return Batch(*columns, second), places
 
     def like_first(self, real: Bool[Tensor, "batch other"]) -> Batch:
-        """A batch of one text a row, all of whose tokens have the words and embeddings of the first ones here."""
+        """A batch of one text a row, whose tokens all have the word and embedding of the first one here."""
 
         def first(column: Tensor | None) -> Tensor | None:
             return None if column is None else column[:, :1].repeat_interleave(real.shape[1], 1)

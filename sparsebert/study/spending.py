@@ -117,21 +117,34 @@ def lost_beyond(way: str, setting: str, records: Iterable[RunRecord], settings: 
     cheaper, dearer = steps[steps["cost"] <= cost], steps[steps["cost"] >= cost]
     if cheaper.empty or dearer.empty:
         return None
+    ends = cheaper["setting"].iloc[-1], dearer["setting"].iloc[0]
+    share = np.interp(cost, [cheaper["cost"].iloc[-1], dearer["cost"].iloc[0]], [0.0, 1.0])
+    return _sum([(-1, setting), (1 - share, ends[0]), (share, ends[1])], records)
+
+
+def gained_over(other: str, setting: str, records: Iterable[RunRecord]) -> Mean | None:
+    """Points on the test rows that a setting gains over another; None without two seeds of both.
+
+    `records` are runs of one task. Chapter 10 explains it.
+    """
+    return _sum([(1, setting), (-1, other)], records)
+
+
+def _sum(weighted: Sequence[tuple[float, str]], records: Iterable[RunRecord]) -> Mean | None:
+    """The weighted sum of settings' scores over the seeds that all have, moderated as the rules say."""
     rows: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     for record in records:
         rows[way_of(record.config)[1]][record.config.seed] = points(record, JUDGED)
-    ends = cheaper["setting"].iloc[-1], dearer["setting"].iloc[0]
-    seeds = sorted(set.intersection(*(set(rows[name]) for name in (setting, *ends))))
+    seeds = sorted(set.intersection(*(set(rows[name]) for _, name in weighted)))
     if len(seeds) < 2:
         return None
-    own, below, above = (np.stack([rows[name][seed] for seed in seeds]) for name in (setting, *ends))
-    share = np.interp(cost, [cheaper["cost"].iloc[-1], dearer["cost"].iloc[0]], [0.0, 1.0])
     scatter = scatter_of(
-        pd.DataFrame({name: {seed: row.mean() for seed, row in by.items()} for name, by in rows.items()})
+        pd.DataFrame({name: {seed: row.mean() for seed, row in own.items()} for name, own in rows.items()})
     )
-    weights = 1 + share**2 + (1 - share) ** 2  # squared
-    scatter = scatter and scatter._replace(variance=weights * scatter.variance)
-    return over_seeds_and_rows((1 - share) * below + share * above - own, scatter)
+    squared = sum(weight**2 for weight, _ in weighted)
+    scatter = scatter and scatter._replace(variance=squared * scatter.variance)
+    total = sum(weight * np.stack([rows[name][seed] for seed in seeds]) for weight, name in weighted)
+    return over_seeds_and_rows(total, scatter)
 
 
 def _scores(settings: Mapping[tuple[str, str], Sequence[RunRecord]]) -> pd.DataFrame:
