@@ -529,3 +529,25 @@ def test_dropout_of_the_reference_is_torchs_own_but_for_the_draws(pattern, monke
     real = batch.real[:, None, :, None]
     error = ((many - exact[0]) * real).norm() / exact[0].norm()
     assert 0 < error < 0.2
+
+
+def test_autocast_takes_no_precision_from_the_band():
+    batch = make_batch(200, padded=True)
+    pattern = PATTERNS["neighbour(5) | global(cls)"]
+    core = kernel_for(pattern, batch, HEADS, "banded", dropout=0.1, gradient=True)
+    heads = [x.detach().requires_grad_() for x in make_heads(batch, torch.bfloat16)]
+    found = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found.append(outcome(partial(core, dropout=0.1), heads, batch))
+    assert max(errors(*found[::-1])) < 1e-6
+
+
+def test_no_random_key_is_a_pattern_of_the_band():
+    pattern, batch = parse_pattern("neighbour(2) | random(0) | global(cls)"), make_batch(129, padded=True)
+    heads = make_heads(batch)
+    both = [
+        outcome(kernel_for(pattern, batch, HEADS, name), heads, batch) for name in ("banded", "reference")
+    ]
+    assert max(errors(*both)) < 1e-9

@@ -209,7 +209,10 @@ class LearnedDegrees(Companion):
 
     def weight_table(self, layer: int) -> Float[Tensor, "head distance"] | None:
         """Weights of one layer; a token's pair with itself is no edge and has none."""
-        return pad(self.weights[self.rows[layer]][:, 1:], (1, 0)) if self.config.weights else None
+        if not self.config.weights:
+            return None
+        beyond = 0 if self.config.open_ended else 1  # no edge goes there, and no file keeps it
+        return pad(self.weights[self.rows[layer]][:, 1 : self.weights.shape[-1] - beyond], (1, beyond))
 
     @torch.no_grad()
     def harden(self, kept: Table, log_weights: Table | None = None) -> None:

@@ -370,8 +370,9 @@ class _Banded(torch.autograd.Function):
         call = _Call(near, far, dropout, seed, scale)
         output = _buffer(query, query.dtype, zero=kernel.padded)
         normaliser = query.new_empty(query.shape[:3], dtype=_exact(query.dtype))
-        for rows, places, pairs in kernel.calls():
-            call.forward(pairs, *(x[rows, :, places] for x in (query, key, value, output, normaliser)))
+        with torch.autocast(query.device.type, enabled=False):
+            for rows, places, pairs in kernel.calls():
+                call.forward(pairs, *(x[rows, :, places] for x in (query, key, value, output, normaliser)))
         ctx.save_for_backward(query, key, value, near, far, output, normaliser)
         ctx.call = (kernel, dropout, seed, scale)
         return output
@@ -389,8 +390,9 @@ class _Banded(torch.autograd.Function):
         exact = _exact(query.dtype)
         gradients = _buffer(query, exact, kernel.padded), _buffer(key, exact), _buffer(value, exact)
         known = (query, key, value, output, normaliser, _in_rows(grad), *gradients)
-        for rows, places, pairs in kernel.calls():
-            call.backward(pairs, *(x[rows, :, places] for x in known))
+        with torch.autocast(query.device.type, enabled=False):
+            for rows, places, pairs in kernel.calls():
+                call.backward(pairs, *(x[rows, :, places] for x in known))
         return *(x.to(query.dtype) for x in gradients), call.of_near, call.of_far, None, None, None
 
 

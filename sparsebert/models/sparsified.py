@@ -158,6 +158,8 @@ class Sparsified:
             self.architecture.attach()
 
     def __enter__(self) -> Sparsified:
+        if not self._hooks:
+            raise InputError("this plan was undone; call sparsify again")
         return self
 
     def __exit__(self, *_: object) -> None:

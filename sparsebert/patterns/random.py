@@ -54,7 +54,9 @@ class Random(Pattern):
         return lowest(_shuffled(batch.positions, self.seed)[:, None], degree, candidates)
 
     def layout(self) -> Layout | None:
-        return Layout(random=((self.k, self.seed),)) if self.like is None and self.besides is None else None
+        if self.like is not None or self.besides is not None:
+            return None
+        return Layout(random=((self.k, self.seed),) if self.k else ())
 
     def mixture(self) -> tuple[str, int] | None:
         return None if self.k is None else ("r", self.k)
