@@ -125,9 +125,9 @@ def test_checks_without_time_or_means_are_left_out_by_name(tmp_path):
     ]
 
 
-def test_an_error_that_is_no_number_is_the_worst():
+def test_an_error_that_is_no_number_is_theworst():
     findings = [Finding(0.2, 0.1), Finding(math.nan, 0.1), Finding(0.3, 0.1)]
-    assert math.isnan(attention._worst(findings).error)
+    assert math.isnan(attention.worst(findings).error)
 
 
 def test_a_report_is_kept_listed_and_checked(few, tmp_path, monkeypatch):

@@ -230,7 +230,10 @@ def advise(
         left = (lambda: math.inf) if finished else lambda: search.left(reserve=0)
         found = measure(plan, request.encoder, request.lengths, left)
         log.savings = found.assign(plan=plan.replace(f"{folder}/", "")).to_dict("records")
-        log.write(folder) if finished else search.write()
+        if finished:
+            log.write(folder)
+        else:
+            search.write()
         advice = Advice.of(log, search.records.values())
     if advice.recommended:
         search.keep(advice.recommended)

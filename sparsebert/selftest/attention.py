@@ -186,7 +186,7 @@ def _against_float64(
             says = f"{length} tokens{', padded' * padded}, heads of {width}, {_short(dtype)}"
             # The reference sums the gradient of the table in its own precision.
             findings.append(Finding(max(errors(found, exact)), bound if reach is None else 3 * bound, says))
-    return _worst(findings)
+    return worst(findings)
 
 
 def _learned(kernel: str, device: str) -> Finding:
@@ -202,7 +202,7 @@ def _learned(kernel: str, device: str) -> Finding:
             core = kernel_for(_plan_of(learner), there, HEADS, kernel, gradient=True)
             found = outcome(core, _rounded(inputs, device, dtype), there, learner.weights)
             findings.append(Finding(max(errors(found, exact)), bound, f"{length} tokens, {_short(dtype)}"))
-    return _worst(findings)
+    return worst(findings)
 
 
 def _dropout(kernel: str, device: str) -> Finding:
@@ -250,7 +250,7 @@ def flex_against_banded(name: str, device: str) -> Finding:
                 heads = [x.detach() for x in heads]
                 both = [[core(*heads).masked_fill(~batch.real[:, None, :, None], 0)] for core in cores]
         findings.append(Finding(max(errors(*both)), bound, f"{length} tokens, {_short(dtype)}"))
-    return _worst(findings)
+    return worst(findings)
 
 
 def _learner() -> LearnedDegrees:
@@ -275,7 +275,7 @@ def _rounded(inputs: Sequence[Tensor], device: str, dtype: torch.dtype) -> list[
     return [x.detach().to(device, dtype).requires_grad_() for x in inputs]
 
 
-def _worst(findings: Sequence[Finding]) -> Finding:
+def worst(findings: Sequence[Finding]) -> Finding:
     """The one that is nearest to its bound, or farthest beyond it; one that is no number comes first."""
     return max(findings, key=lambda finding: (finding.error != finding.error, finding.error / finding.bound))
 

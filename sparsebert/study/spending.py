@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,22 +133,21 @@ def gained_over(other: str, setting: str, records: Iterable[RunRecord]) -> Mean 
 
 def _sum(weighted: Sequence[tuple[float, str]], records: Iterable[RunRecord]) -> Mean | None:
     """The weighted sum of settings' scores over the seeds that all have, moderated as the rules say."""
-    rows: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    settings: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        rows[way_of(record.config)[1]][record.config.seed] = points(record, JUDGED)
-    seeds = sorted(set.intersection(*(set(rows[name]) for _, name in weighted)))
+        settings[way_of(record.config)[1]].append(record)
+    rows = {name: {one.config.seed: points(one, JUDGED) for one in settings[name]} for _, name in weighted}
+    seeds = sorted(set.intersection(*map(set, rows.values())))
     if len(seeds) < 2:
         return None
-    scatter = scatter_of(
-        pd.DataFrame({name: {seed: row.mean() for seed, row in own.items()} for name, own in rows.items()})
-    )
+    scatter = scatter_of(_scores(settings))
     squared = sum(weight**2 for weight, _ in weighted)
     scatter = scatter and scatter._replace(variance=squared * scatter.variance)
     total = sum(weight * np.stack([rows[name][seed] for seed in seeds]) for weight, name in weighted)
     return over_seeds_and_rows(total, scatter)
 
 
-def _scores(settings: Mapping[tuple[str, str], Sequence[RunRecord]]) -> pd.DataFrame:
+def _scores(settings: Mapping[Any, Sequence[RunRecord]]) -> pd.DataFrame:
     """The scores on the test rows, a row per seed and a column per setting."""
     return pd.DataFrame(
         {
