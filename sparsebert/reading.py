@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,100 +91,76 @@ def plain_yaml(text: str, place: str) -> Any:
     """
     import yaml  # the core does without: only grids, parameters and the book are YAML
 
-    events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    reader = _PlainData(events, place, text.rstrip("\n").count("\n"))
-    try:
-        return reader.document()
-    except yaml.MarkedYAMLError as error:
-        raise reader.wrong(error.problem_mark, error.problem or "not YAML") from None
-    except (yaml.YAMLError, UnicodeError):
-        raise reader.wrong(None, "a character that YAML does not allow") from None
+    last_line, known = text.rstrip("\n").count("\n"), {}
 
+    def wrong(mark: Any, what: str) -> InputError:
+        line = f", line {min(mark.line, last_line) + 1}" if mark else ""
+        return InputError(f"{place}{line}: {shown(what, 200)}")
 
-class _PlainData:
-    """Builds plain data from the events of a YAML parser, so that depth and size are known at any time."""
-
-    def __init__(self, events: Iterator[Any], place: str, last_line: int):
-        self.events, self.place, self.last_line = events, place, last_line
-        self.anchors: dict[str, tuple[Any, int]] = {}  # what each stands for, and how many values it has
-        self.size = 0
-
-    def document(self) -> Any:
-        """The data of the only document, or None."""
-        data: list[Any] = []
-        for event in self.events:
-            if type(event).__name__ == "DocumentStartEvent":
-                if data:
-                    raise self.wrong(event.start_mark, "a second document; write one")
-                data.append(self._value(next(self.events)))
-        return data[0] if data else None
-
-    def _value(self, event: Any, depth: int = 0) -> Any:
-        kind, before = type(event).__name__, self.size
-        self.size += 1
-        if kind == "AliasEvent":
-            if event.anchor not in self.anchors:
-                raise self.wrong(event.start_mark, f"'*{shown(event.anchor)}' stands for nothing so far")
-            value, size = self.anchors[event.anchor]
-            self.size += size
-        elif event.tag:
-            raise self.wrong(event.start_mark, f"the tag '{shown(event.tag)}'; write plain data")
-        elif kind == "ScalarEvent":
-            value = event.value if event.style else self._plain_scalar(event)
-        elif depth == DEEPEST:
-            raise self.wrong(event.start_mark, f"nested too deeply, more than {DEEPEST} times")
-        elif kind == "SequenceStartEvent":
-            value = [self._value(item, depth + 1) for item in self._until("SequenceEndEvent")]
+    def data(node: Any, depth: int = 0) -> tuple[Any, int]:
+        """What a node stands for, and how many values that has, counting those that aliases repeat."""
+        if node in known:
+            return known[node]
+        if depth > DEEPEST:
+            raise wrong(node.start_mark, f"nested too deeply, more than {DEEPEST} times")
+        if node.tag not in _TAGS:
+            raise wrong(node.start_mark, f"the tag '{shown(node.tag)}'; write plain data")
+        if node.id == "scalar":
+            try:
+                return node.value if node.style else _plain_scalar(node.value), 1
+            except ValueError:
+                raise wrong(node.start_mark, f"a number of {len(node.value):,} digits") from None
+        if node.id == "sequence":
+            items = [data(item, depth + 1) for item in node.value]
+            value: Any = [item for item, _ in items]
         else:
-            value = {}
-            for key in self._until("MappingEndEvent"):
-                if type(key).__name__ != "ScalarEvent" or key.tag:
-                    raise self.wrong(key.start_mark, "a field's name has to be a word")
+            value, items = {}, []
+            for key, item in node.value:
+                if key.id != "scalar" or key.tag not in _TAGS:
+                    raise wrong(key.start_mark, "a field's name has to be a word")
                 if key.value in value:
-                    raise self.wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
-                value[key.value] = self._value(next(self.events), depth + 1)
-            value = self._merged(value, event)
-        if self.size > MOST_VALUES:
-            raise self.wrong(event.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
-        if event.anchor and kind != "AliasEvent":
-            self.anchors[event.anchor] = value, self.size - before
-        return value
+                    raise wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
+                items.append(data(item, depth + 1))
+                value[key.value] = items[-1][0]
+            if "<<" in value:  # fields of other mappings, over which its own go
+                others = value.pop("<<")
+                others = others if isinstance(others, list) else [others]
+                if not all(isinstance(other, dict) for other in others):
+                    raise wrong(node.start_mark, "'<<' takes in fields; give it a mapping, such as *name")
+                value = {name: one for other in reversed([value, *others]) for name, one in other.items()}
+        known[node] = value, 1 + sum(size for _, size in items)
+        if known[node][1] > MOST_VALUES:
+            raise wrong(node.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
+        return known[node]
 
-    def _merged(self, fields: dict[str, Any], event: Any) -> dict[str, Any]:
-        """Fields with those of mappings that stand under `<<`, over which its own go."""
-        if "<<" not in fields:
-            return fields
-        others = fields.pop("<<")
-        others = others if isinstance(others, list) else [others]
-        if not all(isinstance(other, dict) for other in others):
-            raise self.wrong(event.start_mark, "'<<' takes in fields; give it a mapping, such as *name")
-        return {name: value for other in reversed([fields, *others]) for name, value in other.items()}
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)  # the one in C dies of depth
+        return data(node)[0] if node else None
+    except yaml.MarkedYAMLError as error:
+        said = " ".join(filter(None, (error.context, error.problem)))
+        raise wrong(error.problem_mark, said or "not YAML") from None
+    except RecursionError:
+        raise wrong(None, f"nested too deeply, more than {DEEPEST} times") from None
+    except (yaml.YAMLError, UnicodeError):
+        raise wrong(None, "a character that YAML does not allow") from None
 
-    def _until(self, end: str) -> Iterator[Any]:
-        return iter(takewhile(lambda event: type(event).__name__ != end, self.events))
 
-    def _plain_scalar(self, event: Any) -> Any:
-        """The value of a scalar without quotes, in the core schema."""
-        text = event.value
-        if text in ("", "~", "null", "Null", "NULL"):
-            return None
-        if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
-            return text.lower() == "true"
-        try:
-            if re.fullmatch(r"[-+]?[0-9]+|(0o)[0-7]+|(0x)[0-9a-fA-F]+", text):
-                return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-        except ValueError:
-            raise self.wrong(event.start_mark, f"a number of {len(text):,} digits") from None
-        if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
-            return float(text)
-        if re.fullmatch(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", text):
-            return float(text.replace(".", ""))
-        return text
+_TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
 
-    def wrong(self, mark: Any, what: str) -> InputError:
-        """The refusal, with the line of a YAML mark."""
-        line = f", line {min(mark.line, self.last_line) + 1}" if mark else ""
-        return InputError(f"{self.place}{line}: {shown(what, 200)}")
+
+def _plain_scalar(text: str) -> Any:
+    """The value of a scalar without quotes, in the core schema; `ValueError` for too many digits."""
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[-+]?[0-9]+|(0o)[0-7]+|(0x)[0-9a-fA-F]+", text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
+        return float(text)
+    if re.fullmatch(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", text):
+        return float(text.replace(".", ""))
+    return text
 
 
 def wrong_line(path: Path, line: object, what: str) -> InputError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 from sparsebert.errors import InputError
@@ -75,20 +74,6 @@ _FIRST_DEGREES = (
     *("method", "sharing", "target_density", "price", "max_distance", "open_ended", "harden", "weights"),
     *("soft_share", "rate", "weight_rate"),
 )
-_DEGREES_FILE = re.compile(r'/degrees-(own|unweighted|heads|layers)-([^"]*-[\d.]+)-(\d+)\.json"')
-_HEADS_FILE = re.compile(r'heads/(copies|others)(?:-\d+)?\.json"')
-_TREATMENTS = {
-    "own": "as learned",
-    "unweighted": "without weights",
-    "heads": "other heads",
-    "layers": "other layers",
-}
-_HEADS = {"copies": "two heads that look at copies", "others": "two other heads of the same layers"}
-_LEARNED_BY = {  # by seed, the runs whose degrees the files held
-    "qnli-0.1": ("ec71057ba6a7b67d", "1435da6b01b7a2bd", "5aa778ef4c1fef99"),
-    "reviews-0.15": ("9d6bd51c85d7eaf1", "4649d4fa80350f86", "2a704594e8880f16"),
-}
-
 
 def _first_revision(config: Fields) -> int:
     return _FIRST_REVISIONS.get((config["degrees"] or {}).get("method"), 0)
@@ -112,25 +97,7 @@ def _from_first(record: Fields) -> Fields:
     if record.get("name") != name:
         raise InputError(f"the name {record.get('name')} is not the hash of its config, {name}")
     moved = {part: value for part, value in record.items() if part != "name"}
-    labels = _first_labels(str(config["plan"]))
-    return moved | {
-        "schema_version": 2,
-        "revision": _first_revision(config),
-        "config": config | ({"labels": labels} if labels else {}),
-    }
-
-
-def _first_labels(plan: str) -> dict[str, str]:
-    """What the names of the files in a plan said of a run."""
-    if heads := _HEADS_FILE.search(plan):
-        return {"treatment": "named heads", "heads": _HEADS[heads[1]]}
-    files = _DEGREES_FILE.findall(plan)
-    if len(files) != 1:
-        return {}
-    ((kind, learned, seed),) = files
-    labels = {"treatment": _TREATMENTS[kind], "density": learned.rpartition("-")[2]}
-    runs = _LEARNED_BY.get(learned, ())
-    return labels | ({"learned by": runs[int(seed)]} if int(seed) < len(runs) else {})
+    return moved | {"schema_version": 2, "revision": _first_revision(config)}
 
 
 _STEPS = {1: _from_first}
