@@ -358,14 +358,6 @@ def test_a_record_of_version_1_is_found_by_config_and_by_its_old_name(store, old
     assert capsys.readouterr().err == ""
 
 
-def test_what_names_of_files_said_are_labels_now():
-    labels = [RunRecord.read(json.dumps(old)).config.labels for old in of_version_1()]
-    assert [each for each in labels if each] == [
-        {"heads": "two heads that look at copies", "treatment": "named heads"},
-        {"density": "0.1", "learned by": "1435da6b01b7a2bd", "treatment": "other heads"},
-    ]
-
-
 def test_an_edited_record_of_version_1_is_refused():
     old = of_version_1()[0]
     for wrong in (

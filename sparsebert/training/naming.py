@@ -64,7 +64,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-# ---- version 1: all fields are hashed, labels stand in the names of files -----------------------------
+# ---- version 1: all fields are hashed ------------------------------------------------------------
 
 FIRST_FIELDS = (
     *("task", "encoder", "plan", "train_size", "eval_size", "epochs", "batch_size", "learning_rate"),
@@ -74,6 +74,7 @@ _FIRST_DEGREES = (
     *("method", "sharing", "target_density", "price", "max_distance", "open_ended", "harden", "weights"),
     *("soft_share", "rate", "weight_rate"),
 )
+
 
 def _first_revision(config: Fields) -> int:
     return _FIRST_REVISIONS.get((config["degrees"] or {}).get("method"), 0)
