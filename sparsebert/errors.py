@@ -75,6 +75,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}")
 
 
+def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """`UnknownName` for the first of these names that is not known."""
+    for name in names:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+
+
 def first_mistake(error: ValidationError) -> str:
     """Where the first mistake in a file is and what, such as 'degrees.kept: field required'."""
     first = error.errors(include_url=False, include_input=False)[0]

@@ -120,6 +120,17 @@ def check_writable(folder: Path, name: str, instead: str) -> None:
         raise InputError(f"{name} cannot be written: {error.strerror}; give another {instead}") from None
 
 
+def output_file(given: str | Path, option: str, suffix: str = "") -> Path:
+    """The path of a file to write. Raises `InputError` where none of this ending can be written."""
+    path = path_of(given)
+    if path.is_dir():
+        raise InputError(f"{option} {given}: it is a folder; write the name of a file in it")
+    if not path.name.endswith(suffix):
+        raise InputError(f"{option} {given}: write a name that ends in {suffix}")
+    check_writable(path.absolute().parent, f"'{given}'", option)
+    return path
+
+
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file whole or not at all: the name appears, or changes hands, when all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)

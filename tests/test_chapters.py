@@ -363,9 +363,9 @@ def test_a_process_that_dies_is_said_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("out.html", "must end in .ipynb"),
+        ("out.html", "ends in .ipynb"),
         ("{itself}", "is the notebook itself"),
-        ("{folder}", "is a folder; give --out a file in it"),
+        ("{folder}", "it is a folder"),
         ("{text}", "is not a notebook that this command wrote"),
         ("{another}", "is not a notebook that this command wrote"),
         ("{text}/out.ipynb", "cannot be written"),

@@ -291,7 +291,7 @@ def test_of_a_grid_the_runs_with_some_values_can_be_taken():
         ("seed=x", r"--only, seed: seed=x"),
         ("plan=neighbor(1)", r"--only, plan: .*neighbour"),
         ("seed=3", r"no run of the grid has seed=3"),
-        ("seed={", r"--only seed=\{, line 1: did not find"),
+        ("seed={", r"--only seed=\{, line 1: while parsing"),
     ],
 )
 def test_values_that_no_run_has_are_refused(wanted, sentence):

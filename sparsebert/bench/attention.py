@@ -24,7 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsebert.bench import PLAN, measuring
 from sparsebert.bench.measuring import PASSES
-from sparsebert.errors import InputError, first_line, unknown_name
+from sparsebert.errors import InputError, check_names, first_line
 from sparsebert.kernels import KERNELS, Context, kernel_for, kernel_names
 from sparsebert.kernels.flex import compiled_flex
 from sparsebert.patterns import Neighbour, Pattern, parse_pattern
@@ -118,9 +118,7 @@ def attention_rows(
     positions, and for an unknown contender, dtype or device.
     """
     known = all_contenders()
-    for name in contenders:
-        if name not in known:
-            raise unknown_name("contender", name, known)
+    check_names("contender", contenders, known)
     device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     texts = [pattern] if isinstance(pattern, str) else list(pattern)
     patterns = {str(parse_pattern(text)): _at_first_layer(text, heads) for text in texts}

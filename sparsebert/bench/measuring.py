@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sparsebert.errors import InputError, first_line, say, unknown_name
+from sparsebert.errors import InputError, check_names, first_line, say
 from sparsebert.machine import commit, device_name, versions
 from sparsebert.paths import fresh_runs, project_root, runs_dir, write_whole
 from sparsebert.reading import read_text
@@ -71,8 +71,7 @@ def find_device(name: str | None = None) -> str:
     """`cpu` or `cuda`: the one named, or a GPU where there is one. Raises `InputError` if it is not there."""
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise unknown_name("device", name, ("cpu", "cuda"))
+    check_names("device", [name], ("cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("there is no GPU here that torch can use; write device cpu")
     return name
@@ -80,8 +79,7 @@ def find_device(name: str | None = None) -> str:
 
 def find_dtype(name: str) -> torch.dtype:
     """The dtype of this name. Raises `InputError`."""
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES)
+    check_names("dtype", [name], DTYPES)
     return DTYPES[name]
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from sparsebert.bench import PLAN, measuring
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, check_names
 from sparsebert.kernels.dropout import speed_up_dropout
 from sparsebert.models.architectures import architecture_of
 from sparsebert.models.encoders import check_encoder, extend_positions, load_classifier
@@ -73,11 +73,9 @@ def model_rows(
     device, kind = measuring.find_device(device), measuring.find_dtype(dtype)
     parsed = plan_without_parses(plan)
     modes = modes or (MODES if reduce is None else ("inference",))
-    for mode in modes:
-        if mode not in MODES:
-            raise unknown_name("mode", mode, MODES)
-        if mode == "training" and reduce:
-            raise InputError("mode training is not measured with --reduce; write --mode inference")
+    check_names("mode", modes, MODES)
+    if "training" in modes and reduce:
+        raise InputError("mode training is not measured with --reduce; write --mode inference")
     torch.manual_seed(seed)
     model = random_or_loaded(encoder, max(lengths)).to(device)
     speed_up_dropout(model)  # as in fine-tuning

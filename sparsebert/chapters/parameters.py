@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsebert.chapters.notebooks import read_notebook
-from sparsebert.errors import InputError, about, first_mistake, shown, unknown_name
+from sparsebert.errors import InputError, about, check_names, first_mistake, shown
 from sparsebert.reading import plain_yaml, read_yaml
 
 PROFILES = ("smoke", "quick", "full")  # quick is what the notebooks' own cells say
@@ -117,8 +117,7 @@ def parse_parameters(
     for name in (*changes, *texts):
         if not known:
             raise InputError(f"{stem} takes no parameters, so not '{name}'")
-        if name not in known:
-            raise unknown_name(f"{stem} parameter", name, known)
+        check_names(f"{stem} parameter", [name], known)
     values: dict[str, Any] = {}
     for where, given in (
         (f"the parameters cell of {stem}", {name: known[name].default for name in known}),
@@ -137,8 +136,7 @@ def parse_parameters(
 
 def _profile(notebook: Path, profile: str) -> dict[str, Any]:
     """What a profile changes in a notebook, as `profiles.yaml` beside it says."""
-    if profile not in PROFILES:
-        raise unknown_name("profile", profile, PROFILES)
+    check_names("profile", [profile], PROFILES)
     file = notebook.parent / "profiles.yaml"
     profiles = (file.is_file() and read_yaml(file)) or {}
     try:

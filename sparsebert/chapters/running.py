@@ -25,8 +25,7 @@ from sparsebert.chapters.notebooks import find_notebook, read_notebook, write_no
 from sparsebert.chapters.parameters import parameters_of, parse_parameters
 from sparsebert.chapters.tidying import named_folders, tidy
 from sparsebert.errors import ChapterError, InputError, UnknownName
-from sparsebert.paths import check_writable
-from sparsebert.reading import path_of
+from sparsebert.paths import output_file
 
 KERNEL = "python3"
 logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it logs the failures that are reported here
@@ -55,24 +54,14 @@ def run_notebook(
     if a cell fails otherwise.
     """
     notebook = find_notebook(name, root)
-    out = path_of(out) if out else Path(f"{notebook.stem}.executed.ipynb")
+    out = output_file(out or f"{notebook.stem}.executed.ipynb", "--out", ".ipynb")
     parameters = parse_parameters(notebook, texts, profile)
-    _check_out(out, notebook)
-    execute(notebook, parameters, profile, out.resolve(), Path.cwd())
-    return out
-
-
-def _check_out(out: Path, notebook: Path) -> None:
-    """`InputError` for a place that can't be written, and for a file that is not an earlier result."""
-    if out.suffix != ".ipynb":
-        raise InputError(f"'{out}' must end in .ipynb: an executed notebook is what is written")
     if out.resolve() == notebook.resolve():
         raise InputError(f"'{out}' is the notebook itself; write the executed one to another file")
-    if out.is_dir():
-        raise InputError(f"'{out}' is a folder; give --out a file in it, such as '{out}/mine.ipynb'")
     if out.exists() and not (out.is_file() and was_executed(out)):
         raise InputError(f"'{out}' is not a notebook that this command wrote; give --out another file")
-    check_writable(out.resolve().parent, f"the folder of '{out}'", "--out")
+    execute(notebook, parameters, profile, out.resolve(), Path.cwd())
+    return out
 
 
 def was_executed(file: Path) -> dict[str, Any] | None:

@@ -11,8 +11,7 @@ import click
 from sparsebert.bench import PLAN
 from sparsebert.cli.group import main
 from sparsebert.cli.options import json_option, lengths_of
-from sparsebert.paths import check_writable, write_whole
-from sparsebert.reading import path_of
+from sparsebert.paths import output_file, write_whole
 
 _COUNT = click.IntRange(1)
 
@@ -131,9 +130,8 @@ def _bench(
         from sparsebert.figures import costs
 
         costs.check_plot(plot, given.get("contenders"))
-    path, key, interrupted = path_of(out) if out else None, itemgetter(kind, "length", "contender"), False
-    if path:
-        check_writable(path.parent, f"'{out}'", "--out")
+    path, interrupted = output_file(out, "--out") if out else None, False
+    key = itemgetter(kind, "length", "contender")
     rows = {key(row): row for row in (kept_rows(path, provenance(**given)) if path else ())}
     had = len(rows)
 

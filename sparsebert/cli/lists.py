@@ -26,13 +26,12 @@ def tasks(as_json: bool) -> None:
 @json_option
 def encoders(name: str | None, as_json: bool) -> None:
     """List encoders, and architectures that can be sparsified."""
-    from sparsebert.errors import unknown_name
+    from sparsebert.errors import check_names
     from sparsebert.models.architectures import ARCHITECTURES
     from sparsebert.models.packaged import ENCODERS
 
     if name is not None:
-        if name not in ENCODERS:
-            raise unknown_name("packaged encoder", name, ENCODERS)
+        check_names("packaged encoder", [name], ENCODERS)
         folder = ENCODERS[name].get()
         answer(as_json, ENCODERS[name].described(), folder)
         return

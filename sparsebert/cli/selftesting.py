@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from sparsebert.cli.group import main
-from sparsebert.errors import InputError
-from sparsebert.paths import check_writable
-from sparsebert.reading import path_of
+from sparsebert.paths import output_file
 
 
 @main.command(epilog="Example: sparsebert selftest --minutes 2 --out selftest.json")
@@ -33,11 +31,7 @@ def selftest(device: str | None, minutes: float, only: tuple[str, ...], out: str
     time and memory beside dense attention; FlexAttention. Exit code 1 if a check is wrong. `sparsebert
     results keep FILE` adds the report to the recorded ones.
     """
-    path = path_of(out) if out else None
-    if path and path.is_dir():
-        raise InputError(f"'{out}' is a folder; write the name of a file")
-    if path:
-        check_writable(path.parent, f"'{out}'", "--out")
+    path = output_file(out, "--out") if out else None
     from sparsebert.selftest.testing import selftest as check
 
     report = check(device, minutes, only, path, click.echo)

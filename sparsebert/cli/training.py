@@ -108,7 +108,7 @@ def degrees(run: str, file: str, force: bool, folders: Folders) -> None:
     Plans of other runs can name that FILE. RUN is the name of a record, in the folder of runs or in
     book/results/. Degrees from a file are hard from the first step; their weights stay as they are.
     """
-    from sparsebert.paths import check_writable
+    from sparsebert.paths import output_file
     from sparsebert.patterns.hard_degrees import load_degrees
     from sparsebert.study.results import run_named
     from sparsebert.training.runs import RunStore
@@ -116,16 +116,13 @@ def degrees(run: str, file: str, force: bool, folders: Folders) -> None:
     record = run_named(run, RunStore(folders.runs))
     if not record.learning:
         raise InputError(f"run '{run}' learned no degrees; its plan is '{record.config.plan}'")
-    path = path_of(file)
-    if path.is_dir():
-        raise InputError(f"'{file}' is a folder; write the name of a file")
+    path = output_file(file, "FILE")
     if path.exists() and not force:
         try:
             load_degrees(path)
         except InputError:
             what = f"'{file}' holds something else than degrees"
             raise InputError(f"{what}; name a new file, or write --force") from None
-    check_writable(path.parent, f"the folder '{path.parent}'", "FILE")
     record.learning.degrees.save(path)
     click.echo(f"written to {path}; try: sparsebert finetune --plan 'learned(\"{path}\") | global(cls)'")
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsebert.errors import InputError, unknown_name
+from sparsebert.errors import InputError, check_names
 from sparsebert.patterns import Dense, Pattern
 from sparsebert.patterns.batches import Batch
 from sparsebert.patterns.layouts import Layout
@@ -165,8 +165,7 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
 
 
 def _check(name: str, layout: Layout | None, context: Context) -> None:
-    if name not in kernel_names():
-        raise unknown_name("kernel", name, kernel_names())
+    check_names("kernel", [name], kernel_names())
     reason = KERNELS[name].supports(layout, context) if name in KERNELS else None
     if reason:
         raise InputError(f"kernel={name} can't be used here, since {reason}; write kernel=auto")

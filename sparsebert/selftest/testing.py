@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sparsebert.bench.measuring import find_device, provenance
-from sparsebert.errors import unknown_name
+from sparsebert.errors import check_names
 from sparsebert.paths import write_whole
 from sparsebert.selftest.attention import flex_checks, kernel_checks
 from sparsebert.selftest.checks import Report, Result, run_checks
@@ -30,9 +30,7 @@ def selftest(
     results, as left out. Raises `InputError` for an unknown device or group.
     """
     device = find_device(device)
-    for group in only:
-        if group not in GROUPS:
-            raise unknown_name("group of checks", group, GROUPS)
+    check_names("group of checks", only, GROUPS)
     with open_executor("processes", 1) as executor:  # the same process each time unless it died
         checks = [
             *(*kernel_checks(device), *model_checks(device), *run_checks_of(device), *cost_checks(device)),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebert.data.tasks.metrics import METRICS
-from sparsebert.errors import InputError, UnknownName, unknown_name
+from sparsebert.errors import InputError, UnknownName, check_names
 from sparsebert.paths import check_writable, locked, project_root, write_whole
 from sparsebert.patterns.plans import Plan, parse_plan
 from sparsebert.reading import path_of, read_bytes
@@ -85,9 +85,7 @@ def recorded(name: str | None = None, without: Collection[str] = ()) -> list[Run
 
 def recorded_as(name: str) -> list[RunRecord]:
     """The recorded runs of that name; `InputError` if there is no such file, or for a line that is none."""
-    known = recorded_names()
-    if name not in known:
-        raise unknown_name("file of recorded runs", name, known)
+    check_names("file of recorded runs", [name], recorded_names())
     return recorded(name)
 
 

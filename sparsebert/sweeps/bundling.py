@@ -25,7 +25,7 @@ from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import FROM_HUB, load_classifier
 from sparsebert.models.packaged import ENCODERS
-from sparsebert.paths import Folders, check_writable, project_root
+from sparsebert.paths import Folders, output_file, project_root
 from sparsebert.reading import path_of
 from sparsebert.sweeps.grids import load_grid
 from sparsebert.sweeps.remote import BROUGHT, GRID, NEEDED, PREPARED, WHEELS, WITH
@@ -72,10 +72,7 @@ def bundle(
     Raises `InputError` for a grid with a run that cannot be made, a path that would not lead to the same file
     inside the bundle, and wheels that cannot be had.
     """
-    out = path_of(out)
-    if not out.name.endswith(SUFFIX):
-        raise InputError(f"--out {out}: write a name that ends in {SUFFIX}")
-    check_writable(out.parent, f"'{out}'", "--out")
+    out = output_file(out, "--out", SUFFIX)
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
     runs = check_runs([config.model_copy(update={"precision": "auto"}) for config in configs], folders)

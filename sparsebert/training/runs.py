@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from sparsebert.degrees import DegreeConfig
-from sparsebert.errors import InputError, first_mistake, first_refusal, say, unknown_name
+from sparsebert.errors import InputError, check_names, first_mistake, first_refusal, say
 from sparsebert.paths import check_writable, runs_dir, write_whole
 from sparsebert.patterns.hard_degrees import HardDegrees
 from sparsebert.reading import read_bytes
@@ -160,8 +160,7 @@ class RunConfig(BaseModel):
             return _canonical(text)
         if info.field_name == "encoder":
             return check_encoder(text)
-        if text not in kernel_names():
-            raise unknown_name("kernel", text, kernel_names())
+        check_names("kernel", [text], kernel_names())
         return text
 
     @field_validator("reduce")
@@ -203,12 +202,9 @@ class RunConfig(BaseModel):
     @classmethod
     def checked(cls, **fields: Any) -> RunConfig:
         """A config from what a person typed; `InputError`, in one sentence, for the first wrong field."""
-        for name in fields:
-            if name not in cls.model_fields:
-                raise unknown_name("field of a run", name, cls.model_fields)
-        for name in fields["degrees"] if isinstance(fields.get("degrees"), dict) else ():
-            if name not in DegreeConfig.model_fields:
-                raise unknown_name("field of degrees", name, DegreeConfig.model_fields)
+        check_names("field of a run", fields, cls.model_fields)
+        if isinstance(degrees := fields.get("degrees"), dict):
+            check_names("field of degrees", degrees, DegreeConfig.model_fields)
         try:
             return cls(**fields)
         except ValidationError as error:
