@@ -75,7 +75,6 @@ check: browser book student slides classroom  ## book, student edition, slides a
 	@$(BIN)/python -m pytest tests/check -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 evidence: $(INSTALLED)  ## make the runs behind the claims that are not recorded yet: days on one core
-	@$(BIN)/sparsebert results unpack evidence --runs-dir runs/evidence
 	@for grid in book/grids/evidence/*.yaml; do \
 		echo "$$grid"; $(BIN)/sparsebert sweep $$grid --data-dir $(DATA) --runs-dir runs/evidence || exit 1; done
 

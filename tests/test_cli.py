@@ -94,12 +94,11 @@ MENTIONED = {
         *("--plan", "--encoder", "--mode", "--tokens", "--lengths", "--rounds", "--longest-dense"),
         *("--plot", "--json", "Example:"),
     ],
-    ("results",): ["list", "check", "merge", "keep", "unpack", "book/results/"],
+    ("results",): ["list", "check", "merge", "keep", "book/results/"],
     ("results", "list"): ["--json"],
     ("results", "check"): ["exit code 1"],
     ("results", "merge"): ["FILES", "--into", "--newest", "Example:"],
     ("results", "keep"): ["FILES", "book/results/selftests/", "Example:"],
-    ("results", "unpack"): ["NAME", "--runs-dir", "Example:"],
     ("prepare",): [
         *("TASK...", "--encoder", "--out", "--max-length", "--train-size", "--eval-size", "--parsed"),
         *("--data-dir", "Example:"),

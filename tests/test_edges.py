@@ -251,8 +251,6 @@ COMMANDS = [
     ["patterns", "neighbour(1)", "--encoder", "tiny", "--sentence", "<any>"],
     ["results", "merge", "<path>", "--into", "no/such"],
     ["results", "merge", "empty", "--into", "<path>"],
-    ["results", "unpack", "<any>", "--runs-dir", "runs"],
-    ["results", "unpack", "experiments", "--runs-dir", "rows.csv/<path>"],
     [*BENCH, "--pattern", "<pattern>"],
     [*BENCH, "--pattern", "neighbour(", "--plot", "<path>"],
     *([*BENCH, f"--{name}", "<number>"] for name in ("lengths", "heads", "width", "longest-dense")),

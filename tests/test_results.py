@@ -224,28 +224,6 @@ def test_wrong_sources_and_names_are_refused(project, files, into, answer):
     assert list(project.iterdir()) == []
 
 
-def test_unpacked_runs_are_those_that_a_sweep_finds_again(project, tmp_path):
-    kept, stays = run(plan="learned", learning=LEARNING), run(seed=1)
-    write(project / "own.jsonl", kept, stays)
-    store = RunStore(tmp_path / "runs")
-    other = run(seed=1, finished="2031-01-01T00:00:00Z")
-    store.add(other)
-    done = call("results", "unpack", "own", "--runs-dir", store.folder).stdout
-    assert "2 runs of own: 1 put into" in done and "1 were there" in done
-    assert store.find(stays.config, stays.data_hash) == other
-    found = store.find(kept.config, kept.data_hash)
-    assert results.as_line(found) == results.as_line(kept)
-    assert "0 put into" in call("results", "unpack", "own", "--runs-dir", store.folder).stdout
-
-
-def test_runs_of_a_file_that_is_not_there_or_torn_are_not_unpacked(project, tmp_path):
-    write(project / "own.jsonl", run())
-    assert "did you mean 'own'" in refusal("results", "unpack", "onw", "--runs-dir", tmp_path / "runs")
-    (project / "own.jsonl").open("a").write("{}\n")
-    assert "line 2" in refusal("results", "unpack", "own", "--runs-dir", tmp_path / "runs")
-    assert not (tmp_path / "runs").exists()
-
-
 def test_outside_of_a_project_there_is_nothing_to_merge_into(tmp_path, monkeypatch):
     monkeypatch.setattr("sparsebert.study.results.project_root", lambda: None)
     assert "inside it" in refusal("results", "check")

@@ -93,6 +93,21 @@ def call(*arguments: object, code: int = 0):
     return result
 
 
+def test_runs_of_the_book_are_on_record_unless_they_are_to_be_made_anew(small, trained, monkeypatch):
+    kept, other = seeds(small | {"labels": {"treatment": "own"}}, 0, 1)
+    book = [
+        record_of(kept.model_copy(update={"labels": {"part": "first"}})),
+        record_of(other, data_hash="e" * 64),
+    ]
+    monkeypatch.setattr(sweeps, "recorded", lambda: book)
+    result = sweep([kept, other])
+    assert result.found == [kept] and result.trained == [other] and trained.done == [1]
+    first, _ = sweeps.run_all([kept, other])
+    assert first.config.labels == {"treatment": "own", "part": "first"} and trained.done == [1]
+    monkeypatch.setenv("SPARSEBERT_FRESH", "1")
+    assert sweep([kept, other]).trained == [kept]
+
+
 # ---- grids
 
 

@@ -147,22 +147,3 @@ def results_keep(files: tuple[str, ...]) -> None:
 
     for report in [read_report(Path(file)) for file in files]:
         click.echo(f"{keep(report)}: {report.summary}")
-
-
-@results.command(
-    name="unpack", epilog="Example: sparsebert results unpack experiments --runs-dir runs/experiments"
-)
-@click.argument("name")
-@folder_options("runs")
-def results_unpack(name: str, folders: Folders) -> None:
-    """Copy recorded runs into a folder of runs.
-
-    A sweep goes on from there. NAME stands for book/results/NAME.jsonl. A run that the folder has already
-    stays as it is.
-    """
-    from sparsebert.study.results import unpack
-    from sparsebert.training.runs import RunStore
-
-    store = RunStore(folders.runs)
-    added, total = unpack(name, store)
-    click.echo(f"{total} runs of {name}: {added} put into {store.folder}, {total - added} were there")

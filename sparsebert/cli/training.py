@@ -162,7 +162,8 @@ def sweep(
     """Train the runs of a grid that are not recorded yet.
 
     GRID is a YAML file over the fields of a run. recorded:NAME stands for the runs of
-    book/results/NAME.jsonl: with a new --runs-dir they are made again.
+    book/results/NAME.jsonl. Recorded runs are found in --runs-dir and in the book. Where SPARSEBERT_FRESH is
+    set, the book's are made again.
 
     Lists multiply; zip, exclude and grids are explained in the book. All runs are checked before the first
     one starts. Stopped in any way, the same command goes on. Runs that fail are listed at the end (exit code

@@ -410,22 +410,6 @@ def _one_of(old: _Found, new: _Found, newest: bool) -> _Found:
     return new if second.finished > first.finished else old
 
 
-def unpack(name: str, store: RunStore) -> tuple[int, int]:
-    """Put the recorded runs of `<name>.jsonl` into a store, so that a sweep goes on from them.
-
-    A run that the store has stays as it is there. Returns how many were put there, and how many the file
-    has. Raises `InputError` if there is no such file, or if a line of it is no record.
-    """
-    records = recorded_as(name)
-    there = {record.name for record in store}
-    missing = [record for record in records if record.name not in there]
-    if missing:
-        store.check_writable()
-    for record in missing:
-        store.add(record)
-    return len(missing), len(records)
-
-
 def as_line(record: RunRecord) -> str:
     """A record as one line of JSON; learned arrays are rounded, and parts that it lacks are left out.
 

@@ -86,12 +86,8 @@ def run_all(
     Chapter 02 explains it.
     """
     store = store or RunStore()
-    runs, records = _resolved(configs, folders), {}
-    book = {(r.name, r.data_hash): r for r in ([] if fresh_runs() else recorded())}
-    for run in runs:
-        asked = run.config, run.data_hash
-        if record := store.find(*asked) or book.get((run.config.name, run.data_hash)):
-            records[run.config] = record
+    runs = _resolved(configs, folders)
+    records = _on_record(runs, store)
     missing = _check([run for run in runs if run.config not in records])
     workers = min(workers or default_workers(), len(missing))
     with open_executor("processes", workers) if workers > 1 else open_executor() as executor:
@@ -136,7 +132,7 @@ def sweep(
     executor: Executor | None = None,
     budget: float | None = None,
 ) -> Sweep:
-    """Train the runs that the store lacks, with a line of progress and the time left on stderr for each.
+    """Train the runs that are not on record, with a line of progress and the time left on stderr for each.
 
     All runs are checked before the first one starts (`check_runs`). A run that fails does not stop the rest:
     its reason is kept in `failed/<name>.json` beside the records until it succeeds. With a `budget` in
@@ -147,9 +143,9 @@ def sweep(
     store, executor = store or RunStore(), executor or InlineExecutor()
     until = inf if budget is None else time.monotonic() + budget
     runs = check_runs(configs, folders)
-    there = {run: bool(store.find(run.config, run.data_hash)) for run in runs}
-    missing = [run for run, found in there.items() if not found]
-    result = Sweep([run.config for run in runs if there[run]], left=[run.config for run in missing])
+    there = _on_record(runs, store)
+    missing = [run for run in runs if run.config not in there]
+    result = Sweep(list(there), left=[run.config for run in missing])
     try:
         for run, outcome, found in _told(len(runs), missing, store, folders, executor, until):
             result.left.remove(run.config)
@@ -171,7 +167,8 @@ def forecast(
     """Check the runs as `sweep` does, and say what it would train and how long that takes."""
     store, executor = store or RunStore(), executor or InlineExecutor()
     runs = check_runs(configs, folders)
-    missing = [run.config for run in runs if not store.find(run.config, run.data_hash)]
+    there = _on_record(runs, store)
+    missing = [run.config for run in runs if run.config not in there]
     estimates = _estimates(missing, store, executor, folders)
     records = [record for config in missing for record in estimates.comparable(config)]
     return Forecast(
@@ -181,6 +178,19 @@ def forecast(
         workers=executor.workers,
         devices=sorted({record.device for record in records}),
     )
+
+
+def _on_record(runs: Iterable[Run], store: RunStore) -> dict[RunConfig, RunRecord]:
+    """Records of those runs in the store or, unless they are to be made anew, with the book."""
+    book = {} if fresh_runs() else {(record.name, record.data_hash): record for record in recorded()}
+    found = {}
+    for run in runs:
+        config, data_hash = run.config, run.data_hash
+        if record := store.find(config, data_hash):
+            found[config] = record
+        elif record := book.get((config.name, data_hash)):
+            found[config] = record.labelled(config)
+    return found
 
 
 def _told(

@@ -330,6 +330,11 @@ class RunRecord(BaseModel):
         """The metric that a run is judged by, the task's first one."""
         return next(iter(self.metrics))
 
+    def labelled(self, config: RunConfig) -> RunRecord:
+        """The record for a config that asks for the same run, with the labels of both."""
+        labels = self.config.labels | config.labels
+        return self.model_copy(update={"config": config.model_copy(update={"labels": labels})})
+
     @classmethod
     def read(cls, text: str | bytes) -> RunRecord:
         """The record in a JSON text of this version or an earlier one; `InputError` says why it is none."""
@@ -370,8 +375,7 @@ class RunStore:
         for name in (config.name, *config.former_names):
             record = self._read(self._path(name))
             if record and record.config == config and data_hash in (None, record.data_hash):
-                labels = record.config.labels | config.labels
-                return record.model_copy(update={"config": config.model_copy(update={"labels": labels})})
+                return record.labelled(config)
         return None
 
     def named(self, name: str) -> RunRecord | None:
