@@ -152,6 +152,9 @@ def test_tokenizers_that_cut_differently_have_different_hashes():
     assert tokenizer_hash(load_tokenizer("minilm")) == first
     tokenizer.backend_tokenizer.normalizer = None
     assert tokenizer_hash(tokenizer) != first
+    without_types = load_tokenizer("minilm")
+    without_types.model_input_names = ["input_ids", "attention_mask"]  # as DistilBERT's
+    assert tokenizer_hash(without_types) != first
 
 
 def test_a_cache_that_cannot_be_read_is_made_again(small, workspace):

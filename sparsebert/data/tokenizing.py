@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import datasets
     from tokenizers import Encoding
 
-_FORMAT = 2  # raise it when the columns change, so that data prepared before is not found again
+_FORMAT = 3  # raise it when the columns change, so that data prepared before is not found again
 _PROBE = "Don't Überprüfe  İstanbul’s 3,141.59€ re-entry—naïve co\u0301te 日本語 🙂\n"
 _SHUFFLE = 0  # a size keeps the same rows in every run; seeds change their order, not their choice
 
@@ -119,12 +119,12 @@ def write_prepared(
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what a tokenizer does: its vocabulary, and how it cuts a text made to tell tokenizers apart.
+    """Hash of what a tokenizer does: its vocabulary, and all it makes of a pair that tells tokenizers apart.
 
     Its files would not do, since libraries write them differently from version to version.
     """
     with quiet():  # it may be longer than what a saved model takes
-        cut = tokenizer([_PROBE], [_PROBE.lower()])["input_ids"]
+        cut = tokenizer([_PROBE], [_PROBE.lower()]).data
     return _hash([sorted(tokenizer.get_vocab().items()), cut, tokenizer.pad_token_id])
 
 
