@@ -145,6 +145,17 @@ def test_what_suffices_is_left_and_what_does_not_is_widened(write):
     assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
 
 
+def test_other_names_of_the_labels_are_written_and_not_mixed(write, small, workspace):
+    place, other = write(train_size=20), write(max_length=24)
+    path = workspace / "classes.csv"
+    path.write_text(path.read_text().replace(",good", ",great"))
+    with pytest.raises(InputError, match="were made from different data"):
+        prepared_task(small["task"], write(train_size=10).parent)
+    assert write(max_length=24) == other
+    assert prepared_task(small["task"], place.parent).label_names == ("bad", "great")
+    assert json.loads((place / MANIFEST).read_text())["splits"]["train"]["rows"] == 20
+
+
 def test_tokenizers_that_cut_differently_have_different_hashes():
     tokenizer = load_tokenizer("tiny")
     first = tokenizer_hash(tokenizer)

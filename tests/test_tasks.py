@@ -854,6 +854,10 @@ def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
         assert get_task("mine") is own and "mine" in task_names()
         assert "mine" in TASKS.fingerprints  # so that it goes to workers
         assert own.load()["validation"].num_rows == 4
+        for change in ({"metrics": ("accuracy", "f1")}, {"label_names": ("bad", "good")}, {"max_length": 32}):
+            changed = dataclasses.replace(own, **change)
+            assert changed.data_hash != own.data_hash, "a run of the one would be found for the other"
+            assert changed.confirmed.data_hash != own.confirmed.data_hash
         with pytest.raises(InputError, match="unknown task 'mien': did you mean 'mine'"):
             get_task("mien")
         with pytest.raises(InputError, match="registered already"):

@@ -138,6 +138,7 @@ def test_tags_for_ends_and_single_words_are_read_as_iob2(own):
             yield word, {"B": single, "I": end}[tag[0]] + tag[1:] if last else tag
 
     expected = own(columns(ROWS)).data_hash
+    assert own(columns(ROWS).replace("LOC", "LOX"), name="types.conll").data_hash != expected
     for end, single in ("ES", "LU"):
         text = columns([marked(row, end, single) for row in ROWS])
         assert f"{single}-PER" in text and own(text, name="marked.conll").data_hash == expected

@@ -88,8 +88,10 @@ def write_prepared(
     name = re.sub(r"[^A-Za-z0-9]+", "-", task.name)[-40:].strip("-")
     place = path_of(folder) / f"{name}-{max_length}-{_hash([task.name, tokens])[:8]}"
     there = prepared.whole_manifest(place)
+    about = {name: getattr(task, name) for name in prepared.DESCRIBED} | {"default_length": task.max_length}
     if there and there.data_hash == task.data_hash:
-        if there.covers(prepared.Needs(train_size, eval_size)) and (there.parser or not parsed):
+        covers = there.covers(prepared.Needs(train_size, eval_size)) and (there.parser or not parsed)
+        if covers and there.model_dump(include=set(about)) == about:
             return place
         parsed = parsed or bool(there.parser)
         train_size = train_size and max(train_size, there.splits["train"].rows)
@@ -103,8 +105,7 @@ def write_prepared(
     content = save(arrays)
     manifest = prepared.Manifest(
         task=task.name,
-        default_length=task.max_length,
-        **{name: getattr(task, name) for name in prepared.DESCRIBED},
+        **about,
         encoder=encoder,
         tokenizer=tokens,
         max_length=max_length,

@@ -191,7 +191,7 @@ def prepared_task(name: str, folder: Path) -> PreparedTask:
         raise unknown_name(f"task of the prepared data in {folder}", name, prepared_tasks(folder))
     (first, manifest), *others = entries
     for other, its in others:
-        if its.data_hash != manifest.data_hash:
+        if (its.data_hash, its.label_names) != (manifest.data_hash, manifest.label_names):
             raise InputError(
                 f"'{first.name}' and '{other.name}' in '{folder}' were made from different data of "
                 f"'{name}'; remove one of them"

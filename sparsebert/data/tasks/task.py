@@ -109,7 +109,10 @@ class Task:
 
     @cached_property
     def data_hash(self) -> str:
-        """sha256 over the splits' names and rows in their order: the same data have it wherever they lie."""
+        """sha256 over the splits' names and rows in their order: the same data have it wherever they lie.
+
+        Of entities and of your own tasks it covers what else decides a score: metrics, labels and the length.
+        """
         digest = hashlib.sha256()
         for split, rows in self._datasets.items():
             digest.update(f"{split}\n".encode())
@@ -118,6 +121,8 @@ class Task:
                 # Six digits: a score has the same hash whether it was stored in 32 or 64 bits.
                 row = [text, pair, label if self.label_names else f"{label:.6g}"]
                 digest.update(json.dumps(row).encode() + b"\n")
+        if self.entities or self.name.removesuffix(CONFIRM) in TASKS.fingerprints:
+            digest.update(json.dumps([self.metrics, self.label_names, self.max_length]).encode())
         return digest.hexdigest()
 
     @property
