@@ -849,6 +849,9 @@ def test_a_task_of_ones_own_is_registered_and_found_by_name(monkeypatch):
         licence="none",
         read=lambda: {"train": rows, "validation": rows[:4]},
     )
+    for first in ("f1", "macro_f1", "spearman"):
+        with pytest.raises(InputError, match=f"can't be judged by {first}, .* put one of accuracy, "):
+            sparsebert.register(dataclasses.replace(own, metrics=(first, "accuracy")))
     sparsebert.register(own)
     try:
         assert get_task("mine") is own and "mine" in task_names()

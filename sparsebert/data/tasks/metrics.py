@@ -89,6 +89,9 @@ METRICS = {
 OF_SENTENCES = {"entity_f1": "seqscore"}
 """Those that are called with the tags of each sentence, as texts; and the package that they need."""
 
+OF_ROWS = ("accuracy", "matthews", "pearson", *OF_SENTENCES)
+"""Those that a task can be judged by: what each row adds to them is known (`Predictions.points`)."""
+
 REGRESSION = ("pearson", "spearman")
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparsebert.data.tasks.metrics import OF_SENTENCES
+from sparsebert.data.tasks.metrics import OF_ROWS, OF_SENTENCES
 from sparsebert.errors import InputError
 from sparsebert.registry import TASKS, Registry
 
@@ -52,9 +52,14 @@ class Task:
     labelled: str = "texts"
 
     def check_component(self) -> None:
-        """`InputError` for a name that stands for a file."""
+        """`InputError` for a name that stands for a file, and a first metric without intervals over rows."""
         if self.name.startswith("file:"):
             raise InputError(f"'{self.name}' stands for a task from a file; choose another name")
+        if self.metrics[0] not in OF_ROWS:
+            raise InputError(
+                f"task '{self.name}' can't be judged by {self.metrics[0]}, since no interval over rows is "
+                f"made of it; put one of {', '.join(OF_ROWS)} before it"
+            )
 
     def in_folder(self, folder: Path | None) -> Task:
         """The task where data sets in the GLUE layout lie in `folder`, which only benchmarks look into."""
