@@ -304,7 +304,7 @@ def _outcomes(
     looked for again later. Raises `ClusterGone` for a run that nobody works on any more, and `InputError` as
     `unfinished.keep` does.
     """
-    waiting = list(runs)
+    waiting, later = list(runs), dict[Run, float]()
     running: dict[Future, tuple[Run, ExitStack]] = {}
     with ExitStack() as all_claims:
         while True:
@@ -313,6 +313,9 @@ def _outcomes(
                 if len(running) >= executor.capacity:
                     break
                 if not in_time(run, len(running)):
+                    continue
+                if later.get(run, 0.0) > time.monotonic():
+                    elsewhere = True
                     continue
                 claim = ExitStack()
                 try:
@@ -340,6 +343,7 @@ def _outcomes(
                         raise ClusterGone from None
                     except InUse:
                         waiting.append(run)
+                        later[run] = time.monotonic() + _LOOK_AGAIN
                         continue
                     except Exception as error:
                         outcome: RunRecord | Exception = error
