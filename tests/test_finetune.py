@@ -20,9 +20,10 @@ from sparsebert.data.rows import Collator
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tokenizing import prepare
 from sparsebert.errors import InputError
-from sparsebert.machine import peak_memory, resolve_precision
+from sparsebert.machine import device_name, peak_memory, resolve_precision
 from sparsebert.models.encoders import load_classifier, load_tokenizer
 from sparsebert.sweeps.running import find_or_train, run_all
+from sparsebert.training import checkpoints
 from sparsebert.training.checkpoints import MANIFEST, declare_whole, last_whole
 from sparsebert.training.finetuning import finetune
 from sparsebert.training.resolved import Run
@@ -282,6 +283,19 @@ def test_a_checkpoint_with_a_damaged_file_is_removed_and_an_older_one_taken(scor
         assert results(resumed) == pytest.approx(results(whole), rel=1e-6), how
 
 
+def test_a_run_does_not_go_on_in_another_precision_or_on_another_device(scored, interrupted, monkeypatch):
+    monkeypatch.setattr(checkpoints, "device_name", lambda: device_name().replace("threads", "of them"))
+    assert last_whole(interrupted) == (interrupted / "checkpoint-5", 5)
+    monkeypatch.setattr(checkpoints, "device_name", lambda: "another device")
+    monkeypatch.setattr(checkpoints, "remove", lambda path: None)
+    assert last_whole(interrupted) == (None, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "resolve_precision", lambda precision: "bf16")
+    record = finetune(scored, scratch=interrupted)
+    trained_now = record.examples_per_second["train"] * record.seconds["train"]
+    assert record.precision == "bf16" and trained_now == pytest.approx(record.steps * 8)
+
+
 class Evil:
     """What a checkpoint of someone else may hold: code that runs when it is unpickled."""
 
@@ -316,7 +330,7 @@ def test_a_run_goes_on_where_there_is_no_room_for_a_checkpoint(scored, workspace
             raise error
 
     monkeypatch.setattr(Trainer, "_save_checkpoint", save)
-    monkeypatch.setattr(module, "declare_whole", lambda folder, processes: kept.append(folder.name))
+    monkeypatch.setattr(module, "declare_whole", lambda folder, *_: kept.append(folder.name))
     record = finetune(scored, scratch=scratch, checkpoint_seconds=0)
     assert kept == ["checkpoint-3"] == [folder.name for folder in scratch.iterdir()]
     assert capfd.readouterr().err.count("no checkpoint could be kept: ") == record.steps - 1

@@ -1,7 +1,8 @@
 """Checkpoints of a run that trains: kept now and then, and used again only if they are whole.
 
 A checkpoint is whole if the list of its files and their hashes, which is written last, says so. A file that
-was truncated, changed or lost, or another version of torch, makes it useless, and it is removed.
+was truncated, changed or lost, another version of torch, another device or precision makes it useless, and it
+is removed.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from sparsebert.errors import say
-from sparsebert.machine import versions
+from sparsebert.machine import device_name, versions
 from sparsebert.paths import flush_to_disk, write_whole
 
 MANIFEST = "whole.json"
 KEPT = 2  # the latest ones
 
 
-def last_whole(scratch: Path | None, processes: int = 1) -> tuple[Path | None, int]:
+def last_whole(scratch: Path | None, processes: int = 1, precision: str = "fp32") -> tuple[Path | None, int]:
     """The last whole checkpoint in a folder, and the steps that were done by then; others are removed.
 
     One that another number of `processes` made has not the state of all their random generators.
     """
     for folder in _latest_first(scratch) if scratch else ():
-        if _is_whole(folder, processes):
+        if _is_whole(folder, processes, precision):
             return folder, _step(folder)
         remove(folder)
-        say(f"    {folder.name} is damaged or of other versions: removed")
+        say(f"    {folder.name} is damaged, or was made with other versions, device or precision: removed")
     return None, 0
 
 
-def declare_whole(folder: Path, processes: int = 1) -> None:
+def declare_whole(folder: Path, processes: int = 1, precision: str = "fp32") -> None:
     """Write the list of a checkpoint's files when they are on the disk, and remove the oldest checkpoints."""
     for path in folder.iterdir():
         flush_to_disk(path)
-    write_whole(folder / MANIFEST, json.dumps(_contents(folder, processes), indent=1) + "\n")
+    write_whole(folder / MANIFEST, json.dumps(_contents(folder, processes, precision), indent=1) + "\n")
     for old in _latest_first(folder.parent)[KEPT:]:
         remove(old)
 
@@ -55,22 +56,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_whole(folder: Path, processes: int) -> bool:
+def _is_whole(folder: Path, *how: int | str) -> bool:
     try:
         listed = (folder / MANIFEST).is_file() and json.loads((folder / MANIFEST).read_bytes())
-        return listed == _contents(folder, processes)
+        return listed == _contents(folder, *how)
     except (OSError, ValueError, RecursionError):
         return False
 
 
-def _contents(folder: Path, processes: int) -> dict[str, Any]:
+def _contents(folder: Path, processes: int, precision: str) -> dict[str, Any]:
     files = {}
     for path in sorted(folder.iterdir()):
         if path.name != MANIFEST and path.is_file():
             with path.open("rb") as file:
                 files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     made_by = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
-    return {"files": files, "versions": made_by, "processes": processes}
+    made_by |= {"device": device_name().partition(", ")[0], "precision": precision}  # whatever its threads
+    return {"files": files, "made by": made_by, "processes": processes}
 
 
 def _latest_first(scratch: Path) -> list[Path]:

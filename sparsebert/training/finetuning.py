@@ -100,7 +100,7 @@ def finetune(
     run.plan.layers(layers, learner)  # tells before the parsing if the plan does not fit
     with together.main_process_first():  # the others find what it prepared
         data, made_with = run.rows(max_length), versions() | run.prepared_with(max_length)
-        resume, first_step = last_whole(scratch, together.num_processes)
+        resume, first_step = last_whole(scratch, together.num_processes, precision)
     trainer = build_trainer(model, config, data, precision, scratch)
     if progress_seconds:
         trainer.add_callback(_Progress(progress_seconds))
@@ -366,7 +366,8 @@ class _Trainer(Trainer):
             return
         try:
             if not lost:
-                return declare_whole(folder, self.args.world_size)
+                precision = "bf16" if self.args.bf16 else "fp32"
+                return declare_whole(folder, self.args.world_size, precision)
         except OSError as error:
             failed = repr(error)
         remove(folder)
