@@ -456,6 +456,12 @@ def test_what_would_not_be_found_in_a_bundle_is_refused(grid, small, workspace):
     assert "write a path that is relative" in error and not list(workspace.glob("b.tar.gz*"))
 
 
+def test_a_bundle_of_recorded_runs_is_refused_at_once(workspace, monkeypatch):
+    monkeypatch.setattr(bundling, "load_grid", lambda grid: pytest.fail("too late"))
+    with pytest.raises(InputError, match=r"'recorded:evidence': .* give the path of a grid's file"):
+        bundling.bundle("recorded:evidence", "b.tar.gz", pythons=())
+
+
 def test_a_bundle_with_chapters_has_the_notebooks_and_wheels_of_what_they_run_with(grid, monkeypatch):
     root = Path(bundling.__file__).parents[2]
     monkeypatch.setattr(bundling, "project_root", lambda: root)

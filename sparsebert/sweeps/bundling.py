@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import sparsebert
 from sparsebert.data.tasks.metrics import OF_SENTENCES
 from sparsebert.data.tokenizing import write_prepared
-from sparsebert.errors import InputError, first_line, say
+from sparsebert.errors import InputError, first_line, say, shown
 from sparsebert.fetching import pip
 from sparsebert.machine import COMMIT_FILE, commit
 from sparsebert.models.encoders import FROM_HUB, load_classifier
@@ -72,6 +72,8 @@ def bundle(
     Raises `InputError` for a grid with a run that cannot be made, a path that would not lead to the same file
     inside the bundle, and wheels that cannot be had.
     """
+    if str(grid).startswith("recorded:"):
+        raise InputError(f"'{shown(grid)}': a bundle takes its grid along; give the path of a grid's file")
     out = output_file(out, "--out", SUFFIX)
     configs = load_grid(grid)
     # Whether the other machine computes in bf16 is seen there.
