@@ -186,6 +186,10 @@ def test_each_seed_has_a_random_graph_of_its_own():
     ]
     with pytest.raises(InputError, match=r"plan, item 1: .*random"):
         expand_grid(grid | {"plan": ["random({sed}) | global(cls)"]})
+    named, drawn = "random(2,seed={seed}) | global(cls)", "random(2, seed=5) | global(cls)"
+    assert pairs(grid | {"exclude": {"plan": drawn}}, "seed") == [(0,), (0,), (5,)]
+    assert pairs(grid | {"exclude": {"plan": named, "seed": 0}}, "seed") == [(0,), (5,), (5,)]
+    assert [config.seed for config in only(expand_grid(grid), [f"plan={named}"])] == [0, 5]
 
 
 def test_several_grids_share_what_stands_outside_and_a_run_of_both_is_made_once():

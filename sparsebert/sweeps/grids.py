@@ -195,9 +195,18 @@ def _meets(fields: Fields, wanted: Fields) -> bool:
             value = {inner: field.default for inner, field in DegreeConfig.model_fields.items()} | value
             if not any(each and each.items() <= value.items() for each in values):
                 return False
+        elif name == "plan":
+            seed = fields.get("seed", 0)
+            if _with_seed(value, seed) not in [_with_seed(each, seed) for each in values]:
+                return False
         elif value not in values:
             return False
     return True
+
+
+def _with_seed(plan: str, seed: int) -> str:
+    """A plan as a run of that seed has it."""
+    return _config(_seeded({"plan": plan}, seed), "plan").plan if _SEED in plan else plan
 
 
 def _conditions(given: Any, place: str) -> dict[str, Fields]:
