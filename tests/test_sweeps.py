@@ -563,10 +563,16 @@ def test_what_a_worker_finished_for_a_client_that_is_gone_is_found(small, traine
     (scratch / "checkpoint-3").mkdir(parents=True)
     sent = sweeps.train(config.model_dump_json(), Folders.named(), scratch, input_hash(config))
     assert not (scratch / "checkpoint-3").exists() and list(store) == []
-    assert sweeps.train(config.model_dump_json(), Folders.named(), scratch, input_hash(config)) == sent
     result = sweep([config], store)
     assert trained.done == [0] and result.found == [config] and not result.trained
     assert store.find(config) == RunRecord.model_validate_json(sent) and not scratch.exists()
+
+
+def test_a_worker_without_a_common_folder_trains_what_it_is_asked_for_again(small, trained, tmp_path):
+    (config,) = seeds(small, 0)
+    for _ in range(2):  # whoever asks has removed the first record
+        sweeps.train(config.model_dump_json(), Folders.named(), tmp_path / "own", input_hash(config))
+    assert trained.done == [0, 0]
 
 
 def test_a_record_left_by_a_worker_that_is_torn_or_of_other_data_is_not_taken(small, trained):

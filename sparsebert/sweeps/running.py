@@ -392,10 +392,8 @@ def train(
     if run.data_hash != data_hash:
         raise InputError("the worker has other data than the process that asked for this run")
     with unfinished.checkpoints(scratch, alone=True) as folder:
-        record = unfinished.left(folder, run.config.name, data_hash)
-        if not record:
-            record = finetune(run, folder, progress_seconds=progress_seconds)
-            unfinished.leave(record, folder)
+        record = finetune(run, folder, progress_seconds=progress_seconds)
+        unfinished.leave(record, folder)
     return record.model_dump_json()
 
 
