@@ -37,6 +37,11 @@ MASK = torch.tensor([[True, False], [False, True]])
         (5, [5], False),
         (["b", "a"], {"a", "b"}, True),
         (["b", "b"], {"a", "b"}, False),
+        ({"b", "a"}, {"a", "b"}, True),
+        ({"b", "c"}, {"a", "b"}, False),
+        ({"b", ...}, {"a", "b"}, None),
+        ([["b"], "a"], {"a", "b"}, False),
+        ({0.3333}, {1 / 3}, True),
         (["b", ...], {"a", "b"}, None),
     ],
 )

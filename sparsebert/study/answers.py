@@ -14,9 +14,9 @@ BLANK = ...  # what stands where an answer belongs
 def check(answer: Any, right: Any, hint: str = "") -> bool | None:
     """Prints whether an answer is right, and returns it; None while the answer is still the blank `...`.
 
-    Answers are numbers, texts, tensors, or lists and dictionaries of these; where a set is right, a list of
-    its members in any order is. Numbers may differ by a
-    thousandth, so that rounding is no mistake. A wrong answer is shown with the `hint`.
+    Answers are numbers, texts, tensors, or lists, sets and dictionaries of these; a set may also be answered
+    by a list in any order. Numbers may differ by a thousandth, so that rounding is no mistake. A
+    wrong answer is shown with the `hint`.
 
     >>> check(..., 4), check(4.0001, 4), check([1, "no"], [1, "yes"], "Read the rule again.")
     Nothing is filled in yet: put your answer in the place of the three dots.
@@ -34,7 +34,7 @@ def check(answer: Any, right: Any, hint: str = "") -> bool | None:
 
 def _blank(answer: Any) -> bool:
     inside = answer.values() if isinstance(answer, Mapping) else answer
-    return answer is BLANK or (isinstance(answer, list | tuple | Mapping) and any(map(_blank, inside)))
+    return answer is BLANK or (isinstance(answer, list | tuple | set | Mapping) and any(map(_blank, inside)))
 
 
 def _same(answer: Any, right: Any) -> bool:
@@ -45,10 +45,12 @@ def _same(answer: Any, right: Any) -> bool:
     if isinstance(right, Mapping):
         alike = isinstance(answer, Mapping) and answer.keys() == right.keys()
         return alike and _same([answer[name] for name in right], [*right.values()])
-    if isinstance(right, set | Sequence):
-        if not isinstance(answer, Sequence) or len(answer) != len(right):
-            return False
-        return set(answer) == right if isinstance(right, set) else all(map(_same, answer, right))
+    if isinstance(right, set):
+        alike = isinstance(answer, list | tuple | set) and len(answer) == len(right)
+        return alike and all(any(_same(one, member) for one in answer) for member in right)
+    if isinstance(right, Sequence):
+        alike = isinstance(answer, Sequence) and len(answer) == len(right)
+        return alike and all(map(_same, answer, right))
     try:
         return math.isclose(float(answer), float(right), rel_tol=1e-3, abs_tol=1e-9)
     except (TypeError, ValueError):
