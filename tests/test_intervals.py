@@ -54,6 +54,11 @@ def test_seeds_and_rows_are_the_two_way_analysis_of_variance():
     assert over_seeds_and_rows(points).error == pytest.approx(math.sqrt(expected))
 
 
+def test_a_single_row_is_refused():
+    with pytest.raises(InputError, match="one evaluation row"):
+        over_seeds_and_rows(np.ones((3, 1)))
+
+
 def test_differences_without_scatter_have_no_error():
     assert over_seeds_and_rows(np.zeros((3, 9))).interval() == (0, 0)
     assert over_seeds_and_rows(np.full((3, 9), 2.0)).chance(1) == 0

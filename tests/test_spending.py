@@ -98,6 +98,15 @@ def test_seeds_that_dense_attention_lacks_and_old_runs_are_left_out():
     assert by_setting(DENSE + [one.model_copy(update={"multiply_adds": None}) for one in SHORT]).empty
 
 
+def test_runs_that_can_not_be_compared_are_refused():
+    with pytest.raises(InputError, match=r"runs of glue/qnli\+test have several encoders or trainings"):
+        by_setting(DENSE + SHORT + runs(0.10, 700.0, reduce="lat(keep=0.9)", encoder="tiny"))
+    other = SHORT[0].predictions["test"].model_copy(update={"rows": "0" * 16})
+    parts = SHORT[0].predictions | {"test": other}
+    with pytest.raises(InputError, match="different rows in their part 'test'"):
+        by_setting([*DENSE, SHORT[0].model_copy(update={"predictions": parts})])
+
+
 def test_only_tasks_and_seeds_for_which_something_besides_pairs_was_left_out_are_compared():
     def of_mrpc(one):
         return one.model_copy(update={"config": one.config.model_copy(update={"task": "glue/mrpc+test"})})

@@ -69,8 +69,12 @@ def over_seeds_and_rows(points: Float[np.ndarray, "seed row"], scatter: Scatter 
     variance of the mean is that over seeds (divided by their number), plus that over rows, less what both
     count: the rest that neither explains (Searle, Casella and McCulloch, 1992, chapter 4; degrees of freedom
     after Satterthwaite, 1946). Chapter 07 explains it.
+
+    Raises `InputError` for a single row.
     """
     seeds, rows = points.shape
+    if rows == 1:
+        raise InputError("one evaluation row tells nothing of the luck of rows; evaluate on more")
     by_seed, by_row, mean = points.mean(1), points.mean(0), float(points.mean())
     variance, freedom = _moderated(by_seed, scatter)
     if seeds == 1:

@@ -27,10 +27,17 @@ def loss(dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str) -> 
 def differences(
     dense: Sequence[RunRecord], sparse: Sequence[RunRecord], part: str
 ) -> Float[np.ndarray, "seed row"]:
-    """Points lost, dense minus sparse, by the seeds that both have and the rows of a part."""
-    of_dense = {record.config.seed: points(record, part) for record in dense}
-    both = [record for record in sparse if record.config.seed in of_dense]
-    lost = [of_dense[record.config.seed] - points(record, part) for record in both]
+    """Points lost, dense minus sparse, by the seeds that both have and the rows of a part.
+
+    `InputError` for runs that were evaluated on different rows.
+    """
+    of_dense = {record.config.seed: record for record in dense}
+    pairs = [(of_dense[one.config.seed], one) for one in sparse if one.config.seed in of_dense]
+    if len({_predictions(record, part).rows for pair in pairs for record in pair}) > 1:
+        raise InputError(
+            f"the runs have different rows in their part '{part}'; compare runs of the same data"
+        )
+    lost = [points(dense, part) - points(one, part) for dense, one in pairs]
     return np.stack(lost) if lost else np.empty((0, 0))
 
 

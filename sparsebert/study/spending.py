@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sparsebert.errors import InputError
 from sparsebert.reductions import reduction_name
 from sparsebert.study.claims.rules import SEEDS
+from sparsebert.study.claims.runs import setting_of
 from sparsebert.study.intervals import LEVEL, Mean, over_seeds_and_rows, scatter_of
 from sparsebert.study.losses import differences, mean_loss, points
 from sparsebert.study.results import known_plan, without_seeds
@@ -68,7 +70,8 @@ def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
     on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to `high` over
     seeds and rows together, the points lost on the test rows. The variance over seeds is moderated over all
     settings of the task. Runs without a test part, or from before multiply-adds were counted, are left out.
-    Chapter 10 explains it.
+    Raises `InputError` for runs of a task that can't be compared, as those of two encoders. Chapter 10
+    explains it.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -76,6 +79,8 @@ def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
             runs[record.config.task][way_of(record.config)].append(record)
     rows = []
     for task, settings in sorted(runs.items()):
+        if len({setting_of(one)._replace(data_hash="") for own in settings.values() for one in own}) > 1:
+            raise InputError(f"runs of {task} have several encoders or trainings; give those of one")
         scatter = scatter_of(_scores(settings))
         dense = {record.config.seed: record for record in settings.pop((DENSE, DENSE), [])}
         for (way, setting), own in settings.items():
