@@ -34,7 +34,7 @@ class DegreeConfig(BaseModel):
     Chapter 05 explains it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     method: str = Field(
         "survival",
@@ -46,24 +46,15 @@ class DegreeConfig(BaseModel):
     )
     target_density: float | None = Field(
         None,
-        strict=True,
         gt=0,
         le=1,
         description="Density, over real tokens, that the learning layers must reach (default: none)",
     )
     price: float = Field(
-        0.03,
-        strict=True,
-        ge=0,
-        le=1000,
-        description="Loss per unit of density, before the target density counts",
+        0.03, ge=0, le=1000, description="Loss per unit of density, before the target density counts"
     )
     max_distance: int = Field(
-        24,
-        strict=True,
-        ge=1,
-        le=4096,
-        description="Largest distance between tokens that has its own probability",
+        24, ge=1, le=4096, description="Largest distance between tokens that has its own probability"
     )
     open_ended: bool = Field(
         True,
@@ -76,14 +67,10 @@ class DegreeConfig(BaseModel):
     )
     weights: bool = Field(True, description="Keep a learned weight per distance and head on the hard edges")
     soft_share: float = Field(
-        0.6, strict=True, gt=0, lt=1, description="Share of the training steps before the degrees harden"
+        0.6, gt=0, lt=1, description="Share of the training steps before the degrees harden"
     )
-    rate: float = Field(
-        0.1, strict=True, gt=0, le=10, description="Learning rate of the degree distributions"
-    )
-    weight_rate: float = Field(
-        0.02, strict=True, ge=0, le=10, description="Learning rate of the weights on hard edges"
-    )
+    rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the degree distributions")
+    weight_rate: float = Field(0.02, ge=0, le=10, description="Learning rate of the weights on hard edges")
 
     @field_validator("method")
     @classmethod
