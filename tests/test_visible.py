@@ -139,7 +139,7 @@ def test_the_rule_of_chapter_7_knows_the_luck_of_rows():
     loss = pd.DataFrame(right[0] - right[1])
     scatter = shown["scatter"]
     expected = over_seeds_and_rows(loss.to_numpy(), scatter._replace(variance=scatter.variance * 1.5))
-    found = shown["interval"](loss, 2)
+    found = shown["interval"](loss, 2, scatter)
     assert found == pytest.approx((expected.value, *expected.interval()))
 
 
