@@ -6,7 +6,6 @@ parameters in the smoke profile, once as they are and once with one line changed
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -139,7 +138,7 @@ def test_the_rule_of_chapter_7_knows_the_luck_of_rows():
     loss = pd.DataFrame(right[0] - right[1])
     scatter = shown["scatter"]
     expected = over_seeds_and_rows(loss.to_numpy(), scatter._replace(variance=scatter.variance * 1.5))
-    found = shown["interval"](loss, 2)
+    found = shown["interval"](loss, 2, scatter)
     assert found == pytest.approx((expected.value, *expected.interval()))
 
 
@@ -170,7 +169,7 @@ ALIKE = [("A dog.", "a DOG barks", 1), ("one two", "two, one!", 1), ("one two", 
 
 
 def by_shared_words(task):
-    shown = {"re": re, "np": np, "pd": pd, "InputError": InputError}
+    shown = {"np": np, "pd": pd, "InputError": InputError}
     exec(cell_of("08", "62be0fc2"), shown)
     return shown["by_shared_words"](task)
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from sparsebert.advise import savings
 from sparsebert.advise.data_findings import check, look
 from sparsebert.advise.halving import PART, judged, record_of
 from sparsebert.advise.promising import LEAST_SEEDS, Promise, in_order, recommended
-from sparsebert.advise.search_log import DENSE, Candidate, Log, Request, Rung
+from sparsebert.advise.search_log import DENSE, Candidate, Log, Request
 from sparsebert.advise.searching import MODELS, Runner, Search, too_short, trainer
 from sparsebert.data.tasks import get_task
 from sparsebert.data.tasks.task import CONFIRM
@@ -45,9 +44,9 @@ class Advice:
 
     `records` are its runs, and `final` those of the last rung by plan, `dense` among them. `gained` is what
     dense attention has beyond an answer that is always the same, in points. `curve` has a row per plan and
-    rung: `lost` in points with `low` and `high` (90 %), `time` of an evaluation as a share of dense
-    attention's, `density`, `rung`, `seeds`, `rows` (of training). `promises` stand in the order of their
-    tests, and `why` says what is sure. `savings` is empty if nothing was measured. Chapter 09 shows all that.
+    rung: `lost` in points with `low` and `high` (90 %), `density`, `rung`, `seeds`, `rows` (of training).
+    `promises` stand in the order of their tests, and `why` says what is sure. `savings` is empty if nothing
+    was measured. Chapter 09 shows all that.
     """
 
     log: Log
@@ -296,22 +295,10 @@ def _curve(log: Log, records: Mapping[str, RunRecord], promises: list[Promise]) 
         for candidate in rung.candidates:
             record = record_of(log, records, rung, candidate)
             if record and (lost := means.get(str(candidate))):
-                took = _time_over_dense(log, records, rung, candidate)
-                named = rung.name, str(candidate), record.density, took
+                named = rung.name, str(candidate), record.density
                 rows.append((*named, lost.value, *lost.interval(LEVEL), len(rung.seeds), record.train_rows))
-    columns = ["rung", "plan", "density", "time", "lost", "low", "high", "seeds", "rows"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:7], float))  # also without rows
-
-
-def _time_over_dense(log: Log, records: Mapping[str, RunRecord], rung: Rung, candidate: Candidate) -> float:
-    """What an evaluation takes as a share of dense attention's: the median over the seeds of a rung."""
-    ratios = []
-    for seed in rung.seeds:
-        pair = [records.get(log.config(one, seed, rung).name) for one in (DENSE, candidate)]
-        if all(pair):
-            dense, own = (record.examples_per_second["evaluate"] for record in pair)
-            ratios.append(dense / own)
-    return float(np.median(ratios)) if ratios else math.nan
+    columns = ["rung", "plan", "density", "lost", "low", "high", "seeds", "rows"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:6], float))  # also without rows
 
 
 def _why(log: Log, promises: list[Promise]) -> str:

@@ -1,4 +1,4 @@
-"""The main figure of a report: what the plans of a search lose, against the time that they take."""
+"""The main figure of a report: what the plans of a search lose, by their density."""
 
 from __future__ import annotations
 
@@ -16,25 +16,18 @@ _RUNGS = {
 
 @look.style()
 def trade_off(curve: pd.DataFrame, max_loss: float) -> Figure:
-    """Points lost with their intervals against the time of an evaluation as a share of dense attention's.
+    """Points lost with their intervals, a row for each plan with its density, the densest at the top.
 
-    `curve` is that of an `Advice`, of which each plan is drawn where it was judged last; the finalists are
-    named. A line lies at `max_loss` points.
+    `curve` is that of an `Advice`, of which each plan is drawn where it was judged last. A line lies at
+    `max_loss` points.
     Chapter 09 shows one.
     """
-    last = curve.drop_duplicates("plan", keep="last")
-    figure, [axes] = look.panels_for(
-        [""], 3.4, xlabel="time of an evaluation, as a share of dense attention's", ylabel="points lost"
-    )
-    axes.axhline(0, **look.ZERO_LINE)
-    axes.axvline(1, **look.ZERO_LINE)
-    axes.axhline(max_loss, **look.DENSE_LINE)
-    for row in last.itertuples():
-        look.draw_mean(axes, row.time, (row.lost, row.low, row.high), _RUNGS[row.rung])
-        if row.rung == "final":
-            box = {"facecolor": look.BACKGROUND, "edgecolor": "none", "pad": 1, "alpha": 0.8}
-            below = {"xytext": (0, -30), "textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(look.wrapped(row.plan, 28), (row.time, row.lost), bbox=box, zorder=2, **below)
+    last = curve.drop_duplicates("plan", keep="last").sort_values("density", ascending=False)
+    figure, [axes] = look.panels_for([""], 0.4 * len(last) + 1, xlabel="points lost")
+    look.name_rows(axes, [f"{row.plan} ({row.density:.0%})" for row in last.itertuples()], width=60)
+    axes.axvline(max_loss, **look.DENSE_LINE)
+    for place, row in enumerate(last.itertuples()):
+        look.draw_mean(axes, (row.lost, row.low, row.high), place, _RUNGS[row.rung])
     asked = look.mark("the loss that is allowed", **look.DENSE_LINE | {"marker": ""})
     marks = [look.mark(**rung) for name, rung in _RUNGS.items() if name in set(last["rung"])]
     look.legend_above(figure, [*marks, asked])
