@@ -169,7 +169,7 @@ def test_lists_multiply_inside_degrees_and_impossible_combinations_can_be_exclud
 
 
 def test_a_condition_about_degrees_knows_their_defaults_and_runs_without_any():
-    grid = {"plan": "learned", "degrees": [None, {"price": [0.1, "2e-1"]}]}
+    grid = {"plan": "learned", "degrees": [None, {"price": [0.1, 2e-1]}]}
     assert len(expand_grid(grid)) == 3
     with_default = grid | {"exclude": {"degrees": {"method": "survival", "price": 0.2}}}
     assert [config.degrees and config.degrees.price for config in expand_grid(with_default)] == [None, 0.1]
