@@ -165,6 +165,24 @@ def test_hard_degrees_have_trained_weights_on_their_edges_and_none_elsewhere(kin
     assert learner.theta.grad is None
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.parametrize("hard, reentrant", [(False, False), (True, False), (True, True)])
+def test_gradient_checkpoints_change_no_gradient_of_degrees_and_weights(hard, reentrant):
+    model, learner, found = tiny_model("bert"), learner_of(), []
+    if hard:
+        learner.harden(torch.ones_like(learner.kept), learner.weights.detach())
+    model.enable_input_require_grads()
+    with sparsify(model.train(), "learned | global(cls)", learner, kernel="reference"):
+        for _ in range(2):
+            torch.manual_seed(0)
+            outputs_and_gradients(model, tiny_batch())
+            learned = learner.weights if hard else learner.theta
+            found.append(learned.grad)
+            learned.grad = None
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.soft])
 def test_weights_and_degrees_change_what_the_model_computes(method):
     batch, model = tiny_batch(), tiny_model("bert")
