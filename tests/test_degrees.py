@@ -490,6 +490,8 @@ def test_widths_keep_one_share_of_the_attention_of_every_head(target):
         ("learned | global(cls)", None, "--learn-degrees"),
         ("neighbour(1)", {}, "plan 'neighbour(1)' has no degrees to learn; write for instance learned"),
         ("learned @ 0; weighted(neighbour(1)) @ 1", {}, "not both at once"),
+        ("weighted(neighbour(1))", {"target_density": 0.3}, "leave target_density and weights=false out"),
+        ("weighted(neighbour(1))", {"weights": False}, "leave target_density and weights=false out"),
         ("learned - neighbour(1)", {}, "joins 'learned' with '|' and once"),
         ("(learned | global(cls)) - neighbour(1)", {}, "joins 'learned' with '|' and once"),
         ("random(like=learned)", {}, "joins 'learned' with '|' and once"),
