@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -181,6 +183,25 @@ def test_gradient_checkpoints_change_no_gradient_of_degrees_and_weights(hard, re
             learned.grad = None
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_copy_of_a_model_follows_the_plan_with_degrees_of_its_own(kind, hard, copied):
+    batch, model = tiny_batch(), tiny_model(kind)
+    model.learner = learner_of()
+    if hard:
+        model.learner.harden(torch.ones_like(model.learner.kept), model.learner.weights.detach())
+    untouched = model(**{c: batch[c] for c in MODEL_COLUMNS}).logits
+    with sparsify(model, "learned | global(cls)", model.learner):
+        logits = model(**batch).logits
+        other = copied(model)
+    assert torch.equal(model(**{c: batch[c] for c in MODEL_COLUMNS}).logits, untouched)
+    assert torch.equal(other(**batch).logits, logits)
+    other(**batch).logits.sum().backward()
+    assert (other.learner.weights if hard else other.learner.theta).grad.any()
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.soft])

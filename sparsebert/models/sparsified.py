@@ -294,6 +294,10 @@ class Pass:
         self.sparse, self.meter, self.layer, self.batch = sparse, sparse._meter, -1, batch
         self.go_on_with(batch)
 
+    def __reduce__(self) -> tuple:
+        """A copy of a model is not in a pass."""
+        return type(None), ()
+
     def go_on_with(self, batch: Batch) -> None:
         """Have these tokens in the layers that come, and in the feed-forward part of this one."""
         if self.meter and batch is not self.batch:
