@@ -468,6 +468,15 @@ def test_a_pattern_that_reads_parses_says_so_when_there_are_none():
         model(input_ids=batch["input_ids"])
 
 
+def test_parses_of_a_call_that_failed_are_forgotten():
+    batch, model = tiny_batch(), tiny_model("bert")
+    with sparsify(model, "syntax"):
+        with pytest.raises(TypeError):
+            model(batch["input_ids"], **batch)
+        with pytest.raises(InputError, match=r"syntax.*head_ids and word_ids"):
+            model(input_ids=batch["input_ids"])
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize(
     ("kernel", "plan"),

@@ -176,12 +176,13 @@ class Sparsified:
 
     def _take_columns(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Not all architectures hand on to the encoder what they don't know."""
-        self._columns |= {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
+        self._columns = {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
         return args, kwargs
 
     def _before_forward(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        columns = self._columns
         self._take_columns(encoder, args, kwargs)
-        columns, self._columns = self._columns, {}
+        columns, self._columns = columns | self._columns, {}
         if self.model.config._attn_implementation != "sparsebert":
             return args, kwargs
         batch = self.batch_of(self._signature.bind_partial(*args, **kwargs).arguments | columns)
