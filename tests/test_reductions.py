@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsebert import load, sparsify
 from sparsebert.errors import InputError
 from sparsebert.kernels import kernel_for
-from sparsebert.models.architectures import ARCHITECTURES
+from sparsebert.models.architectures import ARCHITECTURES, architecture_of
 from sparsebert.models.companions import apart
 from sparsebert.models.predictors import attach_masks
 from sparsebert.paths import Folders
@@ -183,6 +183,14 @@ def test_layers_are_dropped_from_the_top(kind, count):
         torch.testing.assert_close(fewer[-1], states[count])
     with pytest.raises(InputError, match="layers=9"):
         sparse.architecture.keep_layers(9)
+
+
+@pytest.mark.parametrize("of", ["num_hidden_groups", "inner_group_num"])
+def test_layers_of_an_albert_that_differ_are_not_dropped(of):
+    architecture = architecture_of(tiny_model("albert", **{of: 2}))
+    architecture.keep_layers(4)
+    with pytest.raises(InputError, match="layers=2 can't be, since this ALBERT has 2 layers that differ"):
+        architecture.keep_layers(2)
 
 
 # ---- training
