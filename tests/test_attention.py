@@ -349,6 +349,19 @@ def test_a_dense_plan_equals_the_untouched_model_and_undo_restores_it(kind):
     assert torch.equal(model(**columns).logits, untouched)
 
 
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_a_plan_that_was_undone_does_not_come_back_after_the_own_attention(kind):
+    model = tiny_model(kind)
+    usual = model.config._attn_implementation
+    sparse = sparsify(model, "neighbour(0)")
+    with sparse.own_attention("eager"):
+        sparse.undo()
+    assert model.config._attn_implementation == usual
+    with sparse.own_attention("eager"):
+        assert model.config._attn_implementation == "eager"
+    assert model.config._attn_implementation == usual
+
+
 @kinds
 def test_padding_changes_nothing(kind):
     batch, model = tiny_batch((9, 9, 5)), tiny_model(kind)

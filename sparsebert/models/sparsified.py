@@ -155,7 +155,10 @@ class Sparsified:
         try:
             yield
         finally:
-            self.architecture.attach()
+            if self._hooks:
+                self.architecture.attach()
+            else:
+                self.architecture.detach(self._attention)
 
     def __enter__(self) -> Sparsified:
         if not self._hooks:
