@@ -385,6 +385,16 @@ def test_density_is_measured_per_layer_over_real_tokens_and_over_the_padded_squa
     assert meter.over_padded == pytest.approx([real / padded, near / padded, real / padded, real / padded])
 
 
+def test_density_is_measured_once_at_a_time():
+    with sparsify(tiny_model("bert"), "neighbour(1)") as sparse, sparse.measure() as meter:
+        with pytest.raises(InputError, match="measured already"), sparse.measure():
+            pass
+        sparse.model(**tiny_batch())
+    assert meter.over_real[0] < 1
+    with sparse.measure():
+        pass
+
+
 def test_density_counts_what_the_encoder_itself_leaves_out():
     batch, model = (
         tiny_batch((12, 12)),

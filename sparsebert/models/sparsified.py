@@ -170,7 +170,9 @@ class Sparsified:
 
     @contextmanager
     def measure(self, padded_to: int | None = None) -> Iterator[DensityMeter]:
-        """Measure density over the batches that pass the model inside the block."""
+        """Measure density over the batches that pass the model inside the block; one block at a time."""
+        if self._meter:
+            raise InputError("density is measured already; use that meter, or end its block first")
         self._meter = DensityMeter(self.architecture, padded_to)
         try:
             yield self._meter
