@@ -64,6 +64,19 @@ def test_attention_received_is_a_mean_over_heads_and_real_queries(pattern, gradi
     torch.testing.assert_close(received.sum(-1), torch.ones(3, dtype=torch.float64))
 
 
+def test_attention_received_in_half_precision_is_near_the_whole():
+    torch.manual_seed(0)
+    length = 2000
+    heads = [torch.randn(1, 2, length, 4) for _ in range(3)]
+    kernel = kernel_for(parse_pattern("dense"), Batch.of_lengths([length]), 2)
+    with torch.no_grad():
+        _, whole = attend_and_score(kernel, *heads)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, found = attend_and_score(kernel, *(x.bfloat16() for x in heads))
+    assert found.dtype == torch.float32
+    assert (found - whole).norm() < 0.005 * whole.norm()
+
+
 def layers_by_hand(model, inputs, stays):
     """A BERT's logits for one text, of whose tokens those stay that `stays(layer, received, n)` names."""
     encoder = model.base_model
