@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -165,6 +167,43 @@ def test_hard_degrees_have_trained_weights_on_their_edges_and_none_elsewhere(kin
     assert learner.theta.grad is None
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.parametrize("hard, reentrant", [(False, False), (True, False), (True, True)])
+def test_gradient_checkpoints_change_no_gradient_of_degrees_and_weights(hard, reentrant):
+    model, learner, found = tiny_model("bert"), learner_of(), []
+    if hard:
+        learner.harden(torch.ones_like(learner.kept), learner.weights.detach())
+    model.enable_input_require_grads()
+    with sparsify(model.train(), "learned | global(cls)", learner, kernel="reference"):
+        for _ in range(2):
+            torch.manual_seed(0)
+            outputs_and_gradients(model, tiny_batch())
+            learned = learner.weights if hard else learner.theta
+            found.append(learned.grad)
+            learned.grad = None
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_copy_of_a_model_follows_the_plan_with_degrees_of_its_own(kind, hard, copied):
+    batch, model = tiny_batch(), tiny_model(kind)
+    model.learner = learner_of()
+    if hard:
+        model.learner.harden(torch.ones_like(model.learner.kept), model.learner.weights.detach())
+    untouched = model(**{c: batch[c] for c in MODEL_COLUMNS}).logits
+    with sparsify(model, "learned | global(cls)", model.learner):
+        logits = model(**batch).logits
+        other = copied(model)
+    assert torch.equal(model(**{c: batch[c] for c in MODEL_COLUMNS}).logits, untouched)
+    assert torch.equal(other(**batch).logits, logits)
+    other(**batch).logits.sum().backward()
+    assert (other.learner.weights if hard else other.learner.theta).grad.any()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.soft])
 def test_weights_and_degrees_change_what_the_model_computes(method):
     batch, model = tiny_batch(), tiny_model("bert")
@@ -310,6 +349,19 @@ def test_a_dense_plan_equals_the_untouched_model_and_undo_restores_it(kind):
     assert torch.equal(model(**columns).logits, untouched)
 
 
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_a_plan_that_was_undone_does_not_come_back_after_the_own_attention(kind):
+    model = tiny_model(kind)
+    usual = model.config._attn_implementation
+    sparse = sparsify(model, "neighbour(0)")
+    with sparse.own_attention("eager"):
+        sparse.undo()
+    assert model.config._attn_implementation == usual
+    with sparse.own_attention("eager"):
+        assert model.config._attn_implementation == "eager"
+    assert model.config._attn_implementation == usual
+
+
 @kinds
 def test_padding_changes_nothing(kind):
     batch, model = tiny_batch((9, 9, 5)), tiny_model(kind)
@@ -331,6 +383,16 @@ def test_density_is_measured_per_layer_over_real_tokens_and_over_the_padded_squa
     )
     assert meter.over_real == pytest.approx([1, near / real, 1, 1])
     assert meter.over_padded == pytest.approx([real / padded, near / padded, real / padded, real / padded])
+
+
+def test_density_is_measured_once_at_a_time():
+    with sparsify(tiny_model("bert"), "neighbour(1)") as sparse, sparse.measure() as meter:
+        with pytest.raises(InputError, match="measured already"), sparse.measure():
+            pass
+        sparse.model(**tiny_batch())
+    assert meter.over_real[0] < 1
+    with sparse.measure():
+        pass
 
 
 def test_density_counts_what_the_encoder_itself_leaves_out():
@@ -427,6 +489,15 @@ def test_a_pattern_that_reads_parses_says_so_when_there_are_none():
     batch, model = tiny_batch(), tiny_model("bert")
     with sparsify(model, "syntax"), pytest.raises(InputError, match=r"syntax.*head_ids and word_ids"):
         model(input_ids=batch["input_ids"])
+
+
+def test_parses_of_a_call_that_failed_are_forgotten():
+    batch, model = tiny_batch(), tiny_model("bert")
+    with sparsify(model, "syntax"):
+        with pytest.raises(TypeError):
+            model(batch["input_ids"], **batch)
+        with pytest.raises(InputError, match=r"syntax.*head_ids and word_ids"):
+            model(input_ids=batch["input_ids"])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")

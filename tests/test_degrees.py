@@ -380,6 +380,18 @@ def test_without_a_target_edges_are_kept_that_are_more_likely_than_not():
     assert (width - mean_degree).abs().max() <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_no_token_keeps_what_does_not_survive(open_ended):
+    learner = learner_of(harden="irregular", open_ended=open_ended)
+    with torch.no_grad():
+        learner.theta[..., 2] = 30.0  # the degree of all tokens
+    learner.harden(*learner.method.harden(learner.log_survival().detach(), None, None))
+    assert learner.kept[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    learner = learner_of(harden="irregular", open_ended=open_ended)
+    kept, _ = learner.method.harden(learner.log_survival().detach(), None, None)
+    assert bool((kept[..., -1] > 0).all()) is open_ended
+
+
 def test_heads_that_share_a_distribution_share_their_edges():
     kept = hardened(0.25, sharing="network").kept
     assert torch.equal(kept, kept[:1, :1].expand_as(kept))
@@ -478,6 +490,8 @@ def test_widths_keep_one_share_of_the_attention_of_every_head(target):
         ("learned | global(cls)", None, "--learn-degrees"),
         ("neighbour(1)", {}, "plan 'neighbour(1)' has no degrees to learn; write for instance learned"),
         ("learned @ 0; weighted(neighbour(1)) @ 1", {}, "not both at once"),
+        ("weighted(neighbour(1))", {"target_density": 0.3}, "leave target_density and weights=false out"),
+        ("weighted(neighbour(1))", {"weights": False}, "leave target_density and weights=false out"),
         ("learned - neighbour(1)", {}, "joins 'learned' with '|' and once"),
         ("(learned | global(cls)) - neighbour(1)", {}, "joins 'learned' with '|' and once"),
         ("random(like=learned)", {}, "joins 'learned' with '|' and once"),

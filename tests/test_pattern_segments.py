@@ -161,6 +161,16 @@ def test_a_models_output_is_the_same_alone_in_a_batch_and_for_each_kernel(kind):
             assert density == pytest.approx((allowed & near).sum() / squares)
 
 
+def test_a_plan_for_the_kernel_may_have_dense_layers():
+    model, ids = tiny_model("bert"), torch.tensor([[2, 8, 9, 3, 10, 3]])
+    plan = "segments(second sees first) @ late"
+    with torch.no_grad(), sparsify(model, plan):
+        expected = model(input_ids=ids).logits
+    with torch.no_grad(), sparsify(model, plan, kernel="segmented") as sparse:
+        torch.testing.assert_close(model(input_ids=ids).logits, expected)
+    assert sparse.kernels == ["dense", "dense", "segmented", "segmented"]
+
+
 def test_an_encoders_own_window_leaves_the_kernel_to_the_reference():
     pattern, batch = parse_pattern("segments(second sees first)"), pairs_of_texts((20, 20, 0))
     found = kernel_for(pattern, batch, HEADS, window=5)

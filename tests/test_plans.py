@@ -50,6 +50,14 @@ def test_any_text_is_a_plan_or_is_refused_in_one_short_sentence(text):
 
 
 @pytest.mark.parametrize(
+    ("placement", "canonical"),
+    [("03", "3"), ("3-3", "3"), ("3 - 03", "3"), ("00", "0"), ("0-0", "0"), ("02-", "2-"), ("0 -05", "0-5")],
+)
+def test_a_placement_has_one_text(placement, canonical):
+    assert str(Placement(placement)) == canonical and Placement(placement) == Placement(canonical)
+
+
+@pytest.mark.parametrize(
     ("placement", "count", "layers"),
     [
         ("all", 3, [0, 1, 2]),
@@ -83,6 +91,7 @@ def test_layers_without_a_pattern_stay_dense():
         ("neighbour(1) @ late; syntax @ 4", "layer 4 two patterns"),
         ("neighbour(1) @ late @ early", "two '@'"),
         ("neighbour(1) @ late;", "the end"),
+        ("dense @ 3 4", "unknown placement '3 4'"),
         ("dense @ " + "9" * 5000, "unknown placement '999"),
         ("dense @ ٣", "unknown placement"),
         ("dense @ 1-" + "9" * 5000, "unknown placement"),

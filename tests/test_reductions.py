@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparsebert import load, sparsify
 from sparsebert.errors import InputError
 from sparsebert.kernels import kernel_for
-from sparsebert.models.architectures import ARCHITECTURES
+from sparsebert.models.architectures import ARCHITECTURES, architecture_of
 from sparsebert.models.companions import apart
 from sparsebert.models.predictors import attach_masks
 from sparsebert.paths import Folders
@@ -62,6 +62,19 @@ def test_attention_received_is_a_mean_over_heads_and_real_queries(pattern, gradi
     torch.testing.assert_close(output * real, weights @ value * real)
     torch.testing.assert_close(received, received_by_hand(weights, batch.real))
     torch.testing.assert_close(received.sum(-1), torch.ones(3, dtype=torch.float64))
+
+
+def test_attention_received_in_half_precision_is_near_the_whole():
+    torch.manual_seed(0)
+    length = 2000
+    heads = [torch.randn(1, 2, length, 4) for _ in range(3)]
+    kernel = kernel_for(parse_pattern("dense"), Batch.of_lengths([length]), 2)
+    with torch.no_grad():
+        _, whole = attend_and_score(kernel, *heads)
+        with torch.autocast("cpu", torch.bfloat16):
+            _, found = attend_and_score(kernel, *(x.bfloat16() for x in heads))
+    assert found.dtype == torch.float32
+    assert (found - whole).norm() < 0.005 * whole.norm()
 
 
 def layers_by_hand(model, inputs, stays):
@@ -183,6 +196,14 @@ def test_layers_are_dropped_from_the_top(kind, count):
         torch.testing.assert_close(fewer[-1], states[count])
     with pytest.raises(InputError, match="layers=9"):
         sparse.architecture.keep_layers(9)
+
+
+@pytest.mark.parametrize("of", ["num_hidden_groups", "inner_group_num"])
+def test_layers_of_an_albert_that_differ_are_not_dropped(of):
+    architecture = architecture_of(tiny_model("albert", **{of: 2}))
+    architecture.keep_layers(4)
+    with pytest.raises(InputError, match="layers=2 can't be, since this ALBERT has 2 layers that differ"):
+        architecture.keep_layers(2)
 
 
 # ---- training

@@ -87,9 +87,44 @@ def test_a_faulty_kernel_is_found(few, monkeypatch, fault, tmp_path):
     monkeypatch.setattr(Banded, "__call__", fault(Banded.__call__))
     said = call("selftest", "--only", "kernels", "--out", tmp_path / "report.json", code=1)
     report = read_report(tmp_path / "report.json")
-    assert [result.name for result in report.wrong] == [f"banded, {name}" for name in attention.PATTERNS]
-    assert sum(result.outcome == "right" for result in report.results) == 2  # those of the reference
+    wrong = [*(f"banded, {name}" for name in attention.PATTERNS), "banded, scale", "segmented, scale"]
+    assert [result.name for result in report.wrong] == wrong
+    assert sum(result.outcome == "right" for result in report.results) == 3  # those of the reference
     assert all(str(result) in said.rpartition("left out")[0] for result in report.wrong)
+
+
+def another_rate(call):
+    return lambda *given, dropout=0.0, **how: call(*given, dropout=0.8 * dropout, **how)
+
+
+def scale_of_even_widths(call):
+    def compute(kernel, query, *rest, scale=None, **how):
+        return call(kernel, query, *rest, scale=scale or (query.shape[-1] // 2 * 2) ** -0.5, **how)
+
+    return compute
+
+
+def own_scale(call):
+    return lambda *given, scale=None, **how: call(*given, **how)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault", "wrong"),
+    [
+        ("banded", another_rate, ["banded, the rate of dropout"]),
+        ("banded", scale_of_even_widths, ["banded, scale"]),
+        ("banded", own_scale, ["banded, scale"]),
+        ("segmented", own_scale, ["segmented, scale"]),
+    ],
+)
+def test_a_wrong_rate_or_scale_is_found(kernel, fault, wrong, monkeypatch):
+    monkeypatch.setattr(attention, "PATTERNS", {attention._MIXED: attention.PATTERNS[attention._MIXED]})
+    monkeypatch.setattr(attention, "CASES", ((17, True, 8),) * 2)
+    kind = attention.KERNELS[kernel]
+    monkeypatch.setattr(kind, "__call__", fault(kind.__call__), raising=False)
+    report = testing.selftest("cpu", only=["kernels"], told=str)
+    assert {result.name for result in report.wrong} >= {*wrong}
+    assert all(result.name.startswith((kernel, "segmented")) for result in report.wrong)
 
 
 def test_a_faulty_kernel_is_found_in_models(monkeypatch):

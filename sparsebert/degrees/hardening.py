@@ -13,6 +13,8 @@ from sparsebert.errors import InputError
 from sparsebert.patterns import Neighbour, Pattern
 from sparsebert.patterns.batches import Batch
 
+_NOTHING = 1.5e-6  # a table of survival has 1e-6 in the place of 0
+
 Table = Float[Tensor, "layer head distance"]  # distances 0, ..., max_distance and one column for all beyond
 
 
@@ -109,7 +111,9 @@ def tilted(log_survival: Table, pairs: Pairs, target: float | None, open_ended: 
     """Each distribution p(d) times exp(-t d), the same t for all: the one that meets the target."""
     survival = log_survival.exp()
     if target is None:
-        return survival
+        kept = survival.where(survival > _NOTHING, 0)
+        kept[..., -1] *= open_ended
+        return kept
     log_p = (survival[..., :-1] - survival[..., 1:]).clamp(min=1e-12)
     log_p[..., -1] = survival[..., -2]  # the largest degree: P(d = D) = S(D)
     log_p = log_p.log()

@@ -151,6 +151,10 @@ class LearnedDegrees(Companion):
         self.cost: Float[Tensor, ""] | None = None  # of that density
         self._soft: Table | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has nothing of the batch that passed."""
+        return vars(self) | {"density": None, "cost": None, "_soft": None}
+
     # in training
 
     def groups(self) -> list[dict[str, Any]]:

@@ -47,6 +47,10 @@ def attach_degrees(model: PreTrainedModel, plan: Plan, config: DegreeConfig | No
         )
     if not learned and not weighted:
         return None
+    if weighted and config is not None and (config.target_density is not None or not config.weights):
+        raise InputError(
+            f"plan '{shown(plan)}' learns weights of fixed edges; leave target_density and weights=false out"
+        )
     learner = LearnedDegrees(
         config or DegreeConfig(), learned or weighted, count, architecture.heads, architecture.windows
     )

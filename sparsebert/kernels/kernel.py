@@ -126,7 +126,7 @@ def kernel_for(
     dense = layout is not None and layout.dense and window is None
     if layout is not None:
         layout = layout.up_to(context.length - 1) if window is None else layout.within(window)
-    _check(kernel, layout, context)
+    _check(kernel, layout, context, dense)
     if layout is not None and layout.by_kind:
         pattern.check_columns(batch)
     if kernel in KERNELS and not dense:
@@ -137,12 +137,13 @@ def kernel_for(
 
 
 def check_kernel(kernel: str, pattern: Pattern) -> None:
-    """`InputError` if there is no such kernel, or if it never computes such a pattern.
+    """`InputError` if there is no such kernel, or if it never computes such a pattern and that is not dense.
 
     Degrees that are learned have no layout yet and may get one.
     """
     soft = any(part.changes for part in pattern.walk())
-    _check(kernel, Layout() if soft else pattern.layout(), Context(pattern, _EASIEST, 1))
+    layout = Layout() if soft else pattern.layout()
+    _check(kernel, layout, Context(pattern, _EASIEST, 1), layout is not None and layout.dense)
 
 
 def needs_band(kernel: str) -> bool:
@@ -164,8 +165,8 @@ def needs_layout(layout: Layout | None, context: Context) -> str | None:
     return None if context.batch.gapless else "a row has padding between its tokens"
 
 
-def _check(name: str, layout: Layout | None, context: Context) -> None:
+def _check(name: str, layout: Layout | None, context: Context, dense: bool) -> None:
     check_names("kernel", [name], kernel_names())
-    reason = KERNELS[name].supports(layout, context) if name in KERNELS else None
+    reason = KERNELS[name].supports(layout, context) if name in KERNELS and not dense else None
     if reason:
         raise InputError(f"kernel={name} can't be used here, since {reason}; write kernel=auto")

@@ -50,13 +50,16 @@ class Reference(Kernel):
         )
 
     def _added(self, dtype: torch.dtype) -> Added | None:
-        """What is added to the scores; a layer of the same pattern finds it there."""
+        """What is added to the scores; a layer of the same pattern finds it there unless it is learned."""
         if self._rows is None:
             return None
-        if self._cached is None or self._cached.dtype != dtype:
-            zero = torch.zeros((), dtype=dtype, device=self._rows.device) if self.bias is None else self.bias
-            self._cached = torch.where(self._rows, zero, -torch.inf).to(dtype)
-        return self._cached
+        if self._cached is not None and self._cached.dtype == dtype:
+            return self._cached
+        zero = torch.zeros((), dtype=dtype, device=self._rows.device) if self.bias is None else self.bias
+        added = torch.where(self._rows, zero, -torch.inf).to(dtype)
+        if not zero.requires_grad:  # gradient checkpointing computes it twice, at first without a gradient
+            self._cached = added
+        return added
 
     @cached_property
     def _rows(self) -> Bool[Tensor, "#batch #head #query key"] | None:

@@ -155,7 +155,10 @@ class Sparsified:
         try:
             yield
         finally:
-            self.architecture.attach()
+            if self._hooks:
+                self.architecture.attach()
+            else:
+                self.architecture.detach(self._attention)
 
     def __enter__(self) -> Sparsified:
         if not self._hooks:
@@ -167,7 +170,9 @@ class Sparsified:
 
     @contextmanager
     def measure(self, padded_to: int | None = None) -> Iterator[DensityMeter]:
-        """Measure density over the batches that pass the model inside the block."""
+        """Measure density over the batches that pass the model inside the block; one block at a time."""
+        if self._meter:
+            raise InputError("density is measured already; use that meter, or end its block first")
         self._meter = DensityMeter(self.architecture, padded_to)
         try:
             yield self._meter
@@ -176,12 +181,13 @@ class Sparsified:
 
     def _take_columns(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Not all architectures hand on to the encoder what they don't know."""
-        self._columns |= {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
+        self._columns = {name: kwargs.pop(name) for name in _COLUMNS if name in kwargs}
         return args, kwargs
 
     def _before_forward(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        columns = self._columns
         self._take_columns(encoder, args, kwargs)
-        columns, self._columns = self._columns, {}
+        columns, self._columns = columns | self._columns, {}
         if self.model.config._attn_implementation != "sparsebert":
             return args, kwargs
         batch = self.batch_of(self._signature.bind_partial(*args, **kwargs).arguments | columns)
@@ -293,6 +299,10 @@ class Pass:
     def __init__(self, sparse: Sparsified, batch: Batch):
         self.sparse, self.meter, self.layer, self.batch = sparse, sparse._meter, -1, batch
         self.go_on_with(batch)
+
+    def __reduce__(self) -> tuple:
+        """A copy of a model is not in a pass."""
+        return type(None), ()
 
     def go_on_with(self, batch: Batch) -> None:
         """Have these tokens in the layers that come, and in the feed-forward part of this one."""

@@ -18,7 +18,7 @@ from sparsebert.patterns.position import Dense
 from sparsebert.patterns.text import parse_pattern
 
 _WORDS = ("all", "early", "late")
-_LAYERS = re.compile(r"([0-9]{1,9})\s*(-)?\s*([0-9]{1,9})?")
+_LAYERS = re.compile(r"([0-9]{1,9})(?:\s*(-)\s*([0-9]{1,9})?)?")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Placement:
     def __post_init__(self) -> None:
         match = _LAYERS.fullmatch(self.text)
         if match:
-            first, dash, last = match.groups()
-            if last is not None and int(last) < int(first):
+            first, dash, last = int(match[1]), match[2], match[3] and int(match[3])
+            if last is not None and last < first:
                 raise InputError(f"placement '{self.text}' ends before it starts: write '{last}-{first}'")
-            object.__setattr__(self, "text", first + (dash or "") + (last or ""))
+            end = "" if not dash or last == first else "-" if last is None else f"-{last}"
+            object.__setattr__(self, "text", f"{first}{end}")
         elif self.text not in _WORDS:
             raise unknown_name("placement", self.text, (*_WORDS, "3", "3-5", "3-"))
 

@@ -81,7 +81,7 @@ class Ltp(Reduction):
             return passing.keep((above > 0) & real, hidden)
         stay = (above / self.settings.temperature).sigmoid()
         self._stay.append((stay * real).sum() / real.sum())
-        return hidden * stay[..., None]
+        return hidden * stay.to(hidden)[..., None]
 
     def added_loss(self, logits: Logits, again: Callable[[], Logits]) -> Float[Tensor, ""] | float:
         """The price of the tokens that stay."""

@@ -112,11 +112,12 @@ def attend_and_score(
     length, texts, queries = real.shape[1], len(real), real.shape[1]
     if not torch.is_grad_enabled():  # few scores at a time, which stay in a processor's cache
         texts, queries = (1 if query.device.type == "cpu" else texts), _QUERIES
-    output, received = torch.empty_like(query), query.new_zeros(len(real), value.shape[2])
+    output, precise = torch.empty_like(query), torch.promote_types(query.dtype, torch.float32)
+    received = query.new_zeros(len(real), value.shape[2], dtype=precise)
     for text in slices(len(real), texts):
         for part in slices(length, queries):
             weights = weigh(text, part)
-            received[text] += (counts[text, ..., part] @ weights).sum((1, 2))
+            received[text] += (counts[text, ..., part] @ weights).sum((1, 2), dtype=precise)
             output[text, :, part] = (dropped(weights, dropout) if dropout else weights) @ value[text]
     return output, received / (query.shape[1] * real.sum(-1, keepdim=True))
 

@@ -72,6 +72,7 @@ PATTERNS: dict[str, Pattern] = {
     ),
 }
 _MIXED = "neighbour(40) | global(3) | random(2) | random(4, seed=2)"
+_OF_KINDS = "neighbour(3) | segments(second sees first)"
 _FLEX = ("neighbour(64)", "neighbour(5) | global(cls)", "widths per head", "weights on the band")
 _FLEX_CASES = ((129, True, 64), (515, False, 32))
 
@@ -154,10 +155,14 @@ def kernel_checks(device: str) -> Iterator[Check]:
             if kind.supports(pattern.layout(), Context(pattern, batch, HEADS, gradient=True)) is None
         ]
         yield from (check(name, _against_float64, name) for name in able)
+        small = _OF_KINDS if kernel == "segmented" else "neighbour(3)"
+        if kernel != "segmented" or device == "cpu":
+            yield check("scale", _scale, small)
         if _MIXED in able:
             yield check("relative positions", partial(_against_float64, reach=7), _MIXED)
             yield check("the encoder's own window", partial(_against_float64, window=20), _MIXED)
             yield check("dropout", _dropout)
+            yield check("the rate of dropout", _rate)
             yield check("learned degrees", _learned)
 
 
@@ -233,6 +238,31 @@ def _dropout(kernel: str, device: str) -> Finding:
         exact = core(*heads)
     real = batch.real[:, None, :, None]
     return Finding(errors([mean * real], [exact * real])[0], 0.2, f"mean over {_DRAWS} draws, in float64")
+
+
+def _scale(kernel: str, name: str, device: str) -> Finding:
+    """Heads of an odd width, with the usual scale and with another one."""
+    pattern, width, findings = parse_pattern(name), 7, []
+    real = make_batch(40, padded=True).real
+    batch, there = (Batch(x, second=x.sum(-1) // 2) for x in (real, real.to(device)))
+    inputs, usual = make_heads(batch, width=width), width**-0.5
+    exact = attended(pattern, batch)
+    core = kernel_for(pattern, there, HEADS, kernel, gradient=True)
+    for scale in (None, 0.2):
+        by_hand = outcome(lambda q, *kv, by=(scale or usual) / usual: exact(by * q, *kv), inputs, batch)
+        found = outcome(partial(core, scale=scale), _rounded(inputs, device, torch.float32), there)
+        findings.append(Finding(max(errors(found, by_hand)), 1e-5, f"heads of {width}, scale {scale}"))
+    return worst(findings)
+
+
+def _rate(kernel: str, device: str) -> Finding:
+    """The share of weights that is dropped, where each token sees itself alone."""
+    batch = Batch(torch.ones(8, 256, dtype=torch.bool, device=device))
+    core = kernel_for(parse_pattern("neighbour(0)"), batch, HEADS, kernel, dropout=_DROPOUT, gradient=True)
+    heads = _rounded(make_heads(batch), device, torch.float32)
+    torch.manual_seed(0)
+    dropped = (core(*heads, dropout=_DROPOUT) == 0).all(-1).double().mean().item()
+    return Finding(abs(dropped - _DROPOUT), 0.03, f"{dropped:.3f} are dropped, {_DROPOUT} should be")
 
 
 def flex_against_banded(name: str, device: str) -> Finding:

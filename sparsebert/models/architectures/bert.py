@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from sparsebert.errors import InputError
 from sparsebert.models.architectures.architecture import Architecture
 from sparsebert.registry import register
 
@@ -18,6 +19,14 @@ class Albert(Architecture):
     @property
     def layers(self) -> int:
         return self.config.num_hidden_layers * self.config.inner_group_num
+
+    def keep_layers(self, count: int) -> None:
+        kinds = self.config.num_hidden_groups * self.config.inner_group_num
+        if kinds > 1 and count < self.config.num_hidden_layers:
+            raise InputError(
+                f"layers={count} can't be, since this ALBERT has {kinds} layers that differ; leave it out"
+            )
+        super().keep_layers(count)
 
 
 @register

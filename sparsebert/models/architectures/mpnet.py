@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ class MPNet(Architecture):
 
     def attach(self) -> None:
         for module in self.modules:
-            module.forward = MethodType(_forward, module)
-        self._encoder.compute_position_bias = lambda hidden_states: None
+            module.forward = partial(_forward, module)
+        self.hand_down(None, {})
         self.config._attn_implementation_internal = "sparsebert"  # for its mask; there is no public way
 
     def detach(self, implementation: str) -> None:
@@ -40,7 +40,7 @@ class MPNet(Architecture):
         self.config._attn_implementation_internal = implementation
 
     def hand_down(self, shared: object, kwargs: dict[str, Any]) -> dict[str, Any]:
-        self._encoder.compute_position_bias = lambda hidden_states: shared
+        self._encoder.compute_position_bias = partial(_shared, shared)
         return kwargs
 
     def by_offset(self, length: int) -> Float[Tensor, "head offset"]:
@@ -52,6 +52,10 @@ class MPNet(Architecture):
     @property
     def _encoder(self) -> nn.Module:
         return self.model.base_model.encoder
+
+
+def _shared(shared: object, hidden_states: Tensor) -> object:
+    return shared
 
 
 def _forward(
