@@ -70,7 +70,7 @@ def by_setting(records: Iterable[RunRecord]) -> pd.DataFrame:
     on the validation rows, by which settings are chosen; `lost`, with its interval from `low` to `high` over
     seeds and rows together, the points lost on the test rows. The variance over seeds is moderated over all
     settings of the task. Runs without a test part, or from before multiply-adds were counted, are left out.
-    Raises `InputError` for runs of a task that can't be compared, as those of two encoders. Chapter 10
+    Raises `InputError` for runs of a task that can't be compared, such as runs of two encoders. Chapter 10
     explains it.
     """
     runs: dict[str, dict[tuple[str, str], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
