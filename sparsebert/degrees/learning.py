@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -28,13 +36,23 @@ from sparsebert.patterns.layouts import Layout
 from sparsebert.registry import METHODS, first_paragraph
 
 
+def _no_truth_value(value: object) -> object:
+    """pydantic takes true for 1."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a valid number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
+
+
 class DegreeConfig(BaseModel):
     """How the degrees of the pattern `learned` are learned; unknown fields are refused.
 
     Chapter 05 explains it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field(
         "survival",
@@ -44,16 +62,16 @@ class DegreeConfig(BaseModel):
     sharing: Literal["network", "layer", "head"] = Field(
         "head", description="Part of the encoder that has its own degree distribution: network, layer or head"
     )
-    target_density: float | None = Field(
+    target_density: Number | None = Field(
         None,
         gt=0,
         le=1,
         description="Density, over real tokens, that the learning layers must reach (default: none)",
     )
-    price: float = Field(
+    price: Number = Field(
         0.03, ge=0, le=1000, description="Loss per unit of density, before the target density counts"
     )
-    max_distance: int = Field(
+    max_distance: Annotated[int, BeforeValidator(_no_truth_value)] = Field(
         24, ge=1, le=4096, description="Largest distance between tokens that has its own probability"
     )
     open_ended: bool = Field(
@@ -66,11 +84,11 @@ class DegreeConfig(BaseModel):
         "token takes its quantile of the distribution; regular: one width per head",
     )
     weights: bool = Field(True, description="Keep a learned weight per distance and head on the hard edges")
-    soft_share: float = Field(
+    soft_share: Number = Field(
         0.6, gt=0, lt=1, description="Share of the training steps before the degrees harden"
     )
-    rate: float = Field(0.1, gt=0, le=10, description="Learning rate of the degree distributions")
-    weight_rate: float = Field(0.02, ge=0, le=10, description="Learning rate of the weights on hard edges")
+    rate: Number = Field(0.1, gt=0, le=10, description="Learning rate of the degree distributions")
+    weight_rate: Number = Field(0.02, ge=0, le=10, description="Learning rate of the weights on hard edges")
 
     @field_validator("method")
     @classmethod

@@ -170,7 +170,10 @@ class Sparsified:
 
     @contextmanager
     def measure(self, padded_to: int | None = None) -> Iterator[DensityMeter]:
-        """Measure density over the batches that pass the model inside the block; one block at a time."""
+        """Measure density over the batches that pass the model inside the block.
+
+        Raises `InputError` inside another such block.
+        """
         if self._meter:
             raise InputError("density is measured already; use that meter, or end its block first")
         self._meter = DensityMeter(self.architecture, padded_to)

@@ -171,9 +171,7 @@ def _degree_value(name: str, value: Any, place: str) -> Any:
     if field is None:
         raise InputError(f"{place}: {unknown_name('field of degrees', name, DegreeConfig.model_fields)}")
     try:
-        return TypeAdapter(
-            Annotated[field.annotation, field], config=DegreeConfig.model_config
-        ).validate_python(value)
+        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value)
     except ValidationError as error:
         raise InputError(f"{place}: {name}={shown(value)}: {error.errors()[0]['msg'].lower()}") from None
 
