@@ -103,8 +103,6 @@ def plain_yaml(text: str, place: str) -> Any:
             return known[node]
         if depth > DEEPEST:
             raise wrong(node.start_mark, f"nested too deeply, more than {DEEPEST} times")
-        if node.tag not in _TAGS:
-            raise wrong(node.start_mark, f"the tag '{shown(node.tag)}'; write plain data")
         if node.id == "scalar":
             try:
                 return node.value if node.style else _plain_scalar(node.value), 1
@@ -116,7 +114,7 @@ def plain_yaml(text: str, place: str) -> Any:
         else:
             value, items = {}, []
             for key, item in node.value:
-                if key.id != "scalar" or key.tag not in _TAGS:
+                if key.id != "scalar":
                     raise wrong(key.start_mark, "a field's name has to be a word")
                 if key.value in value:
                     raise wrong(key.start_mark, f"'{shown(key.value)}' stands twice; join the two")
@@ -133,8 +131,15 @@ def plain_yaml(text: str, place: str) -> Any:
             raise wrong(node.start_mark, f"more than {MOST_VALUES:,} values, counting repeated ones")
         return known[node]
 
+    class Untagged(yaml.BaseLoader):  # the one in C dies of depth
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()
+            if tag := getattr(event, "tag", None):
+                raise wrong(event.start_mark, f"the tag '{shown(tag)}'; write plain data")
+            return super().compose_node(parent, index)
+
     try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)  # the one in C dies of depth
+        node = yaml.compose(text, Loader=Untagged)
         return data(node)[0] if node else None
     except yaml.MarkedYAMLError as error:
         said = " ".join(filter(None, (error.context, error.problem)))
@@ -143,9 +148,6 @@ def plain_yaml(text: str, place: str) -> Any:
         raise wrong(None, f"nested too deeply, more than {DEEPEST} times") from None
     except (yaml.YAMLError, UnicodeError):
         raise wrong(None, "a character that YAML does not allow") from None
-
-
-_TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")]
 
 
 def _plain_scalar(text: str) -> Any:
